@@ -1,0 +1,54 @@
+# make demo            try the whole of it on drawn pictures
+# make demo IMAGES=dir the same on pictures of yours
+# make test            all tests
+# make check           formatting, lints, types
+# make bench           a brief run of every bench
+
+.PHONY: demo test check bench system clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+SOURCES := $(shell git ls-files loaderd pyclient Cargo.toml Cargo.lock pyproject.toml 2>/dev/null)
+
+demo: $(VENV)/.installed
+	IMAGES="$(IMAGES)" BIN="$(CURDIR)/$(BIN)" sh examples/demo.sh
+
+test: $(VENV)/.installed
+	cargo test --release --locked --workspace
+	$(BIN)/python -m pytest
+	for example in examples/[0-9]*.py; do $(BIN)/python $$example --brief || exit 1; done
+
+check: $(VENV)/.requirements
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy pyclient/python
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+	else echo "skipped: cargo deny (not installed)"; fi
+
+bench: $(VENV)/.installed
+	BIN="$(CURDIR)/$(BIN)" sh benches/run.sh $(BENCH)
+
+system:
+	@scripts/system-packages.sh
+
+$(VENV)/.requirements: requirements.txt | system
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# cargo first, so that its progress can be seen; pip then finds everything built.
+$(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
+	@echo "building the daemon: 10 to 20 minutes on 2 cores when built for the first time (Lance is large)"
+	cargo build --release --locked --package loaderd
+	@echo "building the Python package"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo pyclient/data
+	cargo clean

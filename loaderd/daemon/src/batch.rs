@@ -1,0 +1,248 @@
+//! A batch in the making: one slot, its rows, and what is still missing.
+//!
+//! Enters: a share of a step. Leaves: finished bytes in the slot, and the step's record.
+//! Feeder and decode workers share it; it never blocks them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use loaderd_wire::message::{Failure, Ready};
+use loaderd_wire::segment::Segment;
+
+use crate::job::{Job, Origin};
+use crate::steplog::{BadRow, StepRecord};
+
+/// One row of a batch.
+pub(crate) struct Row {
+    /// Position in the epoch's order.
+    pub(crate) position: u64,
+    /// Row of the source that is delivered: the one of the order, or a replacement.
+    index: AtomicU64,
+    /// Replacements tried.
+    pub(crate) attempt: AtomicU32,
+    /// Images of this row that are not decoded yet.
+    missing: AtomicU32,
+    /// One of them could not be decoded.
+    bad: AtomicBool,
+}
+
+/// See the module.
+pub(crate) struct Batch {
+    pub(crate) job: Arc<Job>,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) slot: u32,
+    pub(crate) stream: u64,
+    /// First step of the stream.
+    pub(crate) stream_start: u64,
+    pub(crate) epoch: u64,
+    pub(crate) epoch_step: u64,
+    pub(crate) rank: u32,
+    /// False where the rank had no row of its own.
+    pub(crate) valid: bool,
+    pub(crate) rows: Vec<Row>,
+    /// Rows that are not complete, and one for the feeder while it still plans.
+    missing: AtomicU32,
+    bad: Mutex<Vec<BadRow>>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// What completing a part of a batch led to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// More parts are missing.
+    Open,
+    /// The row is through, but one of its images could not be decoded.
+    RowBad,
+    /// The whole batch is through.
+    Complete,
+}
+
+impl Batch {
+    /// A batch of `positions`, whose rows `order` names, in a slot that is FILLING.
+    pub(crate) fn new(
+        job: Arc<Job>,
+        segment: Arc<Segment>,
+        slot: u32,
+        (stream, stream_start): (u64, u64),
+        (epoch, epoch_step, rank): (u64, u64, u32),
+        valid: bool,
+        rows: impl Iterator<Item = (u64, u64)>,
+    ) -> Batch {
+        let images = job
+            .origins
+            .iter()
+            .filter(|origin| matches!(origin, Origin::Image { .. }))
+            .count() as u32;
+        let rows: Vec<Row> = rows
+            .map(|(position, index)| Row {
+                position,
+                index: AtomicU64::new(index),
+                attempt: AtomicU32::new(0),
+                missing: AtomicU32::new(images),
+                bad: AtomicBool::new(false),
+            })
+            .collect();
+        let missing = if images > 0 { rows.len() as u32 } else { 0 } + 1;
+        Batch {
+            job,
+            segment,
+            slot,
+            stream,
+            stream_start,
+            epoch,
+            epoch_step,
+            rank,
+            valid,
+            rows,
+            missing: AtomicU32::new(missing),
+            bad: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// The source's row that row `row` of this batch delivers.
+    pub(crate) fn index(&self, row: usize) -> u64 {
+        // Relaxed: the feeder sets it before it queues the row's reads, and queues order.
+        self.rows[row].index.load(Ordering::Relaxed)
+    }
+
+    /// Where the bytes of one row of one tensor lie in the slot.
+    ///
+    /// # Safety
+    ///
+    /// The caller must be the only one to use this row of this tensor: the slot is
+    /// FILLING, and the part (row, tensor) was handed to this caller alone.
+    #[allow(clippy::mut_from_ref, reason = "parts are disjoint, see Safety")]
+    pub(crate) unsafe fn part(&self, row: usize, tensor: usize) -> &mut [u8] {
+        let tensor = &self.job.layout.tensors[tensor];
+        let bytes = tensor.row_bytes() as usize;
+        let start = tensor.offset as usize + row * bytes;
+        assert!(start + bytes <= self.segment.slot_bytes() as usize);
+        // SAFETY: the slot is mapped for as long as the segment, which `self` holds, and
+        // the range lies within it; the caller vouches for exclusive use.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.segment.slot_ptr(self.slot).add(start), bytes)
+        }
+    }
+
+    /// An image of a row is done with, decoded or not.
+    pub(crate) fn image_done(&self, row: usize, bad: bool) -> Progress {
+        let row = &self.rows[row];
+        if bad {
+            row.bad.store(true, Ordering::Relaxed);
+        }
+        // AcqRel: publishes this image's pixels and `bad` to whoever completes the row.
+        if row.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Progress::Open;
+        }
+        if row.bad.load(Ordering::Relaxed) {
+            return Progress::RowBad;
+        }
+        self.row_done()
+    }
+
+    /// One more part than rows will be missing. Only while the feeder plans the batch.
+    pub(crate) fn expect_part(&self) {
+        // Relaxed: the feeder's own hold keeps the count above zero meanwhile.
+        self.missing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A row or other part needs nothing more; also called once by the feeder when it has planned all.
+    pub(crate) fn row_done(&self) -> Progress {
+        // AcqRel: publishes the row's bytes to whoever completes the batch.
+        if self.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
+            Progress::Open
+        } else {
+            Progress::Complete
+        }
+    }
+
+    /// Another row of the source takes this one's place; its images are to be read.
+    pub(crate) fn replace(&self, row: usize, index: u64, attempt: u32) {
+        let images = self.images() as u32;
+        let row = &self.rows[row];
+        row.index.store(index, Ordering::Relaxed);
+        row.attempt.store(attempt, Ordering::Relaxed);
+        row.bad.store(false, Ordering::Relaxed);
+        row.missing.store(images, Ordering::Release);
+    }
+
+    /// Tensors that are images, by number.
+    pub(crate) fn image_tensors(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.job
+            .origins
+            .iter()
+            .enumerate()
+            .filter_map(|(tensor, origin)| match origin {
+                Origin::Image { column, .. } => Some((tensor, *column)),
+                _ => None,
+            })
+    }
+
+    fn images(&self) -> usize {
+        self.image_tensors().count()
+    }
+
+    /// Records a row that could not be decoded.
+    pub(crate) fn note_bad(&self, bad: BadRow) {
+        self.bad.lock().expect("no panic while held").push(bad);
+    }
+
+    /// The batch can't be delivered; the first reason counts.
+    pub(crate) fn fail(&self, failure: Failure) {
+        let mut first = self.failure.lock().expect("no panic while held");
+        first.get_or_insert(Failure {
+            stream: Some(self.stream),
+            ..failure
+        });
+    }
+
+    /// Why the batch can't be delivered.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failure.lock().expect("no panic while held").clone()
+    }
+
+    /// Step of the run.
+    pub(crate) fn step(&self) -> u64 {
+        self.epoch * self.job.steps.count() + self.epoch_step
+    }
+
+    /// What the step log keeps.
+    pub(crate) fn record(&self) -> StepRecord {
+        let mut hasher = blake3::Hasher::new();
+        for row in 0..self.rows.len() {
+            let address = self.job.source.row_address(self.index(row));
+            hasher.update(&address.to_le_bytes());
+        }
+        let mut bad = self.bad.lock().expect("no panic while held").clone();
+        bad.sort_by_key(|bad| bad.position);
+        StepRecord {
+            job: self.job.key.job,
+            rank: self.rank,
+            step: self.step(),
+            epoch: self.epoch,
+            epoch_step: self.epoch_step,
+            first_position: self.rows.first().map_or(0, |row| row.position),
+            rows: self.rows.len() as u32,
+            valid: self.valid,
+            digest: hasher.finalize().to_hex()[..32].into(),
+            bad,
+        }
+    }
+
+    /// What the client is told.
+    pub(crate) fn ready(&self, lease: u64, published_ns: u64) -> Ready {
+        Ready {
+            stream: self.stream,
+            lease,
+            slot: self.slot,
+            rows: self.rows.len() as u32,
+            epoch: self.epoch,
+            epoch_step: self.epoch_step,
+            step: self.step(),
+            position: self.job.steps.position_at(self.epoch_step + 1),
+            bad_rows: self.bad.lock().expect("no panic while held").len() as u32,
+            published_ns,
+        }
+    }
+}

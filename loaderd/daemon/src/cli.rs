@@ -1,0 +1,97 @@
+//! The command line: one file per command.
+//!
+//! Enters: arguments. Leaves: text on standard output for people, JSON with `--json`;
+//! progress and warnings on standard error.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod control;
+#[cfg(feature = "lance")]
+mod ingest;
+mod log;
+mod sample;
+mod serve;
+mod size;
+#[cfg(feature = "lance")]
+mod tags;
+
+/// Shuffled, exact, fast training batches from Lance datasets over shared memory.
+///
+/// A node runs one loaderd. Python's loaderd.torch.LanceIterableDataset starts it by itself;
+/// `loaderd serve` runs it by hand.
+#[derive(Parser)]
+#[command(name = "loaderd", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a folder of images into a Lance dataset, in the layout that reads fastest
+    #[cfg(feature = "lance")]
+    Ingest(ingest::Arguments),
+    /// Draw a folder of photo-like JPEGs in class sub-folders, to try things on
+    Sample(sample::Arguments),
+    /// Run the daemon in the foreground
+    Serve(serve::Arguments),
+    /// Show the running daemon and its sessions
+    Status(control::StatusArguments),
+    /// Ask the running daemon to end its sessions and leave
+    Stop(control::StopArguments),
+    /// Show which dataset version and rows the training steps saw
+    Log(log::Arguments),
+    /// Measure reading, decoding and delivery of a dataset on this machine
+    Bench(bench::Arguments),
+    /// List or remove the tags that hold dataset versions against clean-up
+    #[cfg(feature = "lance")]
+    #[command(subcommand)]
+    Tags(tags::Command),
+}
+
+/// Where the daemon listens.
+#[derive(clap::Args)]
+struct Socket {
+    /// The daemon's Unix socket [default: LOADERD_SOCKET, else loaderd/loaderd.sock in the
+    /// user's runtime folder]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Socket {
+    fn path(&self) -> Result<PathBuf> {
+        Ok(match &self.socket {
+            Some(path) => std::path::absolute(path)?,
+            None => loaderd_wire::paths::socket_path()?,
+        })
+    }
+}
+
+/// Runs the command that the process was called with.
+pub fn run() -> Result<()> {
+    match Arguments::parse().command {
+        #[cfg(feature = "lance")]
+        Command::Ingest(arguments) => ingest::run(&arguments),
+        Command::Sample(arguments) => sample::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Status(arguments) => control::status(&arguments),
+        Command::Stop(arguments) => control::stop(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(feature = "lance")]
+        Command::Tags(command) => tags::run(&command),
+    }
+}
+
+/// Writes a line to standard output; a reader that has gone (`| head`) ends the program
+/// quietly, as users of pipes expect.
+fn say(text: impl std::fmt::Display) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}

@@ -1,0 +1,305 @@
+//! `loaderd ingest`: a folder of images into a Lance dataset.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use loaderd_snapshot::{IngestOptions, IngestRow, SnapshotError, ingest};
+
+use super::say;
+
+/// Files that were left out are named up to this number; `--verbose` names all.
+const NAMED_MAX: usize = 20;
+
+/// Arguments of `loaderd ingest`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Folder of images: one sub-folder a class, or all in one with --label-from name
+    src: PathBuf,
+    /// Dataset to make, or to append to (which makes a new version of it)
+    uri: String,
+    /// Where a class comes from: the sub-folder, or the file's name up to the first underscore
+    #[arg(long, value_enum, default_value_t = LabelFrom::Folder)]
+    label_from: LabelFrom,
+    /// Name every file that is left out
+    #[arg(long, short)]
+    verbose: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LabelFrom {
+    Folder,
+    Name,
+}
+
+/// A file with its class.
+struct Labelled {
+    path: PathBuf,
+    class: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let files = match arguments.label_from {
+        LabelFrom::Folder => by_folder(&arguments.src)?,
+        LabelFrom::Name => by_name(&arguments.src)?,
+    };
+    let bar = ProgressBar::new(files.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} files  {per_sec}  {eta} left  {msg}")
+            .expect("a template of ours"),
+    );
+    let mut skipped: Vec<String> = Vec::new();
+    let mut images = Images {
+        files: files.iter(),
+        skipped: &mut skipped,
+        bar: &bar,
+        first: None,
+    };
+    // Nothing is written before there is something to write.
+    images.first = images.next_image();
+    if images.first.is_none() {
+        bar.finish_and_clear();
+        bail!(
+            "{}: none of {} files is an image that can be decoded ({})",
+            arguments.src.display(),
+            files.len(),
+            skipped
+                .first()
+                .map_or("the folder is empty", String::as_str)
+        );
+    }
+    // As in torchvision's ImageFolder, every folder is a class, also one without an image.
+    let classes: BTreeSet<&String> = files.iter().map(|file| &file.class).collect();
+    let options = IngestOptions {
+        classes: classes.into_iter().cloned().collect(),
+        ..IngestOptions::default()
+    };
+    let report = ingest(&arguments.uri, &mut images, &options)?;
+    bar.finish_and_clear();
+    name_skipped(&skipped, arguments.verbose);
+    if arguments.json {
+        say(serde_json::json!({
+            "uri": arguments.uri, "version": report.version, "rows": report.rows,
+            "rows_total": report.rows_total, "classes": report.classes.len(),
+            "skipped": skipped.len(), "created": report.created,
+        }));
+    } else {
+        say(format_args!(
+            "{} {}: {} images, {} classes, {} files left out; version {}, {} rows in all",
+            if report.created {
+                "made"
+            } else {
+                "appended to"
+            },
+            arguments.uri,
+            report.rows,
+            report.classes.len(),
+            skipped.len(),
+            report.version,
+            report.rows_total,
+        ));
+    }
+    Ok(())
+}
+
+fn name_skipped(skipped: &[String], all: bool) {
+    if skipped.is_empty() {
+        return;
+    }
+    eprintln!(
+        "loaderd: {} files are not images that can be decoded:",
+        skipped.len()
+    );
+    let shown = if all { skipped.len() } else { NAMED_MAX };
+    for line in skipped.iter().take(shown) {
+        eprintln!("  {line}");
+    }
+    if skipped.len() > shown {
+        eprintln!(
+            "  ... and {} more (--verbose names all)",
+            skipped.len() - shown
+        );
+    }
+}
+
+/// Reads one file after the other, and leaves out what is no image.
+struct Images<'a> {
+    files: std::slice::Iter<'a, Labelled>,
+    skipped: &'a mut Vec<String>,
+    bar: &'a ProgressBar,
+    first: Option<Result<IngestRow, SnapshotError>>,
+}
+
+impl Images<'_> {
+    fn next_image(&mut self) -> Option<Result<IngestRow, SnapshotError>> {
+        loop {
+            let file = self.files.next()?;
+            self.bar.inc(1);
+            let image = match std::fs::read(&file.path) {
+                Ok(image) => image,
+                Err(error) => {
+                    self.skipped
+                        .push(format!("{}: {error}", file.path.display()));
+                    continue;
+                }
+            };
+            match loaderd_decode::probe(&image) {
+                Ok(_) => {
+                    return Some(Ok(IngestRow {
+                        image,
+                        class: file.class.clone(),
+                    }));
+                }
+                Err(error) => self
+                    .skipped
+                    .push(format!("{}: {error}", file.path.display())),
+            }
+        }
+    }
+}
+
+impl Iterator for Images<'_> {
+    type Item = Result<IngestRow, SnapshotError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.next_image(),
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = std::fs::read_dir(dir)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .with_context(|| format!("reading folder {}", dir.display()))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The last part of a path, as text.
+fn name_of(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn by_folder(src: &Path) -> Result<Vec<Labelled>> {
+    let mut files = Vec::new();
+    let mut stray = 0;
+    for path in entries(src)? {
+        if path.is_dir() {
+            let class = name_of(&path);
+            let mut found = Vec::new();
+            walk(&path, &mut found)?;
+            files.extend(found.into_iter().map(|path| Labelled {
+                path,
+                class: class.clone(),
+            }));
+        } else {
+            stray += 1;
+        }
+    }
+    if files.is_empty() {
+        bail!(
+            "{} has no class sub-folder with files in it ({stray} files lie in the folder itself): put each class into a \
+             folder of its own, or take the class from the file's name with --label-from name",
+            src.display()
+        );
+    }
+    if stray > 0 {
+        eprintln!(
+            "loaderd: {stray} files that lie beside the class folders of {} are left out",
+            src.display()
+        );
+    }
+    Ok(files)
+}
+
+fn by_name(src: &Path) -> Result<Vec<Labelled>> {
+    let mut found = Vec::new();
+    walk(src, &mut found)?;
+    let files: Vec<Labelled> = found
+        .into_iter()
+        .map(|path| {
+            let name = name_of(&path);
+            let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
+            let class = stem.split_once('_').map_or(stem, |(class, _)| class).into();
+            Labelled { path, class }
+        })
+        .collect();
+    if files.is_empty() {
+        bail!("{} holds no files", src.display());
+    }
+    Ok(files)
+}
+
+/// All files below a folder, sorted; links to folders are not followed.
+fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for path in entries(dir)? {
+        if path.is_symlink() && path.is_dir() {
+            continue;
+        }
+        if path.is_dir() {
+            walk(&path, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(dir: &Path, names: &[&str]) {
+        for name in names {
+            let path = dir.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
+    }
+
+    fn classes(files: &[Labelled]) -> Vec<(String, String)> {
+        files
+            .iter()
+            .map(|file| (name_of(&file.path), file.class.clone()))
+            .collect()
+    }
+
+    #[test]
+    fn class_from_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["b/2.jpg", "a/x/1.jpg", "stray.txt"]);
+        let files = by_folder(dir.path()).unwrap();
+        let expected = [("1.jpg", "a"), ("2.jpg", "b")].map(|(a, b)| (a.into(), b.into()));
+        assert_eq!(classes(&files), expected);
+    }
+
+    #[test]
+    fn class_from_name() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["n01_tench_2.jpg", "plain.jpg"]);
+        let files = by_name(dir.path()).unwrap();
+        let expected =
+            [("n01_tench_2.jpg", "n01"), ("plain.jpg", "plain")].map(|(a, b)| (a.into(), b.into()));
+        assert_eq!(classes(&files), expected);
+    }
+
+    #[test]
+    fn a_flat_folder_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &["1.jpg"]);
+        let error = by_folder(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("--label-from name"), "{error}");
+    }
+}

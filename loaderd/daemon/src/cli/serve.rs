@@ -1,0 +1,111 @@
+//! `loaderd serve`: the daemon in the foreground.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use loaderd_decode::Limits;
+use loaderd_read::Mode;
+use loaderd_wire::paths;
+
+use super::{Socket, size};
+use crate::server::{Config, Server};
+
+/// Arguments of `loaderd serve`.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    socket: Socket,
+    /// Leave after this many seconds without a connection [default: stay]
+    #[arg(long, value_name = "SECONDS")]
+    idle_exit: Option<u64>,
+    #[command(flatten)]
+    tuning: Tuning,
+    /// Where the caller sends this output, to be named in error messages
+    #[arg(long, value_name = "PATH", hide = true)]
+    log_file: Option<PathBuf>,
+}
+
+/// What `serve` and `bench` have in common.
+#[derive(clap::Args)]
+pub(super) struct Tuning {
+    /// Decode worker threads [default: the cores this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    decode_threads: Option<u16>,
+    /// How data files are read: auto, direct (O_DIRECT), buffered, pread (no io_uring)
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = parse_mode)]
+    read_mode: Mode,
+    /// Memory for batch slots over all sessions, e.g. 4G [default: half of the free memory]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    slot_memory: Option<u64>,
+    /// Largest image that is decoded, in pixels (width x height of its header)
+    #[arg(long, value_name = "PIXELS", default_value_t = Limits::default().pixels_max)]
+    image_pixels_max: u64,
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| format!("`{text}` is none of auto, direct, buffered, pread"))
+}
+
+impl Tuning {
+    /// The daemon's configuration.
+    pub(super) fn config(&self, socket: PathBuf) -> Result<Config> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Config {
+            socket,
+            state_dir: paths::state_dir()?,
+            cache_dir: paths::cache_dir()?,
+            idle_exit: None,
+            decode_threads: self.decode_threads.map_or(cores, usize::from),
+            read_mode: self.read_mode,
+            slot_memory_max: match self.slot_memory {
+                Some(bytes) => bytes,
+                None => available_memory()? / 2,
+            },
+            image_limits: Limits {
+                pixels_max: self.image_pixels_max,
+                ..Limits::default()
+            },
+            log_file: None,
+        })
+    }
+}
+
+/// Memory that can be had without swapping, in bytes.
+fn available_memory() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .context("/proc/meminfo has no MemAvailable: give --slot-memory")?;
+    Ok(kib * 1024)
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let config = Config {
+        idle_exit: arguments.idle_exit.map(Duration::from_secs),
+        log_file: arguments.log_file.clone(),
+        ..arguments.tuning.config(arguments.socket.path()?)?
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        signal_hook::flag::register(signal, stop.clone()).context("installing signal handlers")?;
+    }
+    let (socket, threads, slot_memory) = (
+        config.socket.display().to_string(),
+        config.decode_threads,
+        size::show(config.slot_memory_max),
+    );
+    let server = Server::bind(config)?;
+    eprintln!(
+        "loaderd {}: serving at {socket}, {threads} decode threads, up to {slot_memory} of slots",
+        env!("CARGO_PKG_VERSION")
+    );
+    server.run(&stop)?;
+    eprintln!("loaderd: stopped");
+    Ok(())
+}

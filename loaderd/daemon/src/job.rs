@@ -1,0 +1,437 @@
+//! A job: everything about a training run's data that is decided once, at `Open`.
+//!
+//! Enters: an [`OpenRequest`]. Leaves: a [`Job`] that all ranks of the run share:
+//! snapshot, plan, pipelines, slot layout, fingerprint. It has no thread and no queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use loaderd_decode as decode;
+use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
+use loaderd_wire::layout::{DType, Layout};
+use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
+
+use crate::source::{self, Field, Kind, Source, SourceError, SourceRequest};
+use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError};
+
+/// Names of the columns that loaderd makes itself.
+pub const ROW_ID: &str = "_rowid";
+/// Row address: fragment << 32 | offset.
+pub const ROW_ADDRESS: &str = "_rowaddr";
+/// False for rows that stand in: a rank's repeated row, a zeroed bad sample.
+pub const VALID: &str = "_valid";
+
+/// How long a rank that is taken may need to come free.
+const CLAIM_WAIT: Duration = Duration::from_secs(2);
+
+/// Where a tensor of the batch comes from.
+#[derive(Debug)]
+pub enum Origin {
+    /// Decoded from a bytes column of the source.
+    Image {
+        /// Number among the source's bytes columns.
+        column: usize,
+        /// What makes pixels of it.
+        pipeline: decode::Pipeline,
+    },
+    /// Copied from a fixed column of the source.
+    Fixed {
+        /// Number among the source's fixed columns.
+        column: usize,
+    },
+    /// [`ROW_ID`], int64.
+    RowId,
+    /// [`ROW_ADDRESS`], int64.
+    RowAddress,
+    /// [`VALID`], bool.
+    Valid,
+}
+
+/// See the module.
+pub struct Job {
+    /// Run id, given or made.
+    pub run: String,
+    /// The request of the rank that came first.
+    pub request: OpenRequest,
+    /// The rows.
+    pub source: Box<dyn Source>,
+    /// Steps and shares.
+    pub steps: Steps,
+    /// One per tensor of `layout`, in its order.
+    pub origins: Vec<Origin>,
+    /// What lies where in a slot.
+    pub layout: Layout,
+    /// What a cursor must match.
+    pub fingerprint: Fingerprint,
+    /// The job in the step log.
+    pub key: JobKey,
+    /// Epoch and step within it to begin with.
+    pub resume_at: (u64, u64),
+    /// Ranks that are connected.
+    ranks: Mutex<BTreeSet<u32>>,
+}
+
+/// Shorthand for a failure.
+pub fn failure(kind: FailureKind, message: impl Into<String>) -> Failure {
+    Failure {
+        kind,
+        message: message.into(),
+        stream: None,
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        match error {
+            SourceError::Dataset(text) => failure(FailureKind::Dataset, text),
+            SourceError::Io(text) => failure(FailureKind::Io, text),
+        }
+    }
+}
+
+impl From<StepLogError> for Failure {
+    fn from(error: StepLogError) -> Failure {
+        failure(FailureKind::StepLog, error.to_string())
+    }
+}
+
+impl Job {
+    /// Opens the dataset and plans; blocks, for seconds where a page map has to be built.
+    pub fn open(request: &OpenRequest, run: &str, log: &StepLog) -> Result<Job, Failure> {
+        check(request)?;
+        let fields = source::fields(&request.uri, request.version.as_ref())?;
+        let chosen = choose(request, &fields)?;
+        let source = source::open(SourceRequest {
+            uri: request.uri.clone(),
+            version: request.version.clone(),
+            filter: request.filter.clone(),
+            bytes_columns: chosen.bytes,
+            fixed_columns: chosen.fixed,
+            protect: request.protect,
+            run: run.into(),
+        })?;
+        let steps = Steps::new(StepsConfig {
+            rows: source.rows(),
+            batch_size: request.batch_size,
+            world_size: request.world_size,
+            drop_last: request.drop_last,
+        })
+        .map_err(|error| failure(FailureKind::Request, error.to_string()))?;
+        let layout = Layout::new(chosen.tensors, request.batch_size).ok_or_else(|| {
+            failure(
+                FailureKind::Limit,
+                "a batch is larger than 64 bits can count",
+            )
+        })?;
+        let transform = canonical_transforms(&request.columns, &chosen.origins);
+        let fingerprint = Fingerprint {
+            dataset: source.identity().into(),
+            uri: source.uri().into(),
+            version: source.version(),
+            rows: source.rows(),
+            selection: source.selection_hash().into(),
+            filter: request.filter.clone(),
+            columns: request.columns.clone(),
+            transform: transform.clone(),
+            shuffle: request.shuffle,
+            drop_last: request.drop_last,
+        };
+        let resume_at = match &request.resume {
+            None => (0, 0),
+            Some(state) => resume(state, request, &fingerprint, &steps)?,
+        };
+        let key = log.open_job(
+            JobRecord {
+                run: run.into(),
+                plan_hash: plan_hash(&fingerprint, request),
+                uri: source.uri().into(),
+                version: source.version(),
+                tag: source.tag().map(Into::into),
+                identity: source.identity().into(),
+                filter: request.filter.clone(),
+                selection: source.selection_hash().into(),
+                rows: source.rows(),
+                columns: request.columns.clone(),
+                transform,
+                decoder: format!(
+                    "libjpeg-turbo, loaderd-decode {}",
+                    env!("CARGO_PKG_VERSION")
+                ),
+                seed: request.seed,
+                shuffle: request.shuffle,
+                drop_last: request.drop_last,
+                batch_size: request.batch_size,
+                world_size: request.world_size,
+                steps_per_epoch: steps.count(),
+            },
+            request.resume.is_some(),
+        )?;
+        Ok(Job {
+            run: run.into(),
+            request: request.clone(),
+            source,
+            steps,
+            origins: chosen.origins,
+            layout,
+            fingerprint,
+            key,
+            resume_at,
+            ranks: Mutex::default(),
+        })
+    }
+
+    /// Takes a rank for a session; each may be taken once at a time. Waits for up to
+    /// [`CLAIM_WAIT`], because the session of a process that was just killed needs a
+    /// moment to end.
+    pub fn claim(&self, rank: u32) -> Result<(), Failure> {
+        let since = Instant::now();
+        loop {
+            if self.ranks.lock().expect("no panic while held").insert(rank) {
+                return Ok(());
+            }
+            if since.elapsed() > CLAIM_WAIT {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(failure(
+            FailureKind::Rank,
+            format!(
+                "rank {rank} of run {:?} is connected already: each rank opens the dataset once; \
+                 for a second reader of the same data give another run=, and for several processes \
+                 different ranks (rank=, or RANK in the environment)",
+                self.run
+            ),
+        ))
+    }
+
+    /// Gives a rank back.
+    pub fn leave(&self, rank: u32) {
+        self.ranks
+            .lock()
+            .expect("no panic while held")
+            .remove(&rank);
+    }
+
+    /// True while a session has a rank of it.
+    pub fn in_use(&self) -> bool {
+        !self.ranks.lock().expect("no panic while held").is_empty()
+    }
+
+    /// The answer to the client, less what only the session knows.
+    pub fn describe(&self, slot_count: u32, notices: Vec<String>) -> Opened {
+        let classes: BTreeMap<_, _> = self
+            .request
+            .columns
+            .iter()
+            .filter_map(|name| Some((name.clone(), self.source.classes(name)?)))
+            .collect();
+        Opened {
+            run: self.run.clone(),
+            attempt: self.key.attempt,
+            uri: self.source.uri().into(),
+            version: self.source.version(),
+            rows: self.source.rows(),
+            steps_per_epoch: self.steps.count(),
+            global_batch_size: self.steps.global_batch_size(),
+            seed: self.request.seed,
+            fingerprint: serde_json::to_value(&self.fingerprint)
+                .expect("a fingerprint is plain data"),
+            layout: self.layout.clone(),
+            slot_count,
+            resume_at: self.resume_at,
+            classes,
+            notices,
+            daemon_log: None,
+        }
+    }
+}
+
+/// Bounds of a request's numbers.
+fn check(request: &OpenRequest) -> Result<(), Failure> {
+    let wrong = |message: String| Err(failure(FailureKind::Request, message));
+    if request.batch_size == 0 {
+        return wrong("batch_size is 0: give at least 1".into());
+    }
+    if request.world_size == 0 || request.rank >= request.world_size {
+        return wrong(format!(
+            "rank {} is outside world_size {}: ranks count from 0",
+            request.rank, request.world_size
+        ));
+    }
+    if request.columns.is_empty() {
+        return wrong("columns is empty: name at least one".into());
+    }
+    let mut seen = BTreeSet::new();
+    for column in &request.columns {
+        if !seen.insert(column) {
+            return wrong(format!("column {column:?} is named twice"));
+        }
+    }
+    for column in request.transform.keys() {
+        if !seen.contains(column) {
+            return wrong(format!(
+                "transform names column {column:?}, which is not among columns {:?}",
+                request.columns
+            ));
+        }
+    }
+    let several_nodes = request
+        .local_world_size
+        .is_some_and(|local| local < request.world_size);
+    if several_nodes && request.version.is_none() {
+        return wrong(format!(
+            "world_size {} spans several nodes (LOCAL_WORLD_SIZE {}), and nodes may resolve the latest version \
+             differently: pin the dataset with version=<number> or version=\"<tag>\"",
+            request.world_size,
+            request.local_world_size.unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
+
+struct Chosen {
+    bytes: Vec<String>,
+    fixed: Vec<String>,
+    origins: Vec<Origin>,
+    tensors: Vec<(String, DType, Vec<u64>)>,
+}
+
+/// Decides for every column asked for what it becomes.
+fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, Failure> {
+    let mut chosen = Chosen {
+        bytes: vec![],
+        fixed: vec![],
+        origins: vec![],
+        tensors: vec![],
+    };
+    for name in &request.columns {
+        let transform = request.transform.get(name);
+        let made = match name.as_str() {
+            ROW_ID => Some((Origin::RowId, DType::Int64)),
+            ROW_ADDRESS => Some((Origin::RowAddress, DType::Int64)),
+            VALID => Some((Origin::Valid, DType::Bool)),
+            _ => None,
+        };
+        if let Some((origin, dtype)) = made {
+            chosen.origins.push(origin);
+            chosen.tensors.push((name.clone(), dtype, vec![]));
+            continue;
+        }
+        let field = fields
+            .iter()
+            .find(|field| field.name == *name)
+            .ok_or_else(|| failure(FailureKind::Dataset, missing(name, request, fields)))?;
+        match (&field.kind, transform) {
+            (Kind::Bytes, Some(transform)) => {
+                let options = decode::Options {
+                    fast_dct: request.fast_dct,
+                };
+                let pipeline = decode::Pipeline::parse(transform, options).map_err(|error| {
+                    failure(FailureKind::Transform, format!("column {name:?}: {error}"))
+                })?;
+                let output = pipeline.output();
+                let dtype = match output.dtype {
+                    decode::DType::Uint8 => DType::Uint8,
+                    decode::DType::Float16 => DType::Float16,
+                    decode::DType::Float32 => DType::Float32,
+                };
+                chosen
+                    .tensors
+                    .push((name.clone(), dtype, output.shape.to_vec()));
+                chosen.origins.push(Origin::Image {
+                    column: chosen.bytes.len(),
+                    pipeline,
+                });
+                chosen.bytes.push(name.clone());
+            }
+            (Kind::Bytes, None) => {
+                return Err(failure(
+                    FailureKind::Transform,
+                    format!(
+                        "column {name:?} holds encoded images and has no transform: give it one that fixes its size, \
+                         e.g. transform={{{name:?}: [RandomResizedCrop(224)]}}; delivering encoded bytes is not supported yet"
+                    ),
+                ));
+            }
+            (Kind::Fixed(dtype, shape), None) => {
+                chosen.tensors.push((name.clone(), *dtype, shape.clone()));
+                chosen.origins.push(Origin::Fixed {
+                    column: chosen.fixed.len(),
+                });
+                chosen.fixed.push(name.clone());
+            }
+            (Kind::Fixed(..), Some(_)) => {
+                return Err(failure(
+                    FailureKind::Transform,
+                    format!(
+                        "column {name:?} holds numbers, not encoded images: transforms apply to images only"
+                    ),
+                ));
+            }
+            (Kind::Other(what), _) => {
+                return Err(failure(
+                    FailureKind::Dataset,
+                    format!(
+                        "column {name:?} of {} is {what}: images (binary), numbers, booleans and fixed-size lists of \
+                         them can be delivered so far",
+                        request.uri
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> String {
+    let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+    format!(
+        "{} has no column {name:?}; it has {}, and {ROW_ID}, {ROW_ADDRESS}, {VALID} can be asked for",
+        request.uri,
+        names.join(", ")
+    )
+}
+
+/// Every image column's canonical pipeline, as one JSON object.
+fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
+    let by_column: BTreeMap<&str, String> = columns
+        .iter()
+        .zip(origins)
+        .filter_map(|(name, origin)| match origin {
+            Origin::Image { pipeline, .. } => Some((name.as_str(), pipeline.canonical())),
+            _ => None,
+        })
+        .collect();
+    serde_json::to_string(&by_column).expect("strings by string")
+}
+
+/// Hash of all that decides order and content of the run's batches.
+fn plan_hash(fingerprint: &Fingerprint, request: &OpenRequest) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(fingerprint.hash().as_bytes());
+    hasher.update(&request.seed.to_le_bytes());
+    hasher.update(&request.batch_size.to_le_bytes());
+    hasher.update(&request.world_size.to_le_bytes());
+    hasher.update(format!("{:?}", request.on_bad_sample).as_bytes());
+    hasher.finalize().to_hex()[..32].into()
+}
+
+fn resume(
+    state: &serde_json::Value,
+    request: &OpenRequest,
+    fingerprint: &Fingerprint,
+    steps: &Steps,
+) -> Result<(u64, u64), Failure> {
+    let refused = |text: String| failure(FailureKind::Resume, text);
+    let cursor: Cursor = serde_json::from_value(state.clone())
+        .map_err(|error| refused(format!("this is not a state_dict of loaderd: {error}")))?;
+    let step = cursor
+        .resume(fingerprint, request.seed, steps, request.allow_changed)
+        .map_err(|error| refused(error.to_string()))?;
+    if step == steps.count() {
+        return Ok((cursor.epoch + 1, 0));
+    }
+    Ok((cursor.epoch, step))
+}

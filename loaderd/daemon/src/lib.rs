@@ -1,0 +1,22 @@
+//! The daemon's stages, in the order in which data passes them.
+//!
+//! The binary `loaderd` is a thin shell over this library; the benches and the tests
+//! drive it in their own process.
+
+pub mod source;
+
+pub mod job;
+pub mod jobs;
+
+mod batch;
+pub mod engine;
+pub mod slots;
+
+pub mod feed;
+pub mod steplog;
+
+pub mod server;
+mod session;
+
+pub mod cli;
+pub mod clock;

@@ -1,0 +1,316 @@
+//! One connection, from `Hello` to its end.
+//!
+//! Enters: messages of one client. Leaves: messages to it, and calls into
+//! [`crate::engine`]. It trusts nothing it reads; the worst a client can do is end its
+//! own session. When the connection ends, so do all of its leases.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use loaderd_wire::WireError;
+use loaderd_wire::message::{
+    Failure, FailureKind, OpenRequest, PROTOCOL, SessionStatus, ToClient, ToDaemon,
+};
+use loaderd_wire::segment::Segment;
+use loaderd_wire::socket::Channel;
+
+use crate::engine::{Event, Outlet, SessionHandle};
+use crate::job::{Job, failure};
+use crate::jobs::Rank;
+use crate::server::{Reserved, SESSIONS_MAX, Shared};
+
+/// How long a new connection may take to say `Hello`.
+const HELLO_WAIT: Duration = Duration::from_secs(5);
+/// How often a quiet session looks whether the daemon is leaving.
+const LOOK_UP: Duration = Duration::from_millis(250);
+/// Slots of a session that asks for no number: one that the user works on, one that
+/// waits for him, and two in the making, so that decode never waits.
+pub const SLOTS_DEFAULT: u32 = 4;
+/// Slots a session may ask for.
+pub const SLOTS_MAX: u32 = 1024;
+
+/// Serves a connection to its end. `full`: there are too many already.
+pub(crate) fn serve(id: u64, channel: &Arc<Channel>, shared: &Arc<Shared>, full: bool) {
+    let session = Session {
+        id,
+        channel,
+        shared,
+    };
+    match session.run(full) {
+        // The client left, in whatever way: nothing to say, and nobody to say it to.
+        Ok(()) | Err(End::Gone) => {}
+        Err(End::Failed(failure)) => {
+            eprintln!("loaderd: session {id}: {}", failure.message);
+            let _ = channel.send(&ToClient::Failed(failure), &[]);
+        }
+    }
+    channel.shutdown();
+}
+
+enum End {
+    Gone,
+    Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> End {
+        End::Failed(failure)
+    }
+}
+
+impl From<WireError> for End {
+    fn from(error: WireError) -> End {
+        match error {
+            WireError::Closed => End::Gone,
+            other => End::Failed(failure(FailureKind::Protocol, other.to_string())),
+        }
+    }
+}
+
+struct Session<'a> {
+    id: u64,
+    channel: &'a Arc<Channel>,
+    shared: &'a Arc<Shared>,
+}
+
+impl Session<'_> {
+    fn run(&self, full: bool) -> Result<(), End> {
+        let peer = self.channel.peer()?;
+        let own = rustix::process::geteuid().as_raw();
+        if peer.uid != own && peer.uid != 0 {
+            return Err(failure(
+                FailureKind::Request,
+                format!(
+                    "this loaderd serves user {own}, and the connection comes from user {}: start a daemon of your own \
+                     (another LOADERD_SOCKET)",
+                    peer.uid
+                ),
+            )
+            .into());
+        }
+        if full {
+            return Err(failure(
+                FailureKind::Limit,
+                format!("{SESSIONS_MAX} connections are open already, which is the limit"),
+            )
+            .into());
+        }
+        self.hello()?;
+        loop {
+            match self.next()? {
+                ToDaemon::Open(request) => return self.job(&request, peer.pid),
+                other => self.control(other)?,
+            }
+        }
+    }
+
+    fn hello(&self) -> Result<(), End> {
+        let hello = self.channel.receive(Some(HELLO_WAIT))?.message;
+        let ToDaemon::Hello {
+            protocol,
+            version,
+            binary,
+        } = hello
+        else {
+            return Err(failure(
+                FailureKind::Protocol,
+                "the first message of a connection is `hello`",
+            )
+            .into());
+        };
+        let mine = std::env::current_exe()
+            .map_or_else(|_| "loaderd".into(), |path| path.display().to_string());
+        if protocol != PROTOCOL {
+            return Err(failure(
+                FailureKind::Protocol,
+                format!(
+                    "the client {binary} (version {version}) speaks protocol {protocol}, the daemon {mine} (version {}) \
+                     speaks protocol {PROTOCOL}: install the same version of both, then run `loaderd stop`",
+                    env!("CARGO_PKG_VERSION")
+                ),
+            )
+            .into());
+        }
+        self.send(&ToClient::Welcome {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            binary: mine,
+            pid: std::process::id(),
+        })
+    }
+
+    /// Messages that need no job.
+    fn control(&self, message: ToDaemon) -> Result<(), End> {
+        match message {
+            ToDaemon::Status => self.send(&ToClient::Status(Box::new(self.shared.status()))),
+            ToDaemon::Stop => {
+                self.shared.stopping.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            ToDaemon::Hello { .. } => {
+                Err(failure(FailureKind::Request, "`hello` comes once, at the start").into())
+            }
+            ToDaemon::Open(_) => {
+                Err(failure(FailureKind::Request, "this connection has a job already").into())
+            }
+            _ => Err(failure(FailureKind::Request, "`open` comes first").into()),
+        }
+    }
+
+    /// The life of a job's rank.
+    fn job(&self, request: &OpenRequest, client_pid: u32) -> Result<(), End> {
+        let rank = self.shared.jobs.join(request, &self.shared.log)?;
+        let slot_count = request.slots.unwrap_or(SLOTS_DEFAULT);
+        let (segment, _reserved) = self.segment(&rank.job, slot_count)?;
+        let outlet: Outlet = {
+            let channel = self.channel.clone();
+            Box::new(move |event| {
+                let message = match event {
+                    Event::Ready(ready) => ToClient::Ready(ready),
+                    Event::EndOfEpoch { stream, epoch } => ToClient::EndOfEpoch { stream, epoch },
+                    Event::Failed(failure) => {
+                        eprintln!("loaderd: {}", failure.message);
+                        ToClient::Failed(failure)
+                    }
+                };
+                channel.send(&message, &[]).is_ok()
+            })
+        };
+        let (handle, reading) = self.shared.engine.session(
+            rank.job.clone(),
+            rank.rank,
+            segment.clone(),
+            self.shared.log.clone(),
+            self.shared.config.read_mode,
+            outlet,
+        )?;
+        let handle = Arc::new(handle);
+        let mut notices = rank.job.source.notices();
+        notices.extend(reading);
+        let mut opened = rank.job.describe(slot_count, notices);
+        opened.daemon_log = self
+            .shared
+            .config
+            .log_file
+            .as_ref()
+            .map(|path| path.display().to_string());
+        self.channel
+            .send(&ToClient::Opened(Box::new(opened)), &[segment.fd()])?;
+        let delivered = Arc::new(AtomicU64::new(0));
+        self.describe(&rank, client_pid, &handle, &delivered);
+        let end = self.serve_job(&rank, &handle, &delivered);
+        self.shared.undescribe(self.id);
+        // Whoever still sends to this client must not wait for it.
+        if let Err(End::Failed(failure)) = &end {
+            let _ = self.channel.send(&ToClient::Failed(failure.clone()), &[]);
+        }
+        self.channel.shutdown();
+        end
+    }
+
+    fn serve_job(
+        &self,
+        rank: &Rank,
+        handle: &SessionHandle,
+        delivered: &AtomicU64,
+    ) -> Result<(), End> {
+        let unknown = |error: crate::slots::UnknownLease| {
+            End::Failed(failure(FailureKind::Request, error.to_string()))
+        };
+        loop {
+            match self.next()? {
+                ToDaemon::Start {
+                    stream,
+                    epoch,
+                    step,
+                } => {
+                    if !handle.start(stream, epoch, step)? {
+                        self.send(&ToClient::EndOfEpoch { stream, epoch })?;
+                    }
+                }
+                ToDaemon::Delivered { lease } => {
+                    if let Some(step) = handle.delivered(lease).map_err(unknown)? {
+                        delivered.fetch_add(1, Ordering::Relaxed);
+                        self.shared.log.delivered(rank.job.key.job, rank.rank, step);
+                    }
+                }
+                ToDaemon::Release { lease } => handle.release(lease).map_err(unknown)?,
+                other => self.control(other)?,
+            }
+        }
+    }
+
+    /// Memory for the session's slots, within the daemon's limit.
+    fn segment(&self, job: &Job, slot_count: u32) -> Result<(Arc<Segment>, Reserved), End> {
+        if slot_count == 0 || slot_count > SLOTS_MAX {
+            return Err(failure(
+                FailureKind::Request,
+                format!("slots is {slot_count}: give 1 to {SLOTS_MAX}"),
+            )
+            .into());
+        }
+        let slot_bytes = job.layout.slot_bytes;
+        let bytes = slot_bytes.saturating_mul(u64::from(slot_count));
+        let reserved = self.shared.reserve(bytes).map_err(|used| {
+            failure(
+                FailureKind::Limit,
+                format!(
+                    "{slot_count} slots of {slot_bytes} bytes need {bytes} bytes, and {used} of the daemon's \
+                     {} bytes of slot memory are in use: use fewer slots=, a smaller batch_size, or start the daemon with \
+                     a larger --slot-memory",
+                    self.shared.config.slot_memory_max
+                ),
+            )
+        })?;
+        let segment = Segment::create(slot_bytes, slot_count)
+            .map_err(|error| failure(FailureKind::Limit, error.to_string()))?;
+        Ok((Arc::new(segment), reserved))
+    }
+
+    fn describe(
+        &self,
+        rank: &Rank,
+        client_pid: u32,
+        handle: &Arc<SessionHandle>,
+        delivered: &Arc<AtomicU64>,
+    ) {
+        let (job, number) = (rank.job.clone(), rank.rank);
+        let (handle, delivered) = (Arc::downgrade(handle), delivered.clone());
+        self.shared.describe(
+            self.id,
+            Box::new(move || SessionStatus {
+                run: job.run.clone(),
+                rank: (number, job.request.world_size),
+                client_pid,
+                uri: job.source.uri().into(),
+                version: job.source.version(),
+                delivered: delivered.load(Ordering::Relaxed),
+                slots: handle.upgrade().map_or([0; 4], |handle| handle.slots()),
+            }),
+        );
+    }
+
+    /// The next message; ends the session when the daemon leaves.
+    fn next(&self) -> Result<ToDaemon, End> {
+        loop {
+            match self.channel.receive(Some(LOOK_UP)) {
+                Ok(received) => return Ok(received.message),
+                Err(WireError::Timeout { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return Err(failure(
+                    FailureKind::Stopping,
+                    "the daemon is leaving (it was asked to stop): what was delivered is in the step log; start again \
+                     from the last state_dict()",
+                )
+                .into());
+            }
+        }
+    }
+
+    fn send(&self, message: &ToClient) -> Result<(), End> {
+        Ok(self.channel.send(message, &[])?)
+    }
+}

@@ -1,0 +1,153 @@
+//! Where rows come from: what the rest of the daemon needs of a dataset at one version.
+//!
+//! Two real sources stand behind the [`Source`] trait: a Lance dataset
+//! (feature `lance`, through `loaderd-snapshot`) and one in memory, which drives the
+//! loop in tests and benches without building Lance.
+
+use std::sync::Arc;
+
+use loaderd_read::{Extent, FileSet};
+use loaderd_wire::layout::DType;
+use loaderd_wire::message::{Protect, Version};
+
+#[cfg(feature = "lance")]
+mod lance;
+mod memory;
+
+/// Why a dataset can't be read. The text names the thing and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The dataset, version, column or filter that was asked for.
+    #[error("{0}")]
+    Dataset(String),
+    /// Reading rows failed after it was opened.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// How the bytes of one row are reached.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// In a file of [`Source::files`]: the io_uring engine reads it.
+    Extent(Extent),
+    /// In memory already.
+    Shared(Arc<[u8]>),
+    /// The row has none.
+    Null,
+    /// Only [`Source::read_slow`] can get it.
+    Slow,
+}
+
+/// What a column holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Encoded bytes of any length: images.
+    Bytes,
+    /// The same number of elements in every row.
+    Fixed(DType, Vec<u64>),
+    /// Something that can't be delivered yet; its type in words.
+    Other(String),
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct SourceRequest {
+    /// Dataset.
+    pub uri: String,
+    /// None: latest.
+    pub version: Option<Version>,
+    /// SQL.
+    pub filter: Option<String>,
+    /// Columns of [`Kind::Bytes`]; numbered in this order from now on.
+    pub bytes_columns: Vec<String>,
+    /// Columns of [`Kind::Fixed`]; numbered in this order from now on.
+    pub fixed_columns: Vec<String>,
+    /// Hold the version against clean-up.
+    pub protect: Protect,
+    /// Run id, for the name of the protecting tag.
+    pub run: String,
+}
+
+/// One version of a dataset and the rows selected from it. Rows are numbered
+/// `0..rows()` in dataset order.
+pub trait Source: Send + Sync {
+    /// The dataset's URI as resolved.
+    fn uri(&self) -> &str;
+    /// The version that is read.
+    fn version(&self) -> u64;
+    /// The tag that was asked for.
+    fn tag(&self) -> Option<&str>;
+    /// Identity of this version's content, hex.
+    fn identity(&self) -> &str;
+    /// Selected rows.
+    fn rows(&self) -> u64;
+    /// Hash of the selection, hex.
+    fn selection_hash(&self) -> &str;
+    /// Lance's row address (fragment << 32 | offset).
+    fn row_address(&self, index: u64) -> u64;
+    /// Stable row id.
+    fn row_id(&self, index: u64) -> u64;
+    /// The files that extents point into.
+    fn files(&self) -> Option<&Arc<FileSet>>;
+    /// How to reach the bytes of a row.
+    fn payload(&self, column: usize, index: u64) -> Payload;
+    /// A length that most payloads don't exceed, in bytes.
+    fn typical_length(&self) -> u32;
+    /// A fixed value, where it lies in memory.
+    fn fixed(&self, column: usize, index: u64) -> Option<&[u8]>;
+    /// Bytes of many rows the slow way; blocks. Any order, duplicates allowed.
+    fn read_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError>;
+    /// Fixed values of many rows the slow way, into `out`, row after row; blocks.
+    fn read_fixed_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+        out: &mut [u8],
+    ) -> Result<(), SourceError>;
+    /// Class names by number of a label column.
+    fn classes(&self, column: &str) -> Option<Vec<String>>;
+    /// What the user should know about how this dataset is read.
+    fn notices(&self) -> Vec<String>;
+}
+
+/// The columns of a dataset.
+pub fn fields(uri: &str, version: Option<&Version>) -> Result<Vec<Field>, SourceError> {
+    if let Some(rest) = uri.strip_prefix("memory:") {
+        return Ok(memory::Memory::parse(rest)?.fields());
+    }
+    #[cfg(feature = "lance")]
+    return lance::fields(uri, version);
+    #[cfg(not(feature = "lance"))]
+    Err(without_lance(uri, version))
+}
+
+/// Opens a dataset; blocks for seconds where its page map has to be built.
+pub fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceError> {
+    if let Some(rest) = request.uri.strip_prefix("memory:") {
+        return Ok(Box::new(memory::Memory::parse(rest)?.open(&request)?));
+    }
+    #[cfg(feature = "lance")]
+    return lance::open(request);
+    #[cfg(not(feature = "lance"))]
+    Err(without_lance(&request.uri, request.version.as_ref()))
+}
+
+#[cfg(not(feature = "lance"))]
+fn without_lance(uri: &str, _version: Option<&Version>) -> SourceError {
+    SourceError::Dataset(format!(
+        "{uri}: this loaderd was built without the feature `lance` and reads only `memory:` sources"
+    ))
+}

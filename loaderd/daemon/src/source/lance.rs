@@ -1,0 +1,154 @@
+//! A Lance dataset as a [`Source`]: a thin adapter over `loaderd-snapshot`.
+
+use std::sync::Arc;
+
+use loaderd_read::FileSet;
+use loaderd_snapshot as snapshot;
+use loaderd_snapshot::{FieldKind, Snapshot, SnapshotError, SnapshotRequest, VersionRef};
+use loaderd_wire::layout::DType;
+use loaderd_wire::message::{Protect, Version};
+
+use super::{Field, Kind, Payload, Source, SourceError, SourceRequest};
+
+/// Page maps together take at most this much of the cache folder, in bytes; the oldest go first.
+const CACHE_BYTES_MAX: u64 = 16 << 30;
+
+fn version_ref(version: Option<&Version>) -> VersionRef {
+    match version {
+        None => VersionRef::Latest,
+        Some(Version::Number(number)) => VersionRef::Number(*number),
+        Some(Version::Tag(tag)) => VersionRef::Tag(tag.clone()),
+    }
+}
+
+fn dataset(error: SnapshotError) -> SourceError {
+    SourceError::Dataset(error.to_string())
+}
+
+fn io(error: SnapshotError) -> SourceError {
+    SourceError::Io(error.to_string())
+}
+
+fn dtype(dtype: snapshot::DType) -> DType {
+    use snapshot::DType as Theirs;
+    match dtype {
+        Theirs::Bool => DType::Bool,
+        Theirs::Uint8 => DType::Uint8,
+        Theirs::Int8 => DType::Int8,
+        Theirs::Uint16 => DType::Uint16,
+        Theirs::Int16 => DType::Int16,
+        Theirs::Uint32 => DType::Uint32,
+        Theirs::Int32 => DType::Int32,
+        Theirs::Uint64 => DType::Uint64,
+        Theirs::Int64 => DType::Int64,
+        Theirs::Float16 => DType::Float16,
+        Theirs::Float32 => DType::Float32,
+        Theirs::Float64 => DType::Float64,
+    }
+}
+
+pub(super) fn fields(uri: &str, version: Option<&Version>) -> Result<Vec<Field>, SourceError> {
+    let fields = Snapshot::schema(uri, &version_ref(version)).map_err(dataset)?;
+    Ok(fields
+        .into_iter()
+        .map(|field| Field {
+            name: field.name,
+            kind: match field.kind {
+                FieldKind::Bytes { .. } => Kind::Bytes,
+                FieldKind::Fixed(fixed) => Kind::Fixed(
+                    dtype(fixed.dtype),
+                    fixed.shape.iter().map(|&side| side as u64).collect(),
+                ),
+                FieldKind::Other { arrow_type } => Kind::Other(arrow_type),
+            },
+        })
+        .collect())
+}
+
+pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceError> {
+    let cache_dir = loaderd_wire::paths::cache_dir()
+        .map_err(|error| SourceError::Dataset(error.to_string()))?;
+    let snapshot = Snapshot::open(SnapshotRequest {
+        uri: request.uri,
+        version: version_ref(request.version.as_ref()),
+        filter: request.filter,
+        bytes_columns: request.bytes_columns,
+        fixed_columns: request.fixed_columns,
+        protect: match request.protect {
+            Protect::Run => snapshot::Protect::Run,
+            Protect::Keep => snapshot::Protect::Keep,
+            Protect::None => snapshot::Protect::None,
+        },
+        run: request.run,
+        cache_dir,
+        cache_bytes_max: CACHE_BYTES_MAX,
+    })
+    .map_err(dataset)?;
+    Ok(Box::new(Lance(snapshot)))
+}
+
+struct Lance(Snapshot);
+
+impl Source for Lance {
+    fn uri(&self) -> &str {
+        self.0.uri()
+    }
+    fn version(&self) -> u64 {
+        self.0.version()
+    }
+    fn tag(&self) -> Option<&str> {
+        self.0.tag()
+    }
+    fn identity(&self) -> &str {
+        self.0.identity()
+    }
+    fn rows(&self) -> u64 {
+        self.0.rows()
+    }
+    fn selection_hash(&self) -> &str {
+        self.0.selection_hash()
+    }
+    fn row_address(&self, index: u64) -> u64 {
+        self.0.row_address(index)
+    }
+    fn row_id(&self, index: u64) -> u64 {
+        self.0.row_id(index)
+    }
+    fn files(&self) -> Option<&Arc<FileSet>> {
+        Some(self.0.files())
+    }
+    fn payload(&self, column: usize, index: u64) -> Payload {
+        match self.0.payload(column, index) {
+            snapshot::Payload::Extent(extent) => Payload::Extent(extent),
+            snapshot::Payload::Null => Payload::Null,
+            snapshot::Payload::Slow => Payload::Slow,
+        }
+    }
+    fn typical_length(&self) -> u32 {
+        self.0.length_quantile(0.99)
+    }
+    fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
+        self.0.fixed(column, index)
+    }
+    fn read_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
+        self.0.read_slow(column, indices).map_err(io)
+    }
+    fn read_fixed_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+        out: &mut [u8],
+    ) -> Result<(), SourceError> {
+        self.0.read_fixed_slow(column, indices, out).map_err(io)
+    }
+    fn classes(&self, column: &str) -> Option<Vec<String>> {
+        self.0.classes(column)
+    }
+    fn notices(&self) -> Vec<String> {
+        vec![self.0.protection().to_string()]
+    }
+}

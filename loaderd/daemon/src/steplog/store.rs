@@ -1,0 +1,213 @@
+//! The database's schema and its write statements.
+//!
+//! Enters: a connection and records. Leaves: rows. It never retries and never waits
+//! longer than SQLite's busy timeout.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use super::{JobKey, JobRecord, StepLogError, StepRecord};
+
+/// Schema version, kept in SQLite's `user_version`.
+const SCHEMA: u32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL,
+    plan_hash TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    uri TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    record TEXT NOT NULL,              -- JobRecord as JSON
+    started_ms INTEGER NOT NULL,       -- Unix time
+    unlogged_steps INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (run, plan_hash, attempt)
+);
+CREATE TABLE steps (
+    job INTEGER NOT NULL REFERENCES jobs (id),
+    rank INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    epoch_step INTEGER NOT NULL,
+    first_position INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    valid INTEGER NOT NULL,
+    digest TEXT NOT NULL,
+    bad TEXT,                          -- [BadRow] as JSON, NULL when empty
+    prepared_ms INTEGER NOT NULL,
+    delivered_ms INTEGER,              -- NULL: prepared, never handed out
+    PRIMARY KEY (job, rank, step)
+) WITHOUT ROWID;
+CREATE INDEX steps_by_step ON steps (step);
+";
+
+/// Opens the database for writing, making it where there is none.
+pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
+    let failed = |source| StepLogError::Open {
+        path: path.into(),
+        source,
+    };
+    let db = Connection::open(path).map_err(failed)?;
+    db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    // WAL lets readers go on while we write; NORMAL keeps the database whole through a
+    // power cut, at the price of the last transactions, which resume prepares again.
+    db.pragma_update(None, "journal_mode", "WAL")
+        .map_err(failed)?;
+    db.pragma_update(None, "synchronous", "NORMAL")
+        .map_err(failed)?;
+    migrate(&db, path)?;
+    Ok(db)
+}
+
+/// Opens the database for reading; `None` where there is none yet.
+pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |source| StepLogError::Open {
+        path: path.into(),
+        source,
+    };
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+        .map_err(failed)?;
+    db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    let found = schema_of(&db).map_err(failed)?;
+    if found > SCHEMA {
+        return Err(StepLogError::Newer {
+            path: path.into(),
+            found,
+            known: SCHEMA,
+        });
+    }
+    Ok((found > 0).then_some(db))
+}
+
+fn schema_of(db: &Connection) -> rusqlite::Result<u32> {
+    db.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
+    let failed = |source| StepLogError::Open {
+        path: path.into(),
+        source,
+    };
+    match schema_of(db).map_err(failed)? {
+        0 => db
+            .execute_batch(&format!(
+                "BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"
+            ))
+            .map_err(failed),
+        SCHEMA => Ok(()),
+        found => Err(StepLogError::Newer {
+            path: path.into(),
+            found,
+            known: SCHEMA,
+        }),
+    }
+}
+
+/// Finds the job's latest attempt, or begins attempt 0; `resumed` begins the next one.
+pub(super) fn open_job(
+    db: &mut Connection,
+    record: &JobRecord,
+    resumed: bool,
+    now_ms: i64,
+) -> rusqlite::Result<JobKey> {
+    let transaction = db.transaction()?;
+    let latest: Option<(i64, u32)> = transaction
+        .prepare_cached(
+            "SELECT id, attempt FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
+        )?
+        .query_row(params![record.run, record.plan_hash], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let attempt = match latest {
+        Some((job, attempt)) if !resumed => return Ok(JobKey { job, attempt }),
+        Some((_, attempt)) => attempt + 1,
+        None => 0,
+    };
+    transaction
+        .prepare_cached(
+            "INSERT INTO jobs (run, plan_hash, attempt, uri, version, record, started_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            record.run,
+            record.plan_hash,
+            attempt,
+            record.uri,
+            record.version as i64,
+            serde_json::to_string(record).expect("a job record is plain data"),
+            now_ms,
+        ])?;
+    let job = transaction.last_insert_rowid();
+    transaction.commit()?;
+    Ok(JobKey { job, attempt })
+}
+
+/// Writes one step as prepared. Returns the digest found where the step was recorded
+/// before with another one.
+pub(super) fn prepare(
+    db: &Connection,
+    record: &StepRecord,
+    now_ms: i64,
+) -> rusqlite::Result<Result<(), String>> {
+    let bad = (!record.bad.is_empty())
+        .then(|| serde_json::to_string(&record.bad).expect("bad rows are plain data"));
+    let changed = db
+        .prepare_cached(
+            "INSERT INTO steps (job, rank, step, epoch, epoch_step, first_position, rows, valid, digest, bad, prepared_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+             ON CONFLICT (job, rank, step) DO UPDATE SET prepared_ms = excluded.prepared_ms
+             WHERE digest = excluded.digest",
+        )?
+        .execute(params![
+            record.job,
+            record.rank,
+            record.step as i64,
+            record.epoch as i64,
+            record.epoch_step as i64,
+            record.first_position as i64,
+            record.rows,
+            record.valid,
+            record.digest,
+            bad,
+            now_ms,
+        ])?;
+    if changed == 1 {
+        return Ok(Ok(()));
+    }
+    let then = db.query_row(
+        "SELECT digest FROM steps WHERE job = ?1 AND rank = ?2 AND step = ?3",
+        params![record.job, record.rank, record.step as i64],
+        |row| row.get(0),
+    )?;
+    Ok(Err(then))
+}
+
+/// Marks a prepared step as handed out.
+pub(super) fn deliver(
+    db: &Connection,
+    job: i64,
+    rank: u32,
+    step: u64,
+    now_ms: i64,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE steps SET delivered_ms = ?4 WHERE job = ?1 AND rank = ?2 AND step = ?3",
+    )?
+    .execute(params![job, rank, step as i64, now_ms])?;
+    Ok(())
+}
+
+/// Counts steps that were published without a record.
+pub(super) fn add_unlogged(db: &Connection, job: i64, steps: u64) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE jobs SET unlogged_steps = unlogged_steps + ?2 WHERE id = ?1")?
+        .execute(params![job, steps as i64])?;
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! The one thread that writes the step log.
+//!
+//! Enters: requests over a bounded channel. Leaves: committed transactions, answers, and
+//! delivered records on the ZeroMQ feed. Everything that waits in the channel goes into
+//! one transaction; a full disk is retried until [`FULL_DISK_WAIT`] has passed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::{Connection, ErrorCode};
+
+use super::query::read_step;
+use super::{JobKey, JobRecord, StepLogError, StepRecord, store};
+use crate::feed::Feed;
+
+/// How long publishing waits for space on a full disk before it gives up.
+pub const FULL_DISK_WAIT: Duration = Duration::from_secs(30);
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+/// Requests that may wait: steps in flight of many sessions, each bounded by its slots.
+const REQUESTS_MAX: usize = 4096;
+/// Requests of one transaction.
+const GROUP_MAX: usize = 512;
+
+type Reply<T> = Sender<Result<T, StepLogError>>;
+
+enum Request {
+    OpenJob(Box<JobRecord>, bool, Reply<JobKey>),
+    Prepare(Vec<StepRecord>, Reply<()>),
+    Delivered(i64, u32, u64),
+    Unlogged(i64, u64),
+    Quit,
+}
+
+/// Handle of the writer thread. Cheap to share behind an `Arc`; dropping it writes what
+/// waits and ends the thread.
+pub struct StepLog {
+    requests: Sender<Request>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl StepLog {
+    /// Opens or makes the database at `path`; delivered steps also go out on `feed`.
+    pub fn open(path: &Path, feed: Option<Feed>) -> Result<StepLog, StepLogError> {
+        let db = store::open(path)?;
+        let (requests, inbox) = bounded(REQUESTS_MAX);
+        let writer = Writer {
+            db,
+            feed,
+            path: path.into(),
+            unlogged: BTreeMap::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("step-log".into())
+            .spawn(move || writer.run(&inbox))
+            .expect("a thread for the step log");
+        Ok(StepLog {
+            requests,
+            thread: Some(thread),
+            path: path.into(),
+        })
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Finds or makes the job's row; blocks for the commit. `resumed` begins a new attempt.
+    pub fn open_job(&self, record: JobRecord, resumed: bool) -> Result<JobKey, StepLogError> {
+        self.ask(|reply| Request::OpenJob(Box::new(record), resumed, reply))
+    }
+
+    /// Writes steps as prepared; returns when they are committed, or at the latest
+    /// [`FULL_DISK_WAIT`] after the disk was found full.
+    pub fn prepare(&self, records: Vec<StepRecord>) -> Result<(), StepLogError> {
+        self.ask(|reply| Request::Prepare(records, reply))
+    }
+
+    /// Marks a step as handed out, some time soon.
+    pub fn delivered(&self, job: i64, rank: u32, step: u64) {
+        // The writer outlives every session, so a failed send can only be its panic,
+        // which `prepare` reports.
+        let _ = self.requests.send(Request::Delivered(job, rank, step));
+    }
+
+    /// Counts steps that were published without a record, to be written when that works again.
+    pub fn unlogged(&self, job: i64, steps: u64) {
+        let _ = self.requests.send(Request::Unlogged(job, steps));
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, StepLogError> {
+        let (reply, answer) = bounded(1);
+        self.requests
+            .send(request(reply))
+            .map_err(|_| StepLogError::Ended)?;
+        answer.recv().map_err(|_| StepLogError::Ended)?
+    }
+}
+
+impl Drop for StepLog {
+    fn drop(&mut self) {
+        let _ = self.requests.send(Request::Quit);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    db: Connection,
+    feed: Option<Feed>,
+    path: PathBuf,
+    unlogged: BTreeMap<i64, u64>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Request>) {
+        let mut quit = false;
+        while !quit {
+            let Ok(first) = inbox.recv() else { break };
+            let mut group = vec![first];
+            group.extend(inbox.try_iter().take(GROUP_MAX - 1));
+            quit = group.iter().any(|request| matches!(request, Request::Quit));
+            self.serve(group);
+        }
+    }
+
+    /// Serves a group of requests, in order, in one transaction.
+    fn serve(&mut self, group: Vec<Request>) {
+        let mut prepare = Vec::new();
+        let mut delivered = Vec::new();
+        for request in group {
+            match request {
+                Request::OpenJob(record, resumed, reply) => {
+                    let opened = self.retry(|db| store::open_job(db, &record, resumed, now_ms()));
+                    let _ = reply.send(opened);
+                }
+                Request::Prepare(records, reply) => prepare.push((records, reply)),
+                Request::Delivered(job, rank, step) => delivered.push((job, rank, step)),
+                Request::Unlogged(job, steps) => *self.unlogged.entry(job).or_default() += steps,
+                Request::Quit => {}
+            }
+        }
+        let unlogged: Vec<(i64, u64)> = self.unlogged.iter().map(|(&j, &n)| (j, n)).collect();
+        let written = self.retry(|db| {
+            let transaction = db.transaction()?;
+            let now_ms = now_ms();
+            let mut mismatches = Vec::new();
+            for (records, _) in &prepare {
+                let mut mismatch = None;
+                for record in records {
+                    if let Err(then) = store::prepare(&transaction, record, now_ms)? {
+                        mismatch = mismatch.or(Some((record.clone(), then)));
+                    }
+                }
+                mismatches.push(mismatch);
+            }
+            for (job, rank, step) in &delivered {
+                store::deliver(&transaction, *job, *rank, *step, now_ms)?;
+            }
+            for (job, steps) in &unlogged {
+                store::add_unlogged(&transaction, *job, *steps)?;
+            }
+            transaction.commit()?;
+            Ok(mismatches)
+        });
+        match written {
+            Ok(mismatches) => {
+                self.unlogged.clear();
+                for ((_, reply), mismatch) in prepare.into_iter().zip(mismatches) {
+                    let answer = match mismatch {
+                        None => Ok(()),
+                        Some((record, then)) => Err(self.mismatch(&record, then)),
+                    };
+                    let _ = reply.send(answer);
+                }
+                self.publish(&delivered);
+            }
+            Err(error) => {
+                // Every waiting session gets the same words.
+                let text = error.to_string();
+                eprintln!("loaderd: {text}");
+                let mut error = Some(error);
+                for (_, reply) in prepare {
+                    let _ = reply.send(Err(error.take().unwrap_or_else(|| self.full())));
+                }
+            }
+        }
+    }
+
+    /// Runs `work` again while the disk is full, up to [`FULL_DISK_WAIT`].
+    fn retry<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StepLogError> {
+        let started = Instant::now();
+        loop {
+            match work(&mut self.db) {
+                Ok(value) => return Ok(value),
+                Err(source) if !is_full(&source) => {
+                    return Err(StepLogError::Sqlite {
+                        path: self.path.clone(),
+                        source,
+                    });
+                }
+                Err(_) if started.elapsed() >= FULL_DISK_WAIT => return Err(self.full()),
+                Err(_) => std::thread::sleep(RETRY_EVERY),
+            }
+        }
+    }
+
+    fn full(&self) -> StepLogError {
+        StepLogError::Full {
+            path: self.path.clone(),
+            waited_s: FULL_DISK_WAIT.as_secs(),
+        }
+    }
+
+    fn mismatch(&self, record: &StepRecord, then: String) -> StepLogError {
+        let (run, attempt) = self
+            .db
+            .query_row(
+                "SELECT run, attempt FROM jobs WHERE id = ?1",
+                [record.job],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap_or_else(|_| (format!("job {}", record.job), 0));
+        StepLogError::Mismatch {
+            run,
+            attempt,
+            rank: record.rank,
+            step: record.step,
+            then,
+            now: record.digest.clone(),
+        }
+    }
+
+    fn publish(&mut self, delivered: &[(i64, u32, u64)]) {
+        let Some(feed) = &self.feed else { return };
+        for &(job, rank, step) in delivered {
+            if let Ok(Some(row)) = read_step(&self.db, job, rank, step) {
+                feed.send("step", &row);
+            }
+        }
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    // A full disk also shows as an I/O error where SQLite grows its WAL or its shared
+    // memory file: extended codes IOERR_WRITE (778), IOERR_SHMSIZE (4874).
+    let code = error.sqlite_error();
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || code.is_some_and(|code| matches!(code.extended_code, 778 | 4874))
+}
+
+/// Unix time in ms.
+pub(super) fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogReader, Query};
+    use super::*;
+
+    fn job(run: &str) -> JobRecord {
+        JobRecord {
+            run: run.into(),
+            plan_hash: "p".into(),
+            uri: "memory:rows=10".into(),
+            version: 3,
+            tag: None,
+            identity: "i".into(),
+            filter: None,
+            selection: "s".into(),
+            rows: 10,
+            columns: vec!["image".into()],
+            transform: "{}".into(),
+            decoder: "d".into(),
+            seed: 1,
+            shuffle: true,
+            drop_last: false,
+            batch_size: 2,
+            world_size: 1,
+            steps_per_epoch: 5,
+        }
+    }
+
+    fn step(job: i64, step: u64, digest: &str) -> StepRecord {
+        StepRecord {
+            job,
+            rank: 0,
+            step,
+            epoch: step / 5,
+            epoch_step: step % 5,
+            first_position: step % 5 * 2,
+            rows: 2,
+            valid: true,
+            digest: digest.into(),
+            bad: vec![],
+        }
+    }
+
+    #[test]
+    fn prepared_then_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = super::super::file_in(dir.path());
+        let log = StepLog::open(&path, None).unwrap();
+        let key = log.open_job(job("a"), false).unwrap();
+        assert_eq!(key.attempt, 0);
+        log.prepare((0..3).map(|n| step(key.job, n, "x")).collect())
+            .unwrap();
+        log.delivered(key.job, 0, 1);
+        drop(log);
+        let reader = LogReader::open(&path).unwrap().unwrap();
+        let shown = reader.steps(&Query::default()).unwrap();
+        assert_eq!(shown.iter().map(|row| row.step).collect::<Vec<_>>(), [1]);
+        let all = Query {
+            prepared: true,
+            ..Query::default()
+        };
+        assert_eq!(reader.steps(&all).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_same_step_again_must_be_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = StepLog::open(&super::super::file_in(dir.path()), None).unwrap();
+        let key = log.open_job(job("a"), false).unwrap();
+        assert_eq!(log.open_job(job("a"), false).unwrap(), key);
+        log.prepare(vec![step(key.job, 0, "x")]).unwrap();
+        log.prepare(vec![step(key.job, 0, "x")]).unwrap();
+        let error = log.prepare(vec![step(key.job, 0, "y")]).unwrap_err();
+        assert!(matches!(error, StepLogError::Mismatch { .. }), "{error}");
+        let resumed = log.open_job(job("a"), true).unwrap();
+        assert_eq!(resumed.attempt, 1);
+        log.prepare(vec![step(resumed.job, 0, "y")]).unwrap();
+    }
+
+    #[test]
+    fn a_full_database_is_told_from_other_faults() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = store::open(&super::super::file_in(dir.path())).unwrap();
+        let key = store::open_job(&mut db, &job("a"), false, 0).unwrap();
+        let pages: u32 = db
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap();
+        db.pragma_update(None, "max_page_count", pages).unwrap();
+        let error = (0..10_000)
+            .find_map(|n| store::prepare(&db, &step(key.job, n, "x"), 0).err())
+            .expect("the database is full in the end");
+        assert!(is_full(&error), "{error:?}");
+        assert!(!is_full(&rusqlite::Error::InvalidQuery));
+    }
+}

@@ -1,0 +1,331 @@
+/*
+ * The only code of loaderd that calls libjpeg.
+ *
+ * Enters: a whole JPEG in memory, a scale and a region. Leaves: rows of RGB, 8 bits
+ * a channel; or, the other way, RGB in and a JPEG out. Every entry point arms its own
+ * setjmp, so that libjpeg's way out of an error ends here and never crosses Rust.
+ * Never: I/O, threads, global state.
+ */
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jpeglib.h>
+#include <jerror.h>
+
+/* What a call returned; src/jpeg.rs has the same numbers. */
+enum {
+  LOADERD_JPEG_OK = 0,
+  LOADERD_JPEG_CORRUPT = 1,
+  LOADERD_JPEG_TRUNCATED = 2,
+  LOADERD_JPEG_TOO_MANY_SCANS = 3,
+};
+
+/* Colour spaces that src/jpeg.rs tells apart. */
+enum {
+  LOADERD_JPEG_OTHER = 0,
+  LOADERD_JPEG_RGB_LIKE = 1,
+  LOADERD_JPEG_FOUR_INKS = 2,
+};
+
+struct loaderd_jpeg_header {
+  uint32_t width;
+  uint32_t height;
+  uint32_t colour;             /* one of the colour spaces above */
+  uint32_t chroma_columns;     /* image columns that share one chroma sample */
+  uint64_t coefficient_bytes;  /* what libjpeg buffers; 0 in a single-scan file */
+  uint64_t scan_offset;        /* where the first scan's data start */
+};
+
+struct loaderd_jpeg {
+  struct jpeg_decompress_struct info;
+  struct jpeg_error_mgr errors;
+  struct jpeg_source_mgr source;
+  struct jpeg_progress_mgr progress;
+  jmp_buf escape;
+  int status;
+  int scans_max;
+  char message[JMSG_LENGTH_MAX];
+};
+
+/* client_data points at the struct that holds the error manager's jmp_buf. */
+static void leave(struct loaderd_jpeg *jpeg, int status) {
+  jpeg->status = status;
+  (*jpeg->info.err->format_message)((j_common_ptr)&jpeg->info, jpeg->message);
+  longjmp(jpeg->escape, 1);
+}
+
+static void on_error(j_common_ptr info) {
+  leave((struct loaderd_jpeg *)info->client_data, LOADERD_JPEG_CORRUPT);
+}
+
+/* Warnings about entropy-coded data mean pixels that the camera never took: they end
+ * the decode. Junk between segments and odd metadata leave the pixels as they were. */
+static void on_message(j_common_ptr info, int level) {
+  struct loaderd_jpeg *jpeg = (struct loaderd_jpeg *)info->client_data;
+  if (level >= 0)
+    return;
+  switch (info->err->msg_code) {
+  case JWRN_JPEG_EOF:
+    leave(jpeg, LOADERD_JPEG_TRUNCATED);
+    break;
+  case JWRN_HIT_MARKER:
+    /* The segment ran dry. Before EOI that is a file cut short and closed again. */
+    leave(jpeg, jpeg->info.unread_marker == JPEG_EOI ? LOADERD_JPEG_TRUNCATED
+                                                     : LOADERD_JPEG_CORRUPT);
+    break;
+  case JWRN_HUFF_BAD_CODE:
+  case JWRN_ARITH_BAD_CODE:
+  case JWRN_MUST_RESYNC:
+  case JWRN_BOGUS_PROGRESSION:
+  case JWRN_NOT_SEQUENTIAL:
+    leave(jpeg, LOADERD_JPEG_CORRUPT);
+    break;
+  default:
+    break;
+  }
+}
+
+static void be_silent(j_common_ptr info) { (void)info; }
+
+static void on_progress(j_common_ptr info) {
+  struct loaderd_jpeg *jpeg = (struct loaderd_jpeg *)info->client_data;
+  if (jpeg->info.input_scan_number > jpeg->scans_max)
+    leave(jpeg, LOADERD_JPEG_TOO_MANY_SCANS);
+}
+
+static void source_start(j_decompress_ptr info) { (void)info; }
+
+/* All bytes were there from the start: whoever asks for more has read past the end. */
+static boolean source_fill(j_decompress_ptr info) {
+  info->err->msg_code = JWRN_JPEG_EOF;
+  leave((struct loaderd_jpeg *)info->client_data, LOADERD_JPEG_TRUNCATED);
+  return FALSE;
+}
+
+static void source_skip(j_decompress_ptr info, long count) {
+  if (count <= 0)
+    return;
+  if ((size_t)count > info->src->bytes_in_buffer)
+    source_fill(info);
+  info->src->next_input_byte += count;
+  info->src->bytes_in_buffer -= (size_t)count;
+}
+
+static void source_end(j_decompress_ptr info) { (void)info; }
+
+struct loaderd_jpeg *loaderd_jpeg_new(void) { return calloc(1, sizeof(struct loaderd_jpeg)); }
+
+/* Frees what libjpeg holds for the current image. Idempotent. A fresh decompressor per
+ * image costs a microsecond, and keeps one image's tables out of the next. */
+void loaderd_jpeg_close(struct loaderd_jpeg *jpeg) {
+  if (jpeg->info.mem != NULL)
+    jpeg_destroy_decompress(&jpeg->info);
+  memset(&jpeg->info, 0, sizeof(jpeg->info));
+}
+
+void loaderd_jpeg_free(struct loaderd_jpeg *jpeg) {
+  loaderd_jpeg_close(jpeg);
+  free(jpeg);
+}
+
+const char *loaderd_jpeg_message(const struct loaderd_jpeg *jpeg) { return jpeg->message; }
+
+/* Reads up to the first scan. `data` must outlive the image. */
+int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t size,
+                      uint32_t scans_max, uint64_t memory_max,
+                      struct loaderd_jpeg_header *header) {
+  jpeg->status = LOADERD_JPEG_OK;
+  jpeg->message[0] = '\0';
+  jpeg->scans_max = scans_max > INT32_MAX ? INT32_MAX : (int)scans_max;
+  jpeg->info.err = jpeg_std_error(&jpeg->errors);
+  jpeg->errors.error_exit = on_error;
+  jpeg->errors.emit_message = on_message;
+  jpeg->errors.output_message = be_silent;
+  jpeg->info.client_data = jpeg;
+  if (setjmp(jpeg->escape))
+    return jpeg->status;
+
+  /* Keeps err and client_data. */
+  jpeg_create_decompress(&jpeg->info);
+  jpeg->info.mem->max_memory_to_use = memory_max > INT64_MAX ? INT64_MAX : (long)memory_max;
+  jpeg->source.next_input_byte = data;
+  jpeg->source.bytes_in_buffer = size;
+  jpeg->source.init_source = source_start;
+  jpeg->source.fill_input_buffer = source_fill;
+  jpeg->source.skip_input_data = source_skip;
+  jpeg->source.resync_to_restart = jpeg_resync_to_restart;
+  jpeg->source.term_source = source_end;
+  jpeg->info.src = &jpeg->source;
+  jpeg_read_header(&jpeg->info, TRUE);
+
+  memset(header, 0, sizeof(*header));
+  header->width = jpeg->info.image_width;
+  header->height = jpeg->info.image_height;
+  switch (jpeg->info.jpeg_color_space) {
+  case JCS_GRAYSCALE:
+  case JCS_YCbCr:
+  case JCS_RGB:
+    header->colour = LOADERD_JPEG_RGB_LIKE;
+    break;
+  case JCS_CMYK:
+  case JCS_YCCK:
+    header->colour = LOADERD_JPEG_FOUR_INKS;
+    break;
+  default:
+    header->colour = LOADERD_JPEG_OTHER;
+    break;
+  }
+  header->chroma_columns = jpeg->info.num_components == 1
+                               ? 1 : (uint32_t)jpeg->info.max_h_samp_factor;
+  header->scan_offset = (uint64_t)(jpeg->source.next_input_byte - data);
+  if (jpeg_has_multiple_scans(&jpeg->info)) {
+    for (int c = 0; c < jpeg->info.num_components; c++) {
+      const jpeg_component_info *component = &jpeg->info.comp_info[c];
+      uint64_t across = (uint64_t)component->width_in_blocks + component->h_samp_factor;
+      uint64_t down = (uint64_t)component->height_in_blocks + component->v_samp_factor;
+      header->coefficient_bytes += across * down * sizeof(JBLOCK);
+    }
+    jpeg->progress.progress_monitor = on_progress;
+    jpeg->info.progress = &jpeg->progress;
+  }
+  return LOADERD_JPEG_OK;
+}
+
+/* Sets the scale (`eighths` of 8), starts decoding (a multi-scan file is entropy-decoded
+ * whole here) and narrows rows to hold the columns [left, left + width) of the scaled
+ * image. *out_left and *out_width say which columns the rows then really hold. */
+int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t left,
+                       uint32_t width, uint32_t *out_left, uint32_t *out_width) {
+  if (setjmp(jpeg->escape))
+    return jpeg->status;
+  jpeg->info.scale_num = eighths;
+  jpeg->info.scale_denom = 8;
+  jpeg->info.out_color_space = JCS_RGB;
+  jpeg->info.dct_method = JDCT_ISLOW;
+  jpeg->info.do_fancy_upsampling = TRUE;
+  /* Smoothing looks at neighbouring blocks, so a crop would differ from the whole. */
+  jpeg->info.do_block_smoothing = FALSE;
+  jpeg_start_decompress(&jpeg->info);
+  JDIMENSION x = left, columns = width;
+  jpeg_crop_scanline(&jpeg->info, &x, &columns);
+  *out_left = x;
+  *out_width = columns;
+  return LOADERD_JPEG_OK;
+}
+
+/* Writes `rows` rows from row `top` of the scaled image to `out`, `stride` bytes apart.
+ * What lies below is never decoded. */
+int loaderd_jpeg_read(struct loaderd_jpeg *jpeg, uint32_t top, uint32_t rows, uint8_t *out,
+                      size_t stride) {
+  if (setjmp(jpeg->escape))
+    return jpeg->status;
+  if (top > 0)
+    jpeg_skip_scanlines(&jpeg->info, top);
+  JDIMENSION end = top + rows;
+  while (jpeg->info.output_scanline < end) {
+    JSAMPROW lines[16];
+    JDIMENSION count = end - jpeg->info.output_scanline;
+    if (count > 16)
+      count = 16;
+    for (JDIMENSION i = 0; i < count; i++)
+      lines[i] = out + (size_t)(jpeg->info.output_scanline - top + i) * stride;
+    jpeg_read_scanlines(&jpeg->info, lines, count);
+  }
+  return LOADERD_JPEG_OK;
+}
+
+struct loaderd_jpeg_layout {
+  uint32_t width;
+  uint32_t height;
+  uint32_t components;  /* 1: `pixels` hold grey; 3: RGB */
+  uint32_t quality;     /* 1 to 100 */
+  uint32_t luma_h;      /* sampling factors of the first component; others have 1x1 */
+  uint32_t luma_v;
+  uint32_t progressive;
+  uint32_t optimise;
+  uint32_t separate_scans; /* sequential, but one scan for each component */
+  uint32_t arithmetic;
+  uint32_t restart_rows;
+};
+
+struct compressor {
+  struct jpeg_compress_struct info;
+  struct jpeg_error_mgr errors;
+  jmp_buf escape;
+};
+
+static void on_compress_error(j_common_ptr info) {
+  longjmp(((struct compressor *)info->client_data)->escape, 1);
+}
+
+static void on_compress_message(j_common_ptr info, int level) {
+  (void)info;
+  (void)level;
+}
+
+/* Returns 0 and a buffer for loaderd_jpeg_release, or 1 and libjpeg's words in
+ * `message`, which has room for JMSG_LENGTH_MAX (200) bytes. */
+int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout *layout,
+                        uint8_t **out, size_t *out_size, char *message) {
+  struct compressor compressor;
+  unsigned char *buffer = NULL;
+  unsigned long size = 0;
+  /* jpeg_mem_dest keeps these addresses; volatile access after longjmp goes through them. */
+  unsigned char *volatile *buffer_at = (unsigned char *volatile *)&buffer;
+  jpeg_scan_info scans[3];
+
+  memset(&compressor, 0, sizeof(compressor));
+  compressor.info.err = jpeg_std_error(&compressor.errors);
+  compressor.errors.error_exit = on_compress_error;
+  compressor.errors.emit_message = on_compress_message;
+  compressor.errors.output_message = be_silent;
+  compressor.info.client_data = &compressor;
+  if (setjmp(compressor.escape)) {
+    (*compressor.errors.format_message)((j_common_ptr)&compressor.info, message);
+    jpeg_destroy_compress(&compressor.info);
+    free(*buffer_at);
+    return 1;
+  }
+  jpeg_create_compress(&compressor.info);
+  jpeg_mem_dest(&compressor.info, &buffer, &size);
+  compressor.info.image_width = layout->width;
+  compressor.info.image_height = layout->height;
+  compressor.info.input_components = (int)layout->components;
+  compressor.info.in_color_space = layout->components == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg_set_defaults(&compressor.info);
+  jpeg_set_quality(&compressor.info, (int)layout->quality, TRUE);
+  compressor.info.comp_info[0].h_samp_factor = (int)layout->luma_h;
+  compressor.info.comp_info[0].v_samp_factor = (int)layout->luma_v;
+  compressor.info.optimize_coding = layout->optimise != 0;
+  compressor.info.arith_code = layout->arithmetic != 0;
+  compressor.info.restart_in_rows = (int)layout->restart_rows;
+  if (layout->progressive) {
+    jpeg_simple_progression(&compressor.info);
+  } else if (layout->separate_scans) {
+    memset(scans, 0, sizeof(scans));
+    for (int c = 0; c < (int)layout->components; c++) {
+      scans[c].comps_in_scan = 1;
+      scans[c].component_index[0] = c;
+      scans[c].Se = 63;
+    }
+    compressor.info.scan_info = scans;
+    compressor.info.num_scans = (int)layout->components;
+  }
+  jpeg_start_compress(&compressor.info, TRUE);
+  size_t stride = (size_t)layout->width * layout->components;
+  while (compressor.info.next_scanline < layout->height) {
+    JSAMPROW row = (JSAMPROW)(pixels + compressor.info.next_scanline * stride);
+    jpeg_write_scanlines(&compressor.info, &row, 1);
+  }
+  jpeg_finish_compress(&compressor.info);
+  jpeg_destroy_compress(&compressor.info);
+  *out = buffer;
+  *out_size = size;
+  return 0;
+}
+
+void loaderd_jpeg_release(uint8_t *buffer) { free(buffer); }

@@ -1,0 +1,27 @@
+//! Encoded image + transforms + random draws → finished pixels in the caller's slot.
+//!
+//! Enters: the bytes of one JPEG, a [`Pipeline`], an endless stream of random `u32`s.
+//! Leaves: `[C, H, W]` pixels, written once, at the place where the consumer reads
+//! them. Only what the crop needs is decoded. Never: I/O, threads, `unsafe` pixels from
+//! a file that lies about its size.
+
+mod error;
+mod header;
+
+mod pipeline;
+mod transforms;
+
+mod decoder;
+mod finish;
+mod geometry;
+mod jpeg;
+mod region;
+mod resize;
+
+pub mod encode;
+
+pub use decoder::{Decoded, Decoder, Image, Limits, StageNs};
+pub use error::{DecodeError, EncodeError, TransformError};
+pub use header::{Coding, Header, probe};
+pub use pipeline::{Options, Output, Pipeline};
+pub use transforms::{DType, Interpolation, ResizeTo, Transform};

@@ -1,0 +1,336 @@
+//! What can go wrong between a URI and a snapshot, each with the facts and the way out.
+//!
+//! In: Lance's, the disk's and the user's failures. Out: one enum. It never hides Lance's own
+//! words; it only drops the source line that Lance appends to them.
+
+use std::path::PathBuf;
+
+/// Everything that this crate can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The URI names a store that this version does not read.
+    #[error(
+        "object stores are not supported yet: {uri} has the scheme {scheme}; use a local copy, as a plain path or file:// URI"
+    )]
+    UnsupportedScheme {
+        /// The URI as given.
+        uri: String,
+        /// Its scheme, without `://`.
+        scheme: String,
+    },
+    /// The URI is not a path that can be opened.
+    #[error("{uri:?} is not a dataset URI: {reason}; give a plain path or file:///absolute/path")]
+    BadUri {
+        /// The URI as given.
+        uri: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no dataset at this place.
+    #[error("no lance dataset at {uri}: {reason}")]
+    NoDataset {
+        /// The resolved URI.
+        uri: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// The dataset does not have this version (any more).
+    #[error("{uri} has no version {version}: it has {have}")]
+    NoVersion {
+        /// The resolved URI.
+        uri: String,
+        /// The version asked for.
+        version: u64,
+        /// The versions there are, in words.
+        have: String,
+    },
+    /// The dataset does not have this tag.
+    #[error("{uri} has no tag {tag:?}: it has {have}")]
+    NoTag {
+        /// The resolved URI.
+        uri: String,
+        /// The tag asked for.
+        tag: String,
+        /// The tags there are, in words.
+        have: String,
+    },
+    /// The dataset does not have this column.
+    #[error("{uri} has no column {column:?}{hint}: its columns are {have}")]
+    NoColumn {
+        /// The resolved URI.
+        uri: String,
+        /// The column asked for.
+        column: String,
+        /// Empty, or the nearest name as a question.
+        hint: String,
+        /// The columns there are, in words.
+        have: String,
+    },
+    /// The column is there, and of a type that cannot be used like this.
+    #[error("column {column:?} is {found}: {wanted}")]
+    WrongType {
+        /// The column asked for.
+        column: String,
+        /// Its type, in words.
+        found: String,
+        /// What can be used here.
+        wanted: String,
+    },
+    /// A column of numbers has nulls among the selected rows.
+    #[error(
+        "column {column:?} holds {count} nulls in the selected rows, which a dense tensor cannot: leave them out with the filter {column} IS NOT NULL, or leave out the column"
+    )]
+    Nulls {
+        /// The column.
+        column: String,
+        /// Nulls found (in the rows read until the first was seen, at least).
+        count: u64,
+    },
+    /// Lance does not understand the filter.
+    #[error("the filter {filter:?} is not valid here: {reason}")]
+    BadFilter {
+        /// The SQL expression as given.
+        filter: String,
+        /// Lance's words.
+        reason: String,
+    },
+    /// The filter is understood and selects nothing.
+    #[error("the filter {filter:?} selects none of the {rows} rows in version {version}")]
+    EmptySelection {
+        /// The SQL expression as given.
+        filter: String,
+        /// Rows in that version.
+        rows: u64,
+        /// The version.
+        version: u64,
+    },
+    /// The version has no rows.
+    #[error("version {version} of {uri} has no rows")]
+    EmptyDataset {
+        /// The resolved URI.
+        uri: String,
+        /// The version.
+        version: u64,
+    },
+    /// Lance failed at something that it should be able to do.
+    #[error("lance failed to {action}: {reason}")]
+    Lance {
+        /// What was being done.
+        action: String,
+        /// Lance's words.
+        reason: String,
+        /// Lance's error.
+        source: Box<lance::Error>,
+    },
+    /// Lance answered with another number of rows than was asked for.
+    #[error("lance returned {found} of {expected} rows of column {column:?} at version {version}")]
+    RowsMissing {
+        /// The column read.
+        column: String,
+        /// Rows asked for.
+        expected: usize,
+        /// Rows returned.
+        found: usize,
+        /// The version.
+        version: u64,
+    },
+    /// The page map on disk does not hold what was written to it.
+    #[error("the page map {} is damaged ({detail}): delete it and open the dataset again, it is rebuilt then", .path.display())]
+    MapDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not match.
+        detail: String,
+    },
+    /// The cache folder cannot be used.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Cache {
+        /// What was being done.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The disk filled up while a page map was written. The part written is removed.
+    #[error("no space left for a page map in {} (about {need_bytes} bytes are needed): free some, or name another cache folder", .path.display())]
+    CacheFull {
+        /// The cache folder.
+        path: PathBuf,
+        /// Upper bound of the map's size in bytes.
+        need_bytes: u64,
+    },
+    /// A data file is shorter than the dataset says: an incomplete copy, mostly.
+    #[error("{} has {found} bytes where the dataset needs at least {expected}: the copy is incomplete", .path.display())]
+    DataFileShort {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that its rows reach to.
+        expected: u64,
+        /// Bytes that it has.
+        found: u64,
+    },
+    /// A data file of this version cannot be opened.
+    #[error("cannot open the data files of {uri} at version {version}: {source}")]
+    DataFiles {
+        /// The resolved URI.
+        uri: String,
+        /// The version.
+        version: u64,
+        /// What the reader says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row to ingest has a class that was not announced.
+    #[error("the class {class:?} is not in the list of classes given for this ingest")]
+    UnknownClass {
+        /// The class of the row.
+        class: String,
+    },
+    /// The existing dataset is not one that this ingest can append to.
+    #[error("cannot append to {uri}: {reason}")]
+    IngestTarget {
+        /// The resolved URI.
+        uri: String,
+        /// What is in the way.
+        reason: String,
+    },
+    /// Somebody else changed the dataset in a way that this ingest cannot be placed behind.
+    #[error("{uri} was changed while rows were appended ({reason}): run the ingest again")]
+    IngestConflict {
+        /// The resolved URI.
+        uri: String,
+        /// What changed.
+        reason: String,
+    },
+    /// There was nothing to ingest.
+    #[error("nothing to ingest: the source gave no rows")]
+    NoRows,
+    /// The iterator that gives the rows to ingest failed.
+    #[error("reading the rows to ingest failed: {source}")]
+    Source {
+        /// Its error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The threads that Lance runs on could not be started.
+    #[error("cannot start the threads that lance runs on: {source}")]
+    Runtime {
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+impl SnapshotError {
+    /// An error of Lance's, under the name of what was being done.
+    pub(crate) fn lance(action: impl Into<String>, source: lance::Error) -> Self {
+        Self::Lance {
+            action: action.into(),
+            reason: words(&source),
+            source: Box::new(source),
+        }
+    }
+
+    /// A failure of the cache folder; a full disk gets its own words.
+    pub(crate) fn cache(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
+        Self::Cache {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+/// Lance's message without the source line (`, path/file.rs:12:34`) at its end.
+pub(crate) fn words(error: &lance::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(".rs:") {
+        Some(at) if text[at + 4..].chars().all(|c| c.is_ascii_digit() || c == ':') => {
+            match text[..at].rfind(", ") {
+                Some(comma) => text[..comma].to_owned(),
+                None => text,
+            }
+        }
+        _ => text,
+    }
+}
+
+/// `names` as a list in words, shortened after twenty.
+pub(crate) fn listed(names: &[String]) -> String {
+    const SHOWN_MAX: usize = 20;
+    match names.len() {
+        0 => "none".to_owned(),
+        n if n <= SHOWN_MAX => names.join(", "),
+        n => format!(
+            "{}, and {} more",
+            names[..SHOWN_MAX].join(", "),
+            n - SHOWN_MAX
+        ),
+    }
+}
+
+/// The name nearest to `wanted`, if one is near enough to be what was meant.
+pub(crate) fn nearest<'a>(
+    wanted: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> Option<&'a String> {
+    names
+        .map(|name| (edits(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.chars().count() / 3)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance in characters.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lance_words_lose_their_source_line() {
+        let error = lance::Error::invalid_input("no such field".to_owned());
+        assert!(error.to_string().contains(".rs:"), "{error}");
+        assert_eq!(words(&error), "Invalid user input: no such field");
+    }
+
+    #[test]
+    fn nearest_is_near() {
+        let check = |wanted: &str, names: &[&str], expected: Option<&str>| {
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            assert_eq!(
+                nearest(wanted, names.iter()).map(String::as_str),
+                expected,
+                "{wanted}"
+            );
+        };
+        check("imgae", &["image", "label"], Some("image"));
+        check("Image", &["label", "image"], Some("image"));
+        check("caption", &["image", "label"], None);
+        check("x", &[], None);
+    }
+
+    #[test]
+    fn long_lists_are_shortened() {
+        let names: Vec<String> = (0..25).map(|i| i.to_string()).collect();
+        assert!(listed(&names).ends_with("19, and 5 more"));
+        assert_eq!(listed(&[]), "none");
+    }
+}

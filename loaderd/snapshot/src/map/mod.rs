@@ -1,0 +1,29 @@
+//! The page map: everything that a step needs to know about its rows, in one memory-mapped file.
+//!
+//! In: what a scan finds, row by row. Out: lookups by row index without a heap, shared by every
+//! process that maps the file. It never names Lance.
+//!
+//! ```text
+//! 0        header, 64 bytes: magic, format, places and sizes of what follows, one hash over all
+//! 4096     sections, page-aligned, sparse where less was written than reserved:
+//!            extents    16 B a row and bytes column: offset u64, length u32, file u32
+//!            fixed      the rows of a small dense column
+//!            addresses  u64 a row, or runs (first index u64, first value u64)
+//!            ids        the same
+//! tail     hashes: xxh3 of every 4 MiB of every section; then the description as JSON
+//! ```
+//!
+//! Numbers are little-endian. A map is written to a temporary name and renamed when it is whole;
+//! after that nobody writes to it.
+
+mod cache;
+mod format;
+mod lengths;
+mod reader;
+mod writer;
+
+pub(crate) use cache::{Cache, Target};
+pub(crate) use format::{Description, MapKey, Place};
+pub(crate) use lengths::Lengths;
+pub(crate) use reader::PageMap;
+pub(crate) use writer::{MapWriter, NumbersWriter, SectionWriter};

@@ -1,0 +1,207 @@
+//! Reading a page map: lookups in mapped memory, each chunk checked when it is first touched.
+//!
+//! In: a map file. Out: rows' places, values and addresses. Opening reads the header, the
+//! description, the checksums and the runs, never the rows, so it takes as long for a hundred
+//! million rows as for ten. Damage found later is reported, never guessed around.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::Mmap;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::format::{
+    CHUNK_BYTES, Description, HEADER_BYTES, Header, Numbers, PLACE_BYTES, Place, RUN_BYTES,
+    Section, u64_at,
+};
+use super::lengths;
+use crate::SnapshotError;
+
+/// A page map, shared by all threads.
+pub(crate) struct PageMap {
+    memory: Mmap,
+    path: PathBuf,
+    description: Description,
+    /// Where the checksums begin in `memory`.
+    hashes_offset: usize,
+    /// A bit per chunk that was found good. The file never changes, so a bit says the same to
+    /// every thread at any time and publishes nothing else: relaxed order is enough.
+    verified: Box<[AtomicU64]>,
+    damage: OnceLock<String>,
+}
+
+impl PageMap {
+    /// Maps `file`. None where it is not a whole map of this format.
+    pub(crate) fn open(file: &File, path: &Path) -> io::Result<Option<Self>> {
+        if file.metadata()?.len() < HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        // SAFETY: a published map is only ever renamed over or unlinked, never written to or
+        // truncated, by this crate; the folder belongs to the user that runs us.
+        let memory = unsafe { Mmap::map(file)? };
+        let Some((description, hashes_offset, chunks)) = checked(&memory) else {
+            return Ok(None);
+        };
+        let map = Self {
+            memory,
+            path: path.to_owned(),
+            description,
+            hashes_offset,
+            verified: (0..chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            damage: OnceLock::new(),
+        };
+        // Looking up a run may touch all of them.
+        for numbers in [&map.description.addresses, &map.description.ids] {
+            if let Numbers::Runs(section) = numbers
+                && map.bytes(section, 0, section.bytes).is_none()
+            {
+                return Ok(None);
+            }
+        }
+        Ok(Some(map))
+    }
+
+    pub(crate) fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Fails if any chunk touched so far was damaged.
+    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
+        match self.damage.get() {
+            None => Ok(()),
+            Some(detail) => Err(SnapshotError::MapDamaged {
+                path: self.path.clone(),
+                detail: detail.clone(),
+            }),
+        }
+    }
+
+    /// Where row `index` of bytes column `column` lies.
+    pub(crate) fn place(&self, column: usize, index: u64) -> Place {
+        self.in_range(index);
+        self.description.extents[column]
+            .as_ref()
+            .and_then(|section| {
+                self.bytes(section, index * PLACE_BYTES as u64, PLACE_BYTES as u64)
+            })
+            .map_or(Place::Slow, Place::from_bytes)
+    }
+
+    /// Row `index` of fixed column `column`, where the map holds it.
+    pub(crate) fn fixed(&self, column: usize, index: u64, row_bytes: usize) -> Option<&[u8]> {
+        self.in_range(index);
+        let section = self.description.fixed[column].as_ref()?;
+        self.bytes(section, index * row_bytes as u64, row_bytes as u64)
+    }
+
+    pub(crate) fn address(&self, index: u64) -> Option<u64> {
+        self.number(&self.description.addresses, index)
+    }
+
+    pub(crate) fn id(&self, index: u64) -> Option<u64> {
+        self.number(&self.description.ids, index)
+    }
+
+    pub(crate) fn length_quantile(&self, q: f64) -> u32 {
+        lengths::quantile(&self.description.lengths, q)
+    }
+
+    fn in_range(&self, index: u64) {
+        let rows = self.description.rows;
+        assert!(index < rows, "row index {index} of {rows} rows");
+    }
+
+    fn number(&self, numbers: &Numbers, index: u64) -> Option<u64> {
+        self.in_range(index);
+        match numbers {
+            Numbers::Raw(section) => Some(u64_at(self.bytes(section, index * 8, 8)?, 0)),
+            Numbers::Runs(section) => {
+                let runs = self.bytes(section, 0, section.bytes)?;
+                let (mut low, mut high) = (0, runs.len() / RUN_BYTES);
+                while high - low > 1 {
+                    let middle = usize::midpoint(low, high);
+                    if u64_at(runs, middle * RUN_BYTES) <= index {
+                        low = middle;
+                    } else {
+                        high = middle;
+                    }
+                }
+                let first = u64_at(runs, low * RUN_BYTES);
+                let value = u64_at(runs, low * RUN_BYTES + 8);
+                Some(value.wrapping_add(index - first))
+            }
+        }
+    }
+
+    /// Bytes of a section, once the chunks they lie in are known to be good.
+    fn bytes(&self, section: &Section, start: u64, length: u64) -> Option<&[u8]> {
+        let end = start + length;
+        if end > section.bytes {
+            self.damaged(format!("it ends before byte {end} of a section"));
+            return None;
+        }
+        if length > 0 {
+            let first = (start / CHUNK_BYTES as u64) as usize;
+            let last = ((end - 1) / CHUNK_BYTES as u64) as usize;
+            if !(first..=last).all(|chunk| self.is_good(section, chunk)) {
+                return None;
+            }
+        }
+        let from = (section.offset + start) as usize;
+        Some(&self.memory[from..from + length as usize])
+    }
+
+    fn is_good(&self, section: &Section, chunk: usize) -> bool {
+        let number = section.first_chunk + chunk;
+        let (word, bit) = (&self.verified[number / 64], 1_u64 << (number % 64));
+        if word.load(Ordering::Relaxed) & bit != 0 {
+            return true;
+        }
+        let start = chunk * CHUNK_BYTES;
+        let length = CHUNK_BYTES.min(section.bytes as usize - start);
+        let from = section.offset as usize + start;
+        let found = xxh3_64(&self.memory[from..from + length]);
+        if found == u64_at(&self.memory, self.hashes_offset + number * 8) {
+            word.fetch_or(bit, Ordering::Relaxed);
+            return true;
+        }
+        self.damaged(format!("the checksum of bytes {from} to {} differs", from + length));
+        false
+    }
+
+    /// Notes the damage, and removes the file so that the next open builds another.
+    fn damaged(&self, detail: String) {
+        if self.damage.set(detail).is_ok() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The description, the place of the checksums and their number, if all of it is as it was written.
+fn checked(memory: &[u8]) -> Option<(Description, usize, usize)> {
+    let header = Header::from_bytes(memory)?;
+    let hashes_offset = usize::try_from(header.tail_offset).ok()?;
+    let chunks = usize::try_from(header.chunks).ok()?;
+    let hashes_bytes = chunks.checked_mul(8)?;
+    let json_bytes = usize::try_from(header.json_bytes).ok()?;
+    let tail_bytes = hashes_bytes.checked_add(json_bytes)?;
+    let tail = memory.get(hashes_offset..hashes_offset.checked_add(tail_bytes)?)?;
+    if header.hash_with(tail) != header.hash {
+        return None;
+    }
+    let description: Description = serde_json::from_slice(&tail[hashes_bytes..]).ok()?;
+    let inside = description.sections().all(|section| {
+        section
+            .offset
+            .checked_add(section.bytes)
+            .is_some_and(|end| end <= header.tail_offset)
+            && section
+                .first_chunk
+                .checked_add(section.chunks())
+                .is_some_and(|end| end <= chunks)
+    });
+    inside.then_some((description, hashes_offset, chunks))
+}

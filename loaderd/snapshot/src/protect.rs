@@ -1,0 +1,293 @@
+//! Holding a version against clean-up with a tag, and taking forgotten tags off.
+//!
+//! In: an open version and a run's name. Out: a [`Hold`] whose drop takes a run's tag off again.
+//! Tags need write access: a dataset that cannot be written to is read unprotected, and the reason
+//! is kept. It never touches a tag whose name does not begin with `loaderd-`.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lance::Dataset;
+use lance::dataset::refs::Ref;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset;
+use crate::error::words;
+use crate::location::Location;
+use crate::runtime::wait;
+use crate::snapshot::VersionRef;
+use crate::SnapshotError;
+
+const RUN_PREFIX: &str = "loaderd-run-";
+const KEEP_PREFIX: &str = "loaderd-keep-";
+
+/// How long a version is to be held against Lance's clean-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protect {
+    /// As long as the snapshot is open.
+    Run,
+    /// Beyond it, for checkpoints and replay; [`prune_tags`] takes the tag off.
+    Keep,
+    /// Not at all.
+    None,
+}
+
+/// What holds the version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// This tag.
+    Tag(String),
+    /// Nothing, as was asked for.
+    Off,
+    /// Nothing, although it was asked for: the dataset refused the tag for this reason.
+    Refused(String),
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag(tag) => write!(f, "the tag {tag} holds the version against clean-up"),
+            Self::Off => f.write_str("nothing holds the version against clean-up, as asked for"),
+            Self::Refused(reason) => write!(
+                f,
+                "nothing holds the version against clean-up: the dataset takes no tag ({reason})"
+            ),
+        }
+    }
+}
+
+/// A tag on a version; dropping it takes a run's tag off.
+pub(crate) struct Hold {
+    protection: Protection,
+    /// The dataset to take the tag off, for a run's tag that is still on.
+    owned: Option<Arc<Dataset>>,
+}
+
+impl Hold {
+    /// Tags the version that `dataset` is at. A refusal is not an error.
+    pub(crate) async fn take(dataset: &Arc<Dataset>, protect: Protect, run: &str) -> Self {
+        let result = match protect {
+            Protect::None => {
+                return Self {
+                    protection: Protection::Off,
+                    owned: None,
+                };
+            }
+            Protect::Run => tag_run(dataset, run).await,
+            Protect::Keep => tag_keep(dataset, run).await,
+        };
+        match result {
+            Ok(tag) => Self {
+                protection: Protection::Tag(tag),
+                owned: (protect == Protect::Run).then(|| dataset.clone()),
+            },
+            Err(error) => Self {
+                protection: Protection::Refused(words(&error)),
+                owned: None,
+            },
+        }
+    }
+
+    pub(crate) fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
+    /// Takes a run's tag off. A tag that is gone already is as good.
+    pub(crate) fn release(&mut self) -> Result<(), SnapshotError> {
+        let (Some(dataset), Protection::Tag(tag)) = (self.owned.take(), &self.protection) else {
+            return Ok(());
+        };
+        wait(async {
+            match dataset.tags().delete(tag).await {
+                Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
+                Err(error) => Err(SnapshotError::lance(format!("delete the tag {tag}"), error)),
+            }
+        })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // Nobody is left to tell; `prune_tags` finds what stays behind.
+        let _ = self.release();
+    }
+}
+
+fn version_of(dataset: &Dataset) -> Ref {
+    Ref::Version(dataset.manifest().branch.clone(), Some(dataset.version_id()))
+}
+
+/// `loaderd-run-<host>-<boot>-<run>-<pid>-<n>`: no two snapshots ever share one.
+async fn tag_run(dataset: &Dataset, run: &str) -> lance::Result<String> {
+    static OPENED: AtomicU64 = AtomicU64::new(0);
+    // Only uniqueness matters, no other memory hangs on it.
+    let n = OPENED.fetch_add(1, Ordering::Relaxed);
+    let tag = format!(
+        "{RUN_PREFIX}{}-{}-{}-{n}",
+        machine(),
+        tag_safe(run),
+        std::process::id()
+    );
+    dataset.tags().create(&tag, version_of(dataset)).await?;
+    Ok(tag)
+}
+
+/// `loaderd-keep-<host>-<boot>-<run>`, with `.2`, `.3`, … for further versions that a run keeps.
+async fn tag_keep(dataset: &Dataset, run: &str) -> lance::Result<String> {
+    let base = format!("{KEEP_PREFIX}{}-{}", machine(), tag_safe(run));
+    let mut n = 1_u32;
+    loop {
+        let tag = match n {
+            1 => base.clone(),
+            _ => format!("{base}.{n}"),
+        };
+        match dataset.tags().create(&tag, version_of(dataset)).await {
+            Ok(()) => return Ok(tag),
+            Err(lance::Error::RefConflict { .. }) => {
+                let held = dataset.tags().get(&tag).await?;
+                if held.version == dataset.version_id() && held.branch == dataset.manifest().branch
+                {
+                    return Ok(tag);
+                }
+                n += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `<host>-<boot>`: the machine since its last start. After a restart no process of before lives.
+fn machine() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    format!("{}-{boot:0>8}", tag_safe(&host))
+}
+
+/// Lance allows letters, digits, `.`, `-` and `_` in a tag, with rules about dots; we use no dots.
+fn tag_safe(text: &str) -> String {
+    const LENGTH_MAX: usize = 64;
+    text.chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(LENGTH_MAX)
+        .collect()
+}
+
+/// One tag that [`prune_tags`] took off, or would take off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrunedTag {
+    /// Its name.
+    pub name: String,
+    /// The version that it held.
+    pub version: u64,
+    /// How long ago it was put on.
+    pub age: Duration,
+    /// False in a dry run.
+    pub removed: bool,
+}
+
+impl fmt::Display for PrunedTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hours = self.age.as_secs() / 3600;
+        write!(f, "{} (version {}, {hours} hours old)", self.name, self.version)
+    }
+}
+
+/// Takes off tags that loaderd put on `uri` at least `older_than` ago, `run` and `keep` alike.
+/// Other tags stay, and so does a run's tag whose process is still alive on this machine. The
+/// result is sorted by name. With `dry_run` nothing is changed.
+///
+/// # Errors
+/// Where the dataset cannot be opened, or a tag cannot be removed.
+pub fn prune_tags(
+    uri: &str,
+    older_than: Duration,
+    dry_run: bool,
+) -> Result<Vec<PrunedTag>, SnapshotError> {
+    let location = Location::parse(uri)?;
+    wait(async {
+        let dataset = dataset::open(&location, &VersionRef::Latest).await?;
+        let tags = dataset.tags().list().await.map_err(|error| {
+            SnapshotError::lance(format!("list the tags of {}", location.uri()), error)
+        })?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let machine = machine();
+        let mut pruned = Vec::new();
+        for (name, contents) in tags {
+            let put_on = contents
+                .created_at
+                .map(|time| u64::try_from(time.timestamp()).unwrap_or_default())
+                .unwrap_or_default();
+            let age = now.saturating_sub(Duration::from_secs(put_on));
+            let ours = name.starts_with(RUN_PREFIX) || name.starts_with(KEEP_PREFIX);
+            if !ours || age < older_than || is_alive(&name, &machine) {
+                continue;
+            }
+            if !dry_run {
+                dataset.tags().delete(&name).await.map_err(|error| {
+                    SnapshotError::lance(format!("delete the tag {name}"), error)
+                })?;
+            }
+            pruned.push(PrunedTag {
+                name,
+                version: contents.version,
+                age,
+                removed: !dry_run,
+            });
+        }
+        pruned.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(pruned)
+    })
+}
+
+/// Whether `tag` is a run's, put on by a process of this machine that still runs.
+fn is_alive(tag: &str, machine: &str) -> bool {
+    let pid = tag
+        .strip_prefix(RUN_PREFIX)
+        .and_then(|rest| rest.strip_prefix(machine))
+        .and_then(|rest| rest.rsplit('-').nth(1))
+        .and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ones_that_lance_takes() {
+        for run in ["run-1", "résumé/../x.lock", "", "a b\n", &"x".repeat(500)] {
+            let tag = format!("{RUN_PREFIX}{}-{}-1-0", machine(), tag_safe(run));
+            lance::dataset::refs::check_valid_tag(&tag).unwrap();
+            let tag = format!("{KEEP_PREFIX}{}-{}.2", machine(), tag_safe(run));
+            lance::dataset::refs::check_valid_tag(&tag).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_living_process_is_recognised() {
+        let here = machine();
+        let me = std::process::id();
+        let check =
+            |tag: String, alive: bool| assert_eq!(is_alive(&tag, &here), alive, "{tag}");
+        check(format!("{RUN_PREFIX}{here}-my-run-{me}-0"), true);
+        check(format!("{RUN_PREFIX}{here}-my-run-4194999-0"), false);
+        check(format!("{RUN_PREFIX}elsewhere-00000000-my-run-{me}-0"), false);
+        check(format!("{KEEP_PREFIX}{here}-my-run-{me}-0"), false);
+    }
+}

@@ -1,0 +1,425 @@
+//! One version of one dataset, with the rows and columns that a job reads.
+//!
+//! In: a [`SnapshotRequest`]. Out: lookups by index (0 to the number of selected rows, in dataset
+//! order) that touch neither Lance nor the heap, and the slow path beside them. It never says in
+//! which order rows are visited.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lance::Dataset;
+use loaderd_read::{Extent, FileSet};
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{column, identity, open};
+use crate::field::{BytesLayout, FieldInfo, FieldKind, FixedKind, fields};
+use crate::ingest::classes_of;
+use crate::location::Location;
+use crate::map::{Cache, MapKey, PageMap, Place};
+use crate::protect::{Hold, Protect, Protection};
+use crate::runtime::wait;
+use crate::scan::{Columns, build};
+use crate::{SnapshotError, locate, slow};
+
+/// Which version of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionRef {
+    /// The newest one, at the time of opening.
+    Latest,
+    /// This one.
+    Number(u64),
+    /// The one that this tag names.
+    Tag(String),
+}
+
+impl fmt::Display for VersionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Tag(tag) => f.write_str(tag),
+        }
+    }
+}
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    /// A local path or a `file://` URI.
+    pub uri: String,
+    /// The version.
+    pub version: VersionRef,
+    /// An SQL expression over any columns of the dataset; all rows without one.
+    pub filter: Option<String>,
+    /// Columns of encoded images. `column` arguments of [`Snapshot::payload`] and
+    /// [`Snapshot::read_slow`] are places in this list.
+    pub bytes_columns: Vec<String>,
+    /// Columns of numbers. `column` arguments of [`Snapshot::fixed`], [`Snapshot::fixed_kind`] and
+    /// [`Snapshot::read_fixed_slow`] are places in this list.
+    pub fixed_columns: Vec<String>,
+    /// Whether to hold the version against clean-up.
+    pub protect: Protect,
+    /// The run's name, for the tag.
+    pub run: String,
+    /// Where page maps are kept. Created where it is missing.
+    pub cache_dir: PathBuf,
+    /// What all page maps in that folder may take on the disk; the ones not used for longest go.
+    pub cache_bytes_max: u64,
+}
+
+/// How to get one row's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Read these bytes of a file of [`Snapshot::files`].
+    Extent(Extent),
+    /// There is none: the value is null.
+    Null,
+    /// Ask [`Snapshot::read_slow`], which also answers null where it is.
+    Slow,
+}
+
+/// An open snapshot. Shared by threads; lookups never block except on a page fault.
+///
+/// Dropping it takes a run's tag off the version, which blocks for one small file operation and
+/// must not happen inside an async task.
+pub struct Snapshot {
+    location: Location,
+    tag: Option<String>,
+    identity: String,
+    metadata: BTreeMap<String, String>,
+    bytes: Vec<(String, BytesLayout)>,
+    fixed: Vec<(String, FixedKind)>,
+    map: PageMap,
+    files: Arc<FileSet>,
+    dataset: Arc<Dataset>,
+    // After the files are closed and the map is gone, nothing needs the version any more.
+    hold: Hold,
+}
+
+impl Snapshot {
+    /// The columns of a version. Reads one manifest; blocks for milliseconds.
+    ///
+    /// # Errors
+    /// Where the URI, the dataset, the version or the tag is not there.
+    pub fn schema(uri: &str, version: &VersionRef) -> Result<Vec<FieldInfo>, SnapshotError> {
+        let location = Location::parse(uri)?;
+        let dataset = wait(open(&location, version))?;
+        Ok(fields(dataset.schema()))
+    }
+
+    /// Opens a version, tags it, and maps where its rows lie. Blocks: for about a microsecond a row
+    /// when this selection is opened for the first time on this machine, for milliseconds later.
+    ///
+    /// # Errors
+    /// Each missing or unusable thing has a variant of its own; see [`SnapshotError`].
+    pub fn open(request: SnapshotRequest) -> Result<Self, SnapshotError> {
+        let location = Location::parse(&request.uri)?;
+        let dataset = Arc::new(wait(open(&location, &request.version))?);
+        let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
+        let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
+        // Before anything is scanned: what is read must stay.
+        let hold = wait(async {
+            Ok(Hold::take(&dataset, request.protect, &request.run).await)
+        })?;
+        let identity = identity(&dataset)?;
+        let filter = request.filter.filter(|filter| !filter.trim().is_empty());
+        let key = MapKey::new(
+            identity.clone(),
+            dataset.version_id(),
+            filter,
+            request.bytes_columns,
+            request.fixed_columns,
+        );
+        let cache = Cache::open(&request.cache_dir)?;
+        let columns = Columns {
+            bytes: &bytes,
+            fixed: &fixed,
+        };
+        let map = find_or_build(&location, &dataset, columns, &cache, &key)?;
+        cache.evict(request.cache_bytes_max, &key);
+        let files = data_files(&location, &dataset, &map)?;
+        let metadata = dataset.schema().metadata.clone();
+        Ok(Self {
+            tag: match request.version {
+                VersionRef::Tag(tag) => Some(tag),
+                VersionRef::Latest | VersionRef::Number(_) => None,
+            },
+            location,
+            identity,
+            metadata: metadata.into_iter().collect(),
+            bytes,
+            fixed,
+            map,
+            files: Arc::new(files),
+            dataset,
+            hold,
+        })
+    }
+
+    /// The dataset's folder as an absolute path.
+    pub fn uri(&self) -> &str {
+        self.location.uri()
+    }
+
+    /// The version's number.
+    pub fn version(&self) -> u64 {
+        self.dataset.version_id()
+    }
+
+    /// The tag that was asked for, if one was.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// What holds the version against clean-up.
+    pub fn protection(&self) -> &Protection {
+        self.hold.protection()
+    }
+
+    /// Hex BLAKE3 of the version's manifest: the same for a dataset that was moved or copied,
+    /// another for one that was written anew at the same place.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Selected rows; never 0.
+    pub fn rows(&self) -> u64 {
+        self.map.description().rows
+    }
+
+    /// Rows of the version, selected or not.
+    pub fn rows_in_version(&self) -> u64 {
+        self.map.description().rows_in_version
+    }
+
+    /// Hex BLAKE3 of the selected row addresses in order, as little-endian u64s.
+    pub fn selection_hash(&self) -> &str {
+        &self.map.description().selection_hash
+    }
+
+    /// Where the row lies: fragment in the upper half, position in the lower. `u64::MAX`, which is
+    /// no row's address, where the page map is damaged; [`Snapshot::check`] says so.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Snapshot::rows`]; so do all lookups.
+    pub fn row_address(&self, index: u64) -> u64 {
+        self.map.address(index).unwrap_or(u64::MAX)
+    }
+
+    /// The row's id, which compaction does not change in a dataset with stable row ids. `u64::MAX`
+    /// where the page map is damaged.
+    pub fn row_id(&self, index: u64) -> u64 {
+        self.map.id(index).unwrap_or(u64::MAX)
+    }
+
+    /// Fails if damage of the page map was met so far. As cheap as reading a flag: to be asked once
+    /// a batch, before what the map said about it is used.
+    ///
+    /// # Errors
+    /// [`SnapshotError::MapDamaged`], with the file's name.
+    pub fn check(&self) -> Result<(), SnapshotError> {
+        self.map.check()
+    }
+
+    /// The schema's metadata.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The class names of a label column, in the order of their numbers, where ingest wrote them.
+    pub fn classes(&self, column: &str) -> Option<Vec<String>> {
+        classes_of(&self.metadata, column)
+    }
+
+    /// The data files that extents point into, held open.
+    pub fn files(&self) -> &Arc<FileSet> {
+        &self.files
+    }
+
+    /// Where the payload of row `index` lies, for bytes column `column`.
+    pub fn payload(&self, column: usize, index: u64) -> Payload {
+        match self.map.place(column, index) {
+            Place::At {
+                offset,
+                length,
+                file,
+            } => Payload::Extent(Extent {
+                offset,
+                length,
+                file,
+            }),
+            Place::Null => Payload::Null,
+            Place::Slow => Payload::Slow,
+        }
+    }
+
+    /// The length in bytes that the share `q` (0 to 1) of all payloads with an extent does not
+    /// exceed, over all bytes columns; 1 gives the longest. From a sample; 0 where there are none.
+    pub fn length_quantile(&self, q: f64) -> u32 {
+        self.map.length_quantile(q)
+    }
+
+    /// Element type and shape of fixed column `column`.
+    pub fn fixed_kind(&self, column: usize) -> &FixedKind {
+        &self.fixed[column].1
+    }
+
+    /// Row `index` of fixed column `column`: little-endian elements, row-major. None where the
+    /// column is too wide for the page map; [`Snapshot::read_fixed_slow`] reads those.
+    pub fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
+        self.map
+            .fixed(column, index, self.fixed[column].1.row_bytes())
+    }
+
+    /// Reads rows of bytes column `column` through Lance: in any order, duplicates allowed, null
+    /// as none. Works for every row, also for those with an extent. Blocks for the reads; the
+    /// memory is what it returns and a thousand rows more.
+    ///
+    /// # Errors
+    /// Where Lance fails or leaves out a row, or the page map is damaged.
+    pub fn read_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
+        let (name, layout) = &self.bytes[column];
+        let addresses = self.addresses(indices)?;
+        wait(slow::bytes(&self.dataset, name, *layout, &addresses))
+    }
+
+    /// Reads rows of fixed column `column` through Lance into `out`, one after the other.
+    ///
+    /// # Errors
+    /// Where Lance fails or leaves out a row, a value is null, or the page map is damaged.
+    ///
+    /// # Panics
+    /// If `out` does not have exactly the rows' bytes.
+    pub fn read_fixed_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+        out: &mut [u8],
+    ) -> Result<(), SnapshotError> {
+        let (name, kind) = &self.fixed[column];
+        assert_eq!(out.len(), indices.len() * kind.row_bytes(), "bytes for the rows of {name}");
+        let addresses = self.addresses(indices)?;
+        wait(slow::fixed(&self.dataset, name, kind, &addresses, out))
+    }
+
+    /// Takes a run's tag off the version and closes everything. Dropping does the same without
+    /// saying what went wrong.
+    ///
+    /// # Errors
+    /// Where the tag cannot be removed; [`prune_tags`](crate::prune_tags) finds it later.
+    pub fn release(mut self) -> Result<(), SnapshotError> {
+        self.hold.release()
+    }
+
+    fn addresses(&self, indices: &[u64]) -> Result<Vec<u64>, SnapshotError> {
+        let addresses = indices.iter().map(|&index| self.row_address(index)).collect();
+        self.check()?;
+        Ok(addresses)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("uri", &self.uri())
+            .field("version", &self.version())
+            .field("rows", &self.rows())
+            .finish_non_exhaustive()
+    }
+}
+
+fn bytes_columns(
+    location: &Location,
+    dataset: &Dataset,
+    names: &[String],
+) -> Result<Vec<(String, BytesLayout)>, SnapshotError> {
+    let one = |name: &String| match column(location, dataset, name)?.kind {
+        FieldKind::Bytes(layout) => Ok((name.clone(), layout)),
+        kind => Err(SnapshotError::WrongType {
+            column: name.clone(),
+            found: kind.to_string(),
+            wanted: "encoded images are read from blob, binary or large binary columns".to_owned(),
+        }),
+    };
+    names.iter().map(one).collect()
+}
+
+fn fixed_columns(
+    location: &Location,
+    dataset: &Dataset,
+    names: &[String],
+) -> Result<Vec<(String, FixedKind)>, SnapshotError> {
+    let one = |name: &String| match column(location, dataset, name)?.kind {
+        FieldKind::Fixed(kind) => Ok((name.clone(), kind)),
+        kind => Err(SnapshotError::WrongType {
+            column: name.clone(),
+            found: kind.to_string(),
+            wanted: "dense tensors are made of numbers, bools and fixed-size lists of them; \
+                     strings, dictionaries and lists of varying length come with a later version"
+                .to_owned(),
+        }),
+    };
+    names.iter().map(one).collect()
+}
+
+fn find_or_build(
+    location: &Location,
+    dataset: &Arc<Dataset>,
+    columns: Columns<'_>,
+    cache: &Cache,
+    key: &MapKey,
+) -> Result<PageMap, SnapshotError> {
+    /// One scan at a time: jobs that open the same selection together share the first one's map.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    if let Some(map) = cache.find(key)? {
+        return Ok(map);
+    }
+    // The guarded value is empty: a builder that panicked left nothing half done.
+    let _one = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(map) = cache.find(key)? {
+        return Ok(map);
+    }
+    let target = cache.target(key)?;
+    wait(build(location.uri(), dataset, columns, key.clone(), target))?;
+    match cache.find(key)? {
+        Some(map) => Ok(map),
+        None => Err(SnapshotError::MapDamaged {
+            path: cache.folder().to_owned(),
+            detail: "it was gone, or not whole, right after it was written".to_owned(),
+        }),
+    }
+}
+
+/// Opens the files that the map points into, and checks that none was cut off.
+fn data_files(
+    location: &Location,
+    dataset: &Dataset,
+    map: &PageMap,
+) -> Result<FileSet, SnapshotError> {
+    let refs = &map.description().files;
+    let root = locate::root(dataset);
+    let paths = refs.iter().map(|file| Path::new(&root).join(&file.path));
+    let files = FileSet::open(paths.collect()).map_err(|source| SnapshotError::DataFiles {
+        uri: location.uri().to_owned(),
+        version: dataset.version_id(),
+        source: Box::new(source),
+    })?;
+    for (number, file) in (0_u32..).zip(refs) {
+        let found = files.size(number);
+        if found < file.bytes_min {
+            return Err(SnapshotError::DataFileShort {
+                path: files.path(number).to_owned(),
+                expected: file.bytes_min,
+                found,
+            });
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,145 @@
+//! Dense columns: from the map where they are small, through Lance where they are wide.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Int64Array, RecordBatch,
+};
+use arrow_schema::{DataType, Field, Schema};
+use half::f16;
+use loaderd_snapshot::{DType, FieldKind, FixedKind, Snapshot, SnapshotError, SnapshotRequest};
+
+use crate::common::*;
+
+const ROWS: usize = 500;
+
+fn write(place: &Place, columns: Vec<(&str, ArrayRef)>) {
+    let fields: Vec<Field> = columns
+        .iter()
+        .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
+        .collect();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+    place.write(&batch, |params| params.max_rows_per_file = 150);
+}
+
+fn vectors(n: i32, null_at: Option<usize>) -> FixedSizeListArray {
+    let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), n);
+    for row in 0..ROWS {
+        for i in 0..n {
+            builder.values().append_value(row as f32 + i as f32 / 1000.0);
+        }
+        builder.append(Some(row) != null_at);
+    }
+    builder.finish()
+}
+
+fn open(place: &Place, columns: &[&str], filter: Option<&str>) -> Result<Snapshot, SnapshotError> {
+    Snapshot::open(SnapshotRequest {
+        bytes_columns: Vec::new(),
+        fixed_columns: columns.iter().map(|&name| name.into()).collect(),
+        filter: filter.map(Into::into),
+        ..place.request()
+    })
+}
+
+fn le<const N: usize>(values: impl Iterator<Item = [u8; N]>) -> Vec<u8> {
+    values.flatten().collect()
+}
+
+#[test]
+fn small_columns_are_in_the_map_and_wide_ones_are_read() {
+    let place = Place::new();
+    let halves = Float16Array::from_iter_values((0..ROWS).map(|i| f16::from_f32(i as f32)));
+    let bits: BooleanArray = (0..ROWS).map(|i| Some(i % 3 == 0)).collect();
+    let pairs = vectors(2, None);
+    let item = Field::new("item", pairs.data_type().clone(), true);
+    let nested = FixedSizeListArray::new(Arc::new(item), 1, Arc::new(pairs.clone()), None);
+    write(
+        &place,
+        vec![
+            ("half", Arc::new(halves)),
+            ("bit", Arc::new(bits)),
+            ("nested", Arc::new(nested)),
+            ("wide", Arc::new(vectors(300, None))),
+        ],
+    );
+    let columns = ["half", "bit", "nested", "wide"];
+    let snapshot = open(&place, &columns, Some("half >= 100")).unwrap();
+    let kind = |dtype, shape: &[usize]| FixedKind { dtype, shape: shape.to_vec() };
+    let kinds = [
+        kind(DType::Float16, &[]),
+        kind(DType::Bool, &[]),
+        kind(DType::Float32, &[1, 2]),
+        kind(DType::Float32, &[300]),
+    ];
+    let fields = Snapshot::schema(&place.uri, &place.request().version).unwrap();
+    for (column, kind) in kinds.iter().enumerate() {
+        assert_eq!(snapshot.fixed_kind(column), kind);
+        assert_eq!(fields[column].kind, FieldKind::Fixed(kind.clone()));
+    }
+    let number = |i: u64, j: u64| (i as f32 + j as f32 / 1000.0).to_le_bytes();
+    let row = |column: usize, i: u64| match column {
+        0 => f16::from_f32(i as f32).to_le_bytes().to_vec(),
+        1 => vec![u8::from(i % 3 == 0)],
+        2 => le((0..2).map(|j| number(i, j))),
+        _ => le((0..300).map(|j| number(i, j))),
+    };
+    for column in 0..4 {
+        let indices = [399_u64, 0, 17, 17, 250];
+        for index in indices {
+            let expected = (column < 3).then(|| row(column, index + 100));
+            assert_eq!(snapshot.fixed(column, index).map(<[u8]>::to_vec), expected);
+        }
+        let mut out = vec![0; indices.len() * kinds[column].row_bytes()];
+        snapshot.read_fixed_slow(column, &indices, &mut out).unwrap();
+        let expected: Vec<u8> = indices.iter().flat_map(|i| row(column, i + 100)).collect();
+        assert_eq!(out, expected, "{}", columns[column]);
+    }
+}
+
+#[test]
+fn nulls_are_refused_at_open_unless_filtered_away() {
+    let place = Place::new();
+    let numbers: Int64Array = (0..ROWS as i64).map(|i| (i % 100 != 7).then_some(i)).collect();
+    write(
+        &place,
+        vec![
+            ("number", Arc::new(numbers)),
+            ("vector", Arc::new(vectors(4, Some(33)))),
+            ("wide", Arc::new(vectors(300, Some(444)))),
+        ],
+    );
+    for (column, nulls) in [("number", 5), ("vector", 1), ("wide", 1)] {
+        let error = open(&place, &[column], None).unwrap_err();
+        let SnapshotError::Nulls { column: named, count } = &error else { panic!("{error}") };
+        assert_eq!((named.as_str(), *count), (column, nulls));
+        assert!(error.to_string().contains(&format!("{column} IS NOT NULL")), "{error}");
+        let filter = format!("{column} IS NOT NULL");
+        let snapshot = open(&place, &[column], Some(&filter)).unwrap();
+        assert_eq!(snapshot.rows(), ROWS as u64 - nulls);
+    }
+}
+
+#[test]
+fn a_column_named_twice() {
+    let place = Place::new();
+    write(&place, vec![("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64)))]);
+    let snapshot = open(&place, &["id", "id"], None).unwrap();
+    assert_eq!(snapshot.fixed(0, 7), snapshot.fixed(1, 7));
+}
+
+#[test]
+fn other_columns_are_refused_with_their_type() {
+    let place = Place::new();
+    let names = arrow_array::StringArray::from_iter_values((0..ROWS).map(|i| i.to_string()));
+    write(&place, vec![("name", Arc::new(names))]);
+    let error = open(&place, &["name"], None).unwrap_err();
+    let SnapshotError::WrongType { column, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((column.as_str(), found.as_str()), ("name", "Utf8"));
+    assert!(error.to_string().contains("later version"), "{error}");
+    let fields = Snapshot::schema(&place.uri, &place.request().version).unwrap();
+    let arrow_type = DataType::Utf8.to_string();
+    assert_eq!(fields[0].kind, FieldKind::Other { arrow_type });
+}

@@ -1,0 +1,180 @@
+//! Datasets written with Lance, and the comparison that all tests share.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::future::Future;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, OnceLock};
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
+use arrow_schema::{DataType, Field, Schema};
+use lance::dataset::{WriteMode, WriteParams};
+use lance::{BlobArrayBuilder, BlobFieldOptions, Dataset, blob_field_with_options};
+use lance_file::version::LanceFileVersion;
+use loaderd_snapshot::{Payload, Protect, Snapshot, SnapshotError, SnapshotRequest, VersionRef};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub type Value = Option<Vec<u8>>;
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME
+        .get_or_init(|| Runtime::new().unwrap())
+        .block_on(future)
+}
+
+/// A folder with room for a dataset and a cache.
+pub struct Place {
+    pub folder: TempDir,
+    pub uri: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = folder.path().join("data.lance").to_str().unwrap().to_owned();
+        Self { folder, uri }
+    }
+
+    pub fn request(&self) -> SnapshotRequest {
+        SnapshotRequest {
+            uri: self.uri.clone(),
+            version: VersionRef::Latest,
+            filter: None,
+            bytes_columns: vec!["image".into()],
+            fixed_columns: vec!["id".into()],
+            protect: Protect::None,
+            run: "test".into(),
+            cache_dir: self.folder.path().join("cache"),
+            cache_bytes_max: 1 << 30,
+        }
+    }
+
+    pub fn open(&self) -> Snapshot {
+        Snapshot::open(self.request()).unwrap()
+    }
+
+    pub fn open_where(&self, filter: &str) -> Result<Snapshot, SnapshotError> {
+        Snapshot::open(SnapshotRequest {
+            filter: Some(filter.into()),
+            ..self.request()
+        })
+    }
+
+    pub fn dataset(&self) -> Dataset {
+        block_on(Dataset::open(&self.uri)).unwrap()
+    }
+
+    /// Writes `batch`: a new dataset, or one more version.
+    pub fn write(&self, batch: &RecordBatch, change: impl FnOnce(&mut WriteParams)) -> Dataset {
+        let mut params = WriteParams {
+            mode: if std::path::Path::new(&self.uri).exists() {
+                WriteMode::Append
+            } else {
+                WriteMode::Create
+            },
+            enable_stable_row_ids: true,
+            ..WriteParams::default()
+        };
+        change(&mut params);
+        let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
+        block_on(Dataset::write(reader, &self.uri, Some(params))).unwrap()
+    }
+}
+
+/// Bytes that differ for every row, with lengths from 0 to `longest`.
+pub fn payload(id: i64, longest: usize) -> Vec<u8> {
+    let mut state = id as u64 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state >> 33
+    };
+    let length = if id % 11 == 0 { 0 } else { next() as usize % (longest + 1) };
+    (0..length).map(|_| next() as u8).collect()
+}
+
+/// `count` values from `first` on, every seventh of them null.
+pub fn values(first: i64, count: i64, longest: usize) -> Vec<Value> {
+    (first..first + count)
+        .map(|id| (id % 7 != 3).then(|| payload(id, longest)))
+        .collect()
+}
+
+/// Everything in packed sidecars, as ingest writes.
+pub fn packed() -> BlobFieldOptions {
+    BlobFieldOptions::default().with_inline_size_threshold(0)
+}
+
+/// Columns `id`, counting from `first`, and `image`, a blob v2.
+pub fn blob_batch(first: i64, values: &[Value], options: BlobFieldOptions) -> RecordBatch {
+    let mut builder = BlobArrayBuilder::new(values.len());
+    for value in values {
+        match value {
+            Some(bytes) => builder.push_bytes(bytes).unwrap(),
+            None => builder.push_null().unwrap(),
+        }
+    }
+    let image = blob_field_with_options("image", true, options);
+    batch(first, image, builder.finish().unwrap())
+}
+
+pub fn batch(first: i64, image: Field, images: ArrayRef) -> RecordBatch {
+    let ids = Int64Array::from_iter_values(first..first + images.len() as i64);
+    let schema = Schema::new_with_metadata(
+        vec![Field::new("id", DataType::Int64, false), image],
+        HashMap::new(),
+    );
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), images]).unwrap()
+}
+
+pub fn format(version: LanceFileVersion) -> impl FnOnce(&mut WriteParams) {
+    move |params| params.data_storage_version = Some(version)
+}
+
+/// How the rows of a snapshot are stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    pub extent: usize,
+    pub null: usize,
+    pub slow: usize,
+}
+
+/// Reads every row both ways, compares each with `expected`, and says which ways there were.
+pub fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) -> Ways {
+    assert_eq!(snapshot.rows(), expected.len() as u64);
+    let mut ways = Ways::default();
+    // Backwards and the first one twice: any order, duplicates allowed.
+    let mut order: Vec<u64> = (0..snapshot.rows()).rev().collect();
+    order.push(0);
+    let slow = snapshot.read_slow(column, &order).unwrap();
+    assert_eq!(slow.len(), order.len());
+    for (index, value) in order.iter().zip(&slow) {
+        let expected = &expected[*index as usize];
+        assert_eq!(value, expected, "row {index}, slow");
+        match snapshot.payload(column, *index) {
+            Payload::Extent(extent) => {
+                let mut fast = vec![0; extent.length as usize];
+                File::open(snapshot.files().path(extent.file))
+                    .unwrap()
+                    .read_exact_at(&mut fast, extent.offset)
+                    .unwrap();
+                assert_eq!(Some(fast), *expected, "row {index}, fast");
+                ways.extent += 1;
+            }
+            Payload::Null => {
+                assert_eq!(*expected, None, "row {index}, null");
+                ways.null += 1;
+            }
+            Payload::Slow => ways.slow += 1,
+        }
+    }
+    ways
+}
+
+/// The `id` column, which tells rows apart, from the map.
+pub fn ids(snapshot: &Snapshot) -> Vec<i64> {
+    (0..snapshot.rows())
+        .map(|index| i64::from_le_bytes(snapshot.fixed(0, index).unwrap().try_into().unwrap()))
+        .collect()
+}

@@ -1,0 +1,81 @@
+//! What is missing is named, with what there is instead.
+
+use std::fs::OpenOptions;
+
+use loaderd_snapshot::{Snapshot, SnapshotError, SnapshotRequest, VersionRef};
+
+use crate::common::*;
+
+#[test]
+fn no_dataset() {
+    let place = Place::new();
+    let refused = |uri: &str| {
+        let error = Snapshot::schema(uri, &VersionRef::Latest).unwrap_err();
+        assert!(matches!(error, SnapshotError::NoDataset { .. }), "{error}");
+        let opened = Snapshot::open(SnapshotRequest { uri: uri.into(), ..place.request() });
+        assert_eq!(opened.unwrap_err().to_string(), error.to_string());
+        error.to_string()
+    };
+    let text = refused(&place.uri);
+    assert!(text.contains("no such file"), "{text}");
+    let text = refused(place.folder.path().to_str().unwrap());
+    assert!(text.contains("holds no dataset"), "{text}");
+    let file = place.folder.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    let text = refused(file.to_str().unwrap());
+    assert!(text.contains("is a file"), "{text}");
+    // Looking for a dataset makes none.
+    assert!(!std::path::Path::new(&place.uri).exists());
+}
+
+#[test]
+fn no_column() {
+    let place = Place::new();
+    place.write(&blob_batch(0, &values(0, 10, 100), packed()), |_| {});
+    let open = |bytes: &str, fixed: &str| {
+        Snapshot::open(SnapshotRequest {
+            bytes_columns: vec![bytes.into()],
+            fixed_columns: vec![fixed.into()],
+            ..place.request()
+        })
+        .unwrap_err()
+    };
+    let error = open("imgae", "id");
+    assert!(matches!(error, SnapshotError::NoColumn { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("did you mean \"image\"?"), "{text}");
+    assert!(text.contains("its columns are id, image"), "{text}");
+    let error = open("image", "caption");
+    assert!(!error.to_string().contains("did you mean"), "{error}");
+    for error in [open("id", "id"), open("image", "image")] {
+        assert!(matches!(error, SnapshotError::WrongType { .. }), "{error}");
+    }
+}
+
+#[test]
+fn object_stores() {
+    let place = Place::new();
+    let request = SnapshotRequest { uri: "s3://bucket/data.lance".into(), ..place.request() };
+    let error = Snapshot::open(request).unwrap_err();
+    assert!(matches!(error, SnapshotError::UnsupportedScheme { .. }), "{error}");
+}
+
+#[test]
+fn an_incomplete_copy() {
+    let place = Place::new();
+    let values = values(1, 50, 2_000);
+    place.write(&blob_batch(1, &values, packed()), |_| {});
+    let path = place.open().files().path(0).to_owned();
+    let size = std::fs::metadata(&path).unwrap().len();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(size - 1).unwrap();
+    let error = Snapshot::open(place.request()).unwrap_err();
+    let SnapshotError::DataFileShort { path: named, expected, found } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!((named, *expected, *found), (&path, size, size - 1));
+    std::fs::remove_file(&path).unwrap();
+    let error = Snapshot::open(place.request()).unwrap_err();
+    assert!(matches!(error, SnapshotError::DataFiles { .. }), "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}

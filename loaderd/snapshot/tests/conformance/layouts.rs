@@ -1,0 +1,145 @@
+//! Every layout of bytes that Lance writes.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BinaryArray, LargeBinaryArray};
+use arrow_schema::{DataType, Field};
+use lance::{BlobArrayBuilder, BlobFieldOptions, blob_field_with_options};
+use lance_file::version::LanceFileVersion;
+use loaderd_snapshot::{BytesLayout, FieldKind, Snapshot};
+
+use crate::common::*;
+
+#[test]
+fn packed_blobs_have_extents() {
+    let place = Place::new();
+    let values = values(0, 300, 5_000);
+    place.write(&blob_batch(0, &values, packed()), |_| {});
+    let snapshot = place.open();
+    let ways = conform(&snapshot, 0, &values);
+    let nulls = values.iter().filter(|v| v.is_none()).count();
+    // Lance keeps empty values inline.
+    let empty = values.iter().flatten().filter(|v| v.is_empty()).count();
+    let first_again = 1;
+    assert_eq!((ways.null, ways.slow), (nulls, empty + first_again));
+    assert!(ways.extent > 200, "{ways:?}");
+    assert_eq!(snapshot.files().len(), 1);
+    let longest = values.iter().flatten().map(Vec::len).max().unwrap();
+    assert_eq!(snapshot.length_quantile(1.0) as usize, longest);
+    assert!(snapshot.length_quantile(0.5) < snapshot.length_quantile(1.0));
+}
+
+#[test]
+fn packs_roll_over_into_several_files() {
+    let place = Place::new();
+    let values = values(1, 200, 5_000);
+    place.write(&blob_batch(1, &values, packed()), |params| {
+        params.blob_pack_file_size_threshold = Some(64 << 10);
+        params.max_rows_per_file = 60;
+    });
+    let snapshot = place.open();
+    conform(&snapshot, 0, &values);
+    assert!(snapshot.files().len() > 6, "{}", snapshot.files().len());
+}
+
+#[test]
+fn dedicated_blobs_have_extents() {
+    let place = Place::new();
+    let values = values(1, 100, 5_000);
+    let options = packed().with_dedicated_size_threshold(2_000.try_into().unwrap());
+    place.write(&blob_batch(1, &values, options), |_| {});
+    let snapshot = place.open();
+    let ways = conform(&snapshot, 0, &values);
+    let large = values.iter().flatten().filter(|v| v.len() > 2_000).count();
+    assert!(large > 20);
+    assert_eq!(snapshot.files().len(), large + 1, "one pack and a file for each large one");
+    assert!(ways.extent > large);
+}
+
+#[test]
+fn many_dedicated_blobs_are_not_all_kept_open() {
+    let place = Place::new();
+    let values: Vec<Value> = (0..600).map(|id| Some(vec![id as u8; 20])).collect();
+    let options = packed().with_dedicated_size_threshold(10.try_into().unwrap());
+    place.write(&blob_batch(0, &values, options), |_| {});
+    let snapshot = place.open();
+    let ways = conform(&snapshot, 0, &values);
+    assert_eq!((snapshot.files().len(), ways.extent), (512, 513));
+    assert_eq!(ways.slow, 88);
+}
+
+#[test]
+fn inline_blobs_are_left_to_lance() {
+    let place = Place::new();
+    let values = values(0, 100, 3_000);
+    place.write(&blob_batch(0, &values, BlobFieldOptions::default()), |_| {});
+    let ways = conform(&place.open(), 0, &values);
+    assert_eq!(ways.extent, 0);
+    assert!(ways.slow > 80 && ways.null > 10, "{ways:?}");
+}
+
+#[test]
+fn external_blobs_are_left_to_lance() {
+    let place = Place::new();
+    let outside = place.folder.path().join("pictures");
+    std::fs::create_dir(&outside).unwrap();
+    let mut builder = BlobArrayBuilder::new(20);
+    let mut expected = Vec::new();
+    for id in 0..20 {
+        if id % 4 == 0 {
+            builder.push_null().unwrap();
+            expected.push(None);
+            continue;
+        }
+        let bytes = payload(id, 4_000);
+        let path = outside.join(id.to_string());
+        std::fs::write(&path, &bytes).unwrap();
+        builder.push_uri(format!("file://{}", path.display())).unwrap();
+        expected.push(Some(bytes));
+    }
+    let field = blob_field_with_options("image", true, BlobFieldOptions::default());
+    let written = batch(0, field, builder.finish().unwrap());
+    place.write(&written, |params| params.allow_external_blob_outside_bases = true);
+    let ways = conform(&place.open(), 0, &expected);
+    assert_eq!((ways.extent, ways.null), (0, 5));
+}
+
+#[test]
+fn the_first_blob_encoding_has_extents() {
+    let place = Place::new();
+    let values = values(0, 200, 5_000);
+    let field = Field::new("image", DataType::LargeBinary, true)
+        .with_metadata([("lance-encoding:blob".to_owned(), "true".to_owned())].into());
+    let images: ArrayRef = Arc::new(LargeBinaryArray::from_iter(values.clone()));
+    place.write(&batch(0, field, images), format(LanceFileVersion::V2_1));
+    let snapshot = place.open();
+    let ways = conform(&snapshot, 0, &values);
+    let nulls = values.iter().filter(|v| v.is_none()).count();
+    assert_eq!((ways.null, ways.slow), (nulls, 0));
+    assert_eq!(layout(&place), BytesLayout::BlobV1);
+}
+
+#[test]
+fn plain_binary_is_left_to_lance() {
+    let values = values(0, 200, 50_000);
+    let check = |data_type: DataType, images: ArrayRef, expected: BytesLayout| {
+        let place = Place::new();
+        place.write(&batch(0, Field::new("image", data_type, true), images), |_| {});
+        let ways = conform(&place.open(), 0, &values);
+        assert_eq!(ways, Ways { slow: 201, ..Ways::default() });
+        assert_eq!(layout(&place), expected);
+    };
+    let images: BinaryArray = values.iter().map(Option::as_deref).collect();
+    check(DataType::Binary, Arc::new(images), BytesLayout::Binary);
+    let images: LargeBinaryArray = values.iter().map(Option::as_deref).collect();
+    check(DataType::LargeBinary, Arc::new(images), BytesLayout::LargeBinary);
+}
+
+fn layout(place: &Place) -> BytesLayout {
+    let fields = Snapshot::schema(&place.uri, &place.request().version).unwrap();
+    let image = fields.into_iter().find(|info| info.name == "image");
+    match image.unwrap().kind {
+        FieldKind::Bytes(layout) => layout,
+        kind => panic!("{kind}"),
+    }
+}

@@ -1,0 +1,91 @@
+"""The compiled half: one connection to the daemon, leases of slots, DLPack."""
+
+from pathlib import Path
+from typing import Any, final
+
+__version__: str
+PROTOCOL: int
+
+class ProtocolError(RuntimeError):
+    """What answered does not keep to loaderd's contract."""
+
+@final
+class Session:
+    """A connection to the daemon; ends when closed or let go of."""
+
+    @staticmethod
+    def connect(path: str, version: str, binary: str, timeout_s: float) -> tuple[Session, str]:
+        """Connects and says hello; the answer is JSON: ``welcome`` or ``failed``.
+
+        Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` where nobody listens,
+        ``ConnectionResetError`` where the daemon hangs up, ``TimeoutError`` where it is
+        silent, ``ProtocolError`` where it is no daemon.
+        """
+
+    def open(self, request_json: str) -> None:
+        """Asks for a job; the answer comes through ``next``: ``opened`` or ``failed``."""
+
+    def start(self, stream: int, epoch: int, step: int) -> None:
+        """Begins a stream of batches, and ends the one before."""
+
+    def delivered(self, lease: int) -> None:
+        """Tells the daemon that the user has the batch."""
+
+    def next(self, timeout_s: float | None = None) -> tuple[str, Lease | None] | None:
+        """The next message as JSON, with a lease where it is ``ready``; ``None`` in time.
+
+        Lets go of the interpreter while it waits, and notices Ctrl-C.
+        """
+
+    def close(self) -> None:
+        """Ends the connection. Does nothing in a forked child."""
+
+    @property
+    def held(self) -> int:
+        """Leases that live in this process."""
+
+    @property
+    def slot_count(self) -> int:
+        """Slots of the job; 0 until it is open."""
+
+    @property
+    def pid(self) -> int:
+        """The process that connected."""
+
+@final
+class Lease:
+    """A slot that belongs to this process until its last tensor dies."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def names(self) -> list[str]: ...
+    def tensor(self, name: str) -> SlotTensor:
+        """One tensor, for ``torch.from_dlpack`` and its like; ``KeyError`` if there is none."""
+
+@final
+class SlotTensor:
+    """``[rows, ...]``, C-contiguous, writable, on the CPU."""
+
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+def socket_path() -> Path:
+    """Where the node's daemon listens."""
+
+def state_dir() -> Path:
+    """The folder of the step log and the daemon's log; created where it is missing."""
+
+def clear_stale_socket(path: str) -> bool:
+    """Removes the socket file of a daemon that was killed; true when the path is free."""

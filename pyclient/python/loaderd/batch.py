@@ -1,0 +1,83 @@
+"""A batch: a dict of tensors that knows which step of which version it is.
+
+Enters: tensors that own their slot, and the daemon's description of the batch. Leaves:
+the same, through any wrapper that copies mappings. It knows no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+#: Not given, as opposed to any value.
+_MISSING: Any = object()
+
+_ATTRIBUTES = ("version", "step", "epoch", "epoch_step", "rows", "bad_rows", "state")
+
+
+class Batch(dict[str, Any]):
+    """Column name to tensor ``[rows, ...]``, in the order of ``columns``.
+
+    The tensors share one slot of the loader without a copy. The slot is filled anew once
+    all of them, and all views of them, are gone: :meth:`clone` what you keep for long.
+    Attributes survive ``copy.copy``, ``pickle`` and ``DataLoader``'s default conversion.
+    """
+
+    version: int
+    """Dataset version that the rows were read from."""
+    step: int
+    """Step of the run: ``epoch × steps per epoch + epoch_step``."""
+    epoch: int
+    """Epoch, from 0."""
+    epoch_step: int
+    """Step within the epoch, from 0."""
+    rows: int
+    """Rows of this rank in this batch; the last batch of an epoch may have fewer."""
+    bad_rows: int
+    """Rows that were replaced or zeroed, under ``on_bad_sample``."""
+    state: dict[str, Any]
+    """The cursor after this batch: what to checkpoint when a wrapper reads ahead."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+        *,
+        version: int = _MISSING,
+        step: int = _MISSING,
+        epoch: int = _MISSING,
+        epoch_step: int = _MISSING,
+        rows: int = _MISSING,
+        bad_rows: int = _MISSING,
+        state: dict[str, Any] = _MISSING,
+    ) -> None:
+        super().__init__(tensors)
+        given = (version, step, epoch, epoch_step, rows, bad_rows, state)
+        for name, value in zip(_ATTRIBUTES, given, strict=True):
+            if value is not _MISSING:
+                setattr(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached where the attribute is not there.
+        if name in _ATTRIBUTES:
+            raise AttributeError(
+                f"this batch has no {name!r}: a wrapper rebuilt it as type(batch)(...) and lost it; "
+                "read it before the wrapper does"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def copy(self) -> Batch:
+        """A shallow copy, with the attributes."""
+        return self._with({name: self[name] for name in self})
+
+    def clone(self) -> Batch:
+        """A copy of the tensors in memory of their own, so that the slot is free again."""
+        return self._with({name: tensor.clone() for name, tensor in self.items()})
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """The batch with every tensor's ``to(*args, **kwargs)``, e.g. a device."""
+        return self._with({name: tensor.to(*args, **kwargs) for name, tensor in self.items()})
+
+    def _with(self, tensors: Mapping[str, Any]) -> Batch:
+        batch = type(self)(tensors)
+        batch.__dict__.update(self.__dict__)
+        return batch

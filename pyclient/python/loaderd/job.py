@@ -1,0 +1,217 @@
+"""What a user asks for, checked and put into the daemon's words.
+
+Enters: the arguments of a loader. Leaves: the ``open`` request as a dict. Nothing is
+looked up here: whether a dataset, column or filter exists is the daemon's to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from loaderd.errors import RequestError
+from loaderd.ranks import Ranks, find_ranks, launcher_id
+from loaderd.transforms import Transform, to_request
+
+Protect = Literal["run", "keep", "none"]
+OnBadSample = Literal["raise", "replace", "zero"]
+OnLogError = Literal["stop", "continue"]
+
+#: The batch in hand, and the one on its way.
+SLOTS_MIN = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """One rank's part of a job; see :class:`loaderd.torch.LanceIterableDataset`."""
+
+    uri: str
+    columns: tuple[str, ...]
+    filter: str | None
+    version: int | str | None
+    transform: dict[str, list[dict[str, Any]]]
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    ranks: Ranks
+    run: str | None
+    protect: Protect
+    on_bad_sample: OnBadSample
+    on_log_error: OnLogError
+    fast_dct: bool
+    slots: int | None
+
+    @classmethod
+    def make(
+        cls,
+        uri: str | os.PathLike[str],
+        *,
+        columns: Sequence[str],
+        filter: str | None = None,
+        version: int | str | None = None,
+        transform: Mapping[str, Transform | Sequence[Transform]] | None = None,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        run: str | None = None,
+        protect: Protect = "run",
+        on_bad_sample: OnBadSample = "raise",
+        on_log_error: OnLogError = "stop",
+        fast_dct: bool = False,
+        slots: int | None = None,
+    ) -> Job:
+        """Checks all that can be checked without the dataset."""
+        ranks = find_ranks(rank, world_size)
+        names = _columns(columns)
+        if version is not None and not _is_int(version) and not isinstance(version, str):
+            raise RequestError(
+                f"version must be a number, a tag's name or None for the latest, not {version!r}"
+            )
+        if _is_int(version):
+            _bound("version", version, 0, 2**64 - 1)
+        _optional_text("filter", filter)
+        _optional_text("run", run)
+        for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("fast_dct", fast_dct)):
+            if not isinstance(value, bool):
+                raise RequestError(f"{name} must be True or False, not {value!r}")
+        _bound("seed", seed, 0, 2**64 - 1)
+        if slots is not None:
+            _bound("slots", slots, SLOTS_MIN, 1 << 16)
+        _choice("protect", protect, ("run", "keep", "none"))
+        _choice("on_bad_sample", on_bad_sample, ("raise", "replace", "zero"))
+        _choice("on_log_error", on_log_error, ("stop", "continue"))
+        return cls(
+            uri=_absolute(os.fspath(uri)),
+            columns=names,
+            filter=filter,
+            version=version,
+            transform=to_request(transform, names),
+            batch_size=_batch_size(batch_size, global_batch_size, ranks.world_size),
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            ranks=ranks,
+            run=run,
+            protect=protect,
+            on_bad_sample=on_bad_sample,
+            on_log_error=on_log_error,
+            fast_dct=fast_dct,
+            slots=slots,
+        )
+
+    def request(
+        self, resume: Mapping[str, Any] | None = None, allow_changed: bool = False
+    ) -> dict[str, Any]:
+        """The ``open`` request; with a cursor, the job goes on as its run."""
+        run = self.run
+        if run is None and resume is None:
+            run = self._launched_run()
+        return {
+            "uri": self.uri,
+            "version": self.version,
+            "filter": self.filter,
+            "columns": list(self.columns),
+            "transform": self.transform,
+            "batch_size": self.batch_size,
+            "shuffle": self.shuffle,
+            "seed": self.seed,
+            "drop_last": self.drop_last,
+            "rank": self.ranks.rank,
+            "world_size": self.ranks.world_size,
+            "local_world_size": self.ranks.local_world_size,
+            "run": run,
+            "protect": self.protect,
+            "on_bad_sample": self.on_bad_sample,
+            "on_log_error": self.on_log_error,
+            "fast_dct": self.fast_dct,
+            "slots": self.slots,
+            "resume": None if resume is None else dict(resume),
+            "allow_changed": allow_changed,
+        }
+
+    def _launched_run(self) -> str | None:
+        """The launcher's id, told apart from the launch's other loaders (validation, say)."""
+        launch = launcher_id(world_size=self.ranks.world_size)
+        if launch is None:
+            return None
+        parts = (
+            self.uri,
+            self.version,
+            self.filter,
+            self.columns,
+            self.transform,
+            self.batch_size,
+            self.shuffle,
+            self.seed,
+            self.drop_last,
+        )
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return f"{launch}-{digest[:6]}"
+
+
+def _absolute(uri: str) -> str:
+    """The daemon has another working folder, so relative paths end here."""
+    # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
+        return uri
+    return os.path.abspath(uri)
+
+
+def _columns(columns: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+        raise RequestError(
+            f'columns must be a list of names such as ["image", "label"], not {columns!r}'
+        )
+    if not columns:
+        raise RequestError('columns is empty: name what to deliver, such as ["image", "label"]')
+    twice = [name for name in columns if list(columns).count(name) > 1]
+    if twice:
+        raise RequestError(f"columns has {twice[0]!r} more than once")
+    return tuple(columns)
+
+
+def _batch_size(batch_size: int | None, global_batch_size: int | None, world_size: int) -> int:
+    if batch_size is not None and global_batch_size is not None:
+        raise RequestError("give batch_size (per rank) or global_batch_size, not both")
+    if batch_size is not None:
+        return _bound("batch_size", batch_size, 1, 2**32 - 1)
+    if global_batch_size is None:
+        raise RequestError("give batch_size (rows per rank and step) or global_batch_size")
+    _bound("global_batch_size", global_batch_size, 1, 2**63 - 1)
+    each, rest = divmod(global_batch_size, world_size)
+    if rest:
+        raise RequestError(
+            f"global_batch_size={global_batch_size} can't be shared out evenly among "
+            f"{world_size} ranks: take a multiple, such as {(each + 1) * world_size}"
+        )
+    return _bound("global_batch_size / world_size", each, 1, 2**32 - 1)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _bound(name: str, value: Any, low: int, high: int) -> int:
+    if not _is_int(value) or not low <= value <= high:
+        raise RequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return int(value)
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RequestError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _optional_text(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise RequestError(f"{name} must be a text that is not empty, or None, not {value!r}")

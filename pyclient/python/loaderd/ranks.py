@@ -1,0 +1,93 @@
+"""Which rank of how many this process is, and what its job is called.
+
+Enters: arguments, and the environment that launchers set. Leaves: :class:`Ranks` and run
+ids. It never imports a distributed framework and never talks to other ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loaderd.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This rank, the number of ranks on all nodes, and on this one where that is known."""
+
+    rank: int
+    world_size: int
+    local_world_size: int | None = None
+
+
+def find_ranks(
+    rank: int | None, world_size: int | None, environment: Mapping[str, str] = os.environ
+) -> Ranks:
+    """Arguments come first, then ``RANK`` and ``WORLD_SIZE``, then rank 0 of 1."""
+    if (rank is None) != (world_size is None):
+        raise RequestError(
+            f"rank={rank} and world_size={world_size}: give both, or neither to take RANK and "
+            "WORLD_SIZE from the environment"
+        )
+    if rank is None or world_size is None:
+        rank_here = _number("RANK", environment)
+        world_here = _number("WORLD_SIZE", environment)
+        if (rank_here is None) != (world_here is None):
+            raise RequestError(
+                f"RANK={environment.get('RANK')!r} and WORLD_SIZE={environment.get('WORLD_SIZE')!r} "
+                "in the environment: set both or neither, or give rank= and world_size="
+            )
+        rank = 0 if rank_here is None else rank_here
+        world_size = 1 if world_here is None else world_here
+    for name, value in (("rank", rank), ("world_size", world_size)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise RequestError(f"{name} must be a whole number, not {value!r}")
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise RequestError(
+            f"rank {rank} of world_size {world_size}: ranks count from 0 to world_size - 1"
+        )
+    local = _number("LOCAL_WORLD_SIZE", environment)
+    # A job of fewer ranks than the launcher has is none of the launcher's.
+    if local is not None and not 1 <= local <= world_size:
+        local = None
+    return Ranks(rank, world_size, local)
+
+
+def launcher_id(environment: Mapping[str, str] = os.environ, world_size: int = 1) -> str | None:
+    """What all ranks of this launch on this node have in common; ``None`` for one rank alone.
+
+    torchrun's run id where it has one, else Slurm's job and step, else the port of the
+    rendezvous and the process that started the ranks.
+    """
+    torchrun = environment.get("TORCHELASTIC_RUN_ID", "")
+    # "none" is torchrun's default, which says nothing.
+    if torchrun and torchrun != "none":
+        return torchrun
+    if world_size == 1:
+        return None
+    if "SLURM_JOB_ID" in environment and "SLURM_PROCID" in environment:
+        return f"slurm-{environment['SLURM_JOB_ID']}-{environment.get('SLURM_STEP_ID', '0')}"
+    parent = os.getppid()
+    return f"{environment.get('MASTER_PORT', '0')}-{parent}-{_start_time(parent)}"
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, so that a number used again is another process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The command's name, in brackets, may contain anything; field 22 of proc(5).
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return "0"
+
+
+def _number(name: str, environment: Mapping[str, str]) -> int | None:
+    text = environment.get(name)
+    if text is None or text == "":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise RequestError(f"{name}={text!r} in the environment is no whole number") from None

@@ -1,0 +1,399 @@
+"""One rank's conversation with the daemon, for any framework.
+
+Enters: a :class:`~loaderd.job.Job`. Leaves: batches as leases, in order, and cursors. It
+raises what the user can act on, and never hangs on a daemon that is gone. It holds no
+tensors and imports no framework.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from loaderd import _native, launch
+from loaderd.errors import (
+    DaemonUnavailable,
+    ForkedProcess,
+    InternalError,
+    LoaderdError,
+    ProtocolMismatch,
+    RankConflict,
+    RequestError,
+    SlotsExhausted,
+    from_failure,
+)
+from loaderd.job import Job
+
+logger = logging.getLogger("loaderd")
+
+#: The version of cursors that ``loaderd-plan`` reads.
+CURSOR_FORMAT = 1
+
+_HANDSHAKE_TIMEOUT_S = 10.0
+#: A daemon may need a moment to notice that we have closed the session before.
+_RANK_PATIENCE_S = 2.0
+_POLL_S = 0.25
+
+
+class Session:
+    """A connection with one open job. Close it, or let go of it, to give back its slots."""
+
+    #: How long to wait for a slot when the user holds all of them, in seconds.
+    exhausted_after_s = 5.0
+    #: After how long without a batch to say so, in seconds.
+    stalled_after_s = 60.0
+
+    def __init__(
+        self, native: _native.Session, welcome: Mapping[str, Any], job: Job, socket: str
+    ) -> None:
+        self._native = native
+        self._welcome = welcome
+        self._job = job
+        self._socket = socket
+        self._opened: dict[str, Any] = {}
+        #: Why the stream or the session ended; made into a new exception each time, because
+        #: a raised one keeps its frames, and with them the user's tensors.
+        self._over: Mapping[str, Any] | None = None
+        #: Whether the connection has ended, by us or the daemon.
+        self.closed = False
+        self.stream = 0
+        self.notices: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        job: Job,
+        *,
+        socket: str | None = None,
+        autostart: bool = True,
+        resume: Mapping[str, Any] | None = None,
+        allow_changed: bool = False,
+        reopened: bool = False,
+    ) -> Session:
+        """Connects, starts a daemon if there is none, and opens the job.
+
+        Blocks as long as the daemon prepares the job: the first use of a dataset version
+        takes a scan of its descriptors. ``reopened`` says that a session of the same rank
+        was closed a moment ago.
+        """
+        path = os.path.abspath(socket) if socket is not None else _default_socket()
+        deadline = time.monotonic() + _RANK_PATIENCE_S
+        while True:
+            native, welcome = _connect(path, autostart)
+            session = cls(native, welcome, job, path)
+            try:
+                session._open(job.request(resume, allow_changed))
+                return session
+            except RankConflict:
+                session.close()
+                if not reopened or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def _open(self, request: dict[str, Any]) -> None:
+        try:
+            self._native.open(json.dumps(request))
+        except ConnectionError:
+            raise self._died() from None
+        while True:
+            event, _ = self._receive(None) or ({}, None)
+            if event.get("type") == "opened":
+                self._opened = event
+                for text in event["notices"]:
+                    self._notice(text)
+                return
+
+    @property
+    def run(self) -> str:
+        """Run id."""
+        return str(self._opened["run"])
+
+    @property
+    def version(self) -> int:
+        """Dataset version that is read."""
+        return int(self._opened["version"])
+
+    @property
+    def rows(self) -> int:
+        """Selected rows."""
+        return int(self._opened["rows"])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, the same on every rank."""
+        return int(self._opened["steps_per_epoch"])
+
+    @property
+    def resume_at(self) -> tuple[int, int]:
+        """Epoch and step to go on at; ``(0, 0)`` without a cursor."""
+        epoch, step = self._opened["resume_at"]
+        return int(epoch), int(step)
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Class names by number, for columns that have them."""
+        return dict(self._opened["classes"])
+
+    def cursor(self, epoch: int, position: int) -> dict[str, Any]:
+        """Where the job stands when ``position`` rows of ``epoch`` are delivered to all ranks."""
+        return {
+            "format": CURSOR_FORMAT,
+            "fingerprint": self._opened["fingerprint"],
+            "run": self.run,
+            "seed": self._opened["seed"],
+            "global_batch_size": self._opened["global_batch_size"],
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def cursor_at(self, epoch: int, steps: int) -> dict[str, Any]:
+        """The cursor after so many steps of ``epoch``."""
+        return self.cursor(epoch, min(steps * int(self._opened["global_batch_size"]), self.rows))
+
+    def start(self, epoch: int, step: int) -> int:
+        """Begins a stream of batches at a step of an epoch; returns its number."""
+        self.check_process()
+        self.stream += 1
+        self._over = None
+        try:
+            self._native.start(self.stream, epoch, step)
+        except ConnectionError:
+            raise self._died() from None
+        return self.stream
+
+    def next(self) -> tuple[dict[str, Any], _native.Lease] | None:
+        """The stream's next batch, marked as delivered; ``None`` at the end of the epoch.
+
+        Waits for the daemon. Raises what the daemon reports, ``DaemonDied`` when it is
+        gone, and ``SlotsExhausted`` when the user's tensors hold all slots.
+        """
+        self.check_process()
+        if self._over is not None:
+            raise from_failure(self._over)
+        if self.closed:
+            raise RequestError("the loader was closed: begin a new iteration")
+        patience = _Patience(self)
+        while True:
+            received = self._receive(_POLL_S)
+            if received is None:
+                patience.wait()
+                continue
+            event, lease = received
+            if event.get("stream") != self.stream:
+                # Of a stream that has been ended: the slot goes back as the lease goes.
+                del received, lease
+                continue
+            if event["type"] == "end_of_epoch":
+                return None
+            if event["type"] == "ready" and lease is not None:
+                try:
+                    self._native.delivered(lease.id)
+                except ConnectionError:
+                    raise self._died() from None
+                return event, lease
+
+    def check_process(self) -> None:
+        """A forked child has the parent's connection, which only one can use."""
+        if self._native.pid != os.getpid():
+            raise ForkedProcess(
+                f"the loader was connected in process {self._native.pid}, and this is a fork of it "
+                f"({os.getpid()}): make the dataset in the child, or start processes with "
+                'multiprocessing\'s "spawn" method'
+            )
+
+    def close(self) -> None:
+        """Ends the job's rank here. Tensors that live on keep their memory."""
+        self.closed = True
+        self._native.close()
+
+    @property
+    def held(self) -> int:
+        """Batches whose tensors are still alive."""
+        return self._native.held
+
+    @property
+    def slot_count(self) -> int:
+        """Slots of this rank."""
+        return self._native.slot_count
+
+    @property
+    def daemon_pid(self) -> int:
+        """The daemon's process."""
+        return int(self._welcome["pid"])
+
+    @property
+    def daemon_log(self) -> str:
+        """Where to look for what the daemon says."""
+        log = self._opened.get("daemon_log")
+        return log or os.path.join(_native.state_dir(), "daemon.log")
+
+    def _receive(
+        self, timeout_s: float | None
+    ) -> tuple[dict[str, Any], _native.Lease | None] | None:
+        """The next message that is not ours to deal with here."""
+        try:
+            received = self._native.next(timeout_s)
+        except ConnectionError:
+            raise self._died() from None
+        except _native.ProtocolError as error:
+            self.close()
+            raise InternalError(f"{error}; {self._versions()}") from None
+        if received is None:
+            return None
+        event: dict[str, Any] = json.loads(received[0])
+        if event["type"] == "notice":
+            self._notice(event["text"])
+            return {}, None
+        if event["type"] == "failed":
+            self._failed(event)
+            return {}, None
+        return event, received[1]
+
+    def _failed(self, event: Mapping[str, Any]) -> None:
+        stream = event.get("stream")
+        if stream is not None and stream != self.stream:
+            return
+        self._over = event
+        if stream is None:
+            self.close()
+        raise from_failure(event)
+
+    def _notice(self, text: str) -> None:
+        self.notices.append(text)
+        # Once per job is enough.
+        if self._job.ranks.rank == 0:
+            logger.warning("%s", text)
+
+    def _died(self) -> LoaderdError:
+        """The connection is over: the daemon's last words if there are any, else our own."""
+        self.closed = True
+        if self._over is None:
+            with contextlib.suppress(Exception):
+                while (received := self._native.next(0.0)) is not None:
+                    event = json.loads(received[0])
+                    if event["type"] == "failed":
+                        self._over = event
+        self.close()
+        if self._over is None:
+            message = (
+                f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay readable. "
+                "Load the last checkpoint's state with load_state_dict() and go on: that starts a "
+                f"new daemon, unless autostart is off. Its log: {self.daemon_log}"
+            )
+            self._over = {"kind": "stopping", "message": message}
+            # A killed daemon can't remove its socket. Where we can't either, the next
+            # daemon does.
+            with contextlib.suppress(Exception):
+                _native.clear_stale_socket(self._socket)
+        return from_failure(self._over)
+
+    def _versions(self) -> str:
+        return (
+            f"daemon {self._welcome.get('binary')} ({self._welcome.get('version')}), "
+            f"client {_native.__file__} ({_native.__version__})"
+        )
+
+
+class _Patience:
+    """What to do while no batch comes."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._started = time.monotonic()
+        self._exhausted_since: float | None = None
+        self._told = False
+
+    def wait(self) -> None:
+        """Called every now and then in a wait."""
+        session = self._session
+        now = time.monotonic()
+        if session.held < session.slot_count:
+            self._exhausted_since = None
+            if not self._told and now - self._started > session.stalled_after_s:
+                self._told = True
+                warnings.warn(
+                    f"no batch from the daemon (process {session.daemon_pid}) for "
+                    f"{session.stalled_after_s:.0f} s, still waiting; its log: {session.daemon_log}",
+                    RuntimeWarning,
+                    stacklevel=5,
+                )
+            return
+        if self._exhausted_since is None:
+            self._exhausted_since = now
+            # Tensors in reference cycles live until someone looks for them.
+            gc.collect()
+        elif now - self._exhausted_since > session.exhausted_after_s:
+            count = session.slot_count
+            raise SlotsExhausted(
+                f"tensors that are still alive hold all {count} slots of this rank, so there is none "
+                "to fill: keep copies instead (batch.clone() or tensor.clone()), or ask for more with "
+                f"slots={2 * count}"
+            )
+
+
+def _connect(path: str, autostart: bool) -> tuple[_native.Session, dict[str, Any]]:
+    def handshake() -> tuple[_native.Session, dict[str, Any]]:
+        native, reply = _native.Session.connect(
+            path, _native.__version__, _native.__file__, _HANDSHAKE_TIMEOUT_S
+        )
+        welcome = json.loads(reply)
+        if isinstance(welcome, dict) and welcome.get("type") == "failed":
+            if welcome.get("kind") == "stopping":
+                raise ConnectionResetError(welcome["message"])
+            if welcome.get("kind") != "protocol":
+                raise from_failure(welcome)
+        _check_protocol(welcome, path)
+        return native, welcome
+
+    try:
+        if autostart:
+            try:
+                return handshake()
+            except launch.ABSENT:
+                return launch.connect_or_start(path, handshake)
+        return handshake()
+    except launch.ABSENT as error:
+        raise DaemonUnavailable(
+            f"no daemon answers at {path} ({error}): start one with `loaderd serve`, or leave "
+            "autostart on"
+        ) from None
+    except _native.ProtocolError as error:
+        raise ProtocolMismatch(
+            f"what answers at {path} is no loaderd daemon that this client "
+            f"({_native.__file__}, {_native.__version__}) understands: {error}"
+        ) from None
+    except OSError as error:
+        raise DaemonUnavailable(f"cannot reach the daemon at {path}: {error}") from error
+
+
+def _default_socket() -> str:
+    try:
+        return os.fspath(_native.socket_path())
+    except OSError as error:
+        raise DaemonUnavailable(str(error)) from None
+
+
+def _check_protocol(welcome: Any, path: str) -> None:
+    if isinstance(welcome, dict) and welcome.get("type") == "welcome":
+        if welcome.get("protocol") == _native.PROTOCOL:
+            return
+        theirs = (
+            f"{welcome.get('binary')} (version {welcome.get('version')}, "
+            f"protocol {welcome.get('protocol')})"
+        )
+    elif isinstance(welcome, dict) and welcome.get("type") == "failed":
+        theirs = str(welcome.get("message"))
+    else:
+        theirs = f"an answer that is no welcome: {str(welcome)[:200]}"
+    raise ProtocolMismatch(
+        f"daemon and client do not fit. At {path}: {theirs}. Here: {_native.__file__} (version "
+        f"{_native.__version__}, protocol {_native.PROTOCOL}). Stop that daemon with `loaderd stop`, "
+        "and install the same version of both"
+    )

@@ -1,0 +1,271 @@
+//! One connection to the daemon, and one rank of one job.
+//!
+//! Enters: requests as JSON. Leaves: the daemon's messages as JSON, and a lease with
+//! every batch. Waiting lets go of the interpreter and notices Ctrl-C. It never
+//! connects anew, and never decides what a failure means.
+
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use loaderd_wire::message::{OpenRequest, Opened, Ready};
+use loaderd_wire::socket::Received;
+use loaderd_wire::{Channel, Layout, PROTOCOL, Segment, ToClient, ToDaemon, WireError};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+use serde_json::Value;
+
+use crate::errors::{ProtocolError, to_python};
+use crate::lease::{Connection, Held, Lease, Slots};
+
+/// How often a wait looks for signals.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A connection to the daemon. Closing it, or letting go of it, ends the job's rank and
+/// gives back all its slots; tensors that live on keep their memory.
+#[pyclass(frozen, module = "loaderd._native")]
+pub(crate) struct Session {
+    connection: Arc<Connection>,
+    slots: OnceLock<Arc<Slots>>,
+}
+
+#[pymethods]
+impl Session {
+    /// Connects and says hello. Returns the session and the daemon's answer as JSON:
+    /// `welcome`, or `failed`. Blocks for at most about `timeout_s`.
+    #[staticmethod]
+    fn connect(
+        py: Python<'_>,
+        path: PathBuf,
+        version: String,
+        binary: String,
+        timeout_s: f64,
+    ) -> PyResult<(Session, String)> {
+        let timeout = duration(timeout_s)?;
+        let channel = py
+            .detach(|| -> Result<Channel, WireError> {
+                let channel = Channel::connect(&path)?;
+                let hello = ToDaemon::Hello {
+                    protocol: PROTOCOL,
+                    version,
+                    binary,
+                };
+                channel.send(&hello, &[])?;
+                Ok(channel)
+            })
+            .map_err(to_python)?;
+        let session = Session {
+            connection: Arc::new(Connection {
+                channel,
+                pid: process::id(),
+                held: AtomicU32::new(0),
+            }),
+            slots: OnceLock::new(),
+        };
+        match session.wait(py, Some(timeout))? {
+            Some(received) => Ok((session, received.message.to_string())),
+            None => Err(PyTimeoutError::new_err(format!(
+                "{} accepted the connection but did not answer within {timeout_s} s",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Asks for a job; the answer comes through `next`: `opened` or `failed`.
+    fn open(&self, py: Python<'_>, request_json: &str) -> PyResult<()> {
+        let request: OpenRequest = serde_json::from_str(request_json)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.send(py, &ToDaemon::Open(Box::new(request)))
+    }
+
+    /// Begins a stream of batches, and ends the one before.
+    fn start(&self, py: Python<'_>, stream: u64, epoch: u64, step: u64) -> PyResult<()> {
+        self.send(
+            py,
+            &ToDaemon::Start {
+                stream,
+                epoch,
+                step,
+            },
+        )
+    }
+
+    /// Tells the daemon that the user has the batch.
+    fn delivered(&self, py: Python<'_>, lease: u64) -> PyResult<()> {
+        self.send(py, &ToDaemon::Delivered { lease })
+    }
+
+    /// The daemon's next message as JSON, with a lease where it is `ready`; `None` when
+    /// none comes within `timeout_s` (`None`: waits for ever).
+    ///
+    /// Raises `ConnectionResetError` when the daemon is gone.
+    #[pyo3(signature = (timeout_s=None))]
+    fn next(
+        &self,
+        py: Python<'_>,
+        timeout_s: Option<f64>,
+    ) -> PyResult<Option<(String, Option<Lease>)>> {
+        let timeout = timeout_s.map(duration).transpose()?;
+        let Some(Received { message, fds }) = self.wait(py, timeout)? else {
+            return Ok(None);
+        };
+        let json = message.to_string();
+        let message: ToClient = serde_json::from_value(message)
+            .map_err(|error| ProtocolError::new_err(format!("{error} in {json}")))?;
+        let lease = match &message {
+            ToClient::Opened(opened) => {
+                self.map(opened, fds)?;
+                None
+            }
+            ToClient::Ready(ready) => Some(self.lease(ready)?),
+            _ => None,
+        };
+        Ok(Some((json, lease)))
+    }
+
+    /// Leases that live in this process.
+    #[getter]
+    fn held(&self) -> u32 {
+        self.connection.held.load(Ordering::Relaxed)
+    }
+
+    /// Slots of the job; 0 until it is open.
+    #[getter]
+    fn slot_count(&self) -> u32 {
+        self.slots
+            .get()
+            .map_or(0, |slots| slots.segment.slot_count())
+    }
+
+    /// The process that connected.
+    #[getter]
+    fn pid(&self) -> u32 {
+        self.connection.pid
+    }
+
+    /// Ends the connection. Does nothing in a forked child.
+    fn close(&self) {
+        if self.connection.is_ours() {
+            self.connection.channel.shutdown();
+        }
+    }
+}
+
+impl Session {
+    fn send(&self, py: Python<'_>, message: &ToDaemon) -> PyResult<()> {
+        self.check_process()?;
+        py.detach(|| self.connection.channel.send(message, &[]))
+            .map_err(to_python)
+    }
+
+    /// The next message, or `None` after `timeout`.
+    ///
+    /// As bare JSON: a daemon of another protocol may say hello in words unknown to us.
+    fn wait(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<Option<Received<Value>>> {
+        self.check_process()?;
+        let channel = &self.connection.channel;
+        let started = Instant::now();
+        loop {
+            let slice = match timeout {
+                Some(timeout) => timeout
+                    .saturating_sub(started.elapsed())
+                    .min(SIGNAL_INTERVAL),
+                None => SIGNAL_INTERVAL,
+            };
+            let result = py.detach(|| {
+                // Releases that found the socket full would wait for ever otherwise. If
+                // the daemon is gone, what it said last is still to be received.
+                let _ = channel.flush();
+                channel.receive(Some(slice))
+            });
+            match result {
+                Ok(received) => return Ok(Some(received)),
+                Err(WireError::Timeout { .. }) => {
+                    py.check_signals()?;
+                    if timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(to_python(error)),
+            }
+        }
+    }
+
+    fn map(&self, opened: &Opened, fds: Vec<std::os::fd::OwnedFd>) -> PyResult<()> {
+        let layout = opened.layout.clone();
+        check_layout(&layout).map_err(ProtocolError::new_err)?;
+        let mut fds = fds.into_iter();
+        let (Some(fd), None) = (fds.next(), fds.next()) else {
+            return Err(ProtocolError::new_err(
+                "the daemon opened the job without exactly one segment",
+            ));
+        };
+        let segment =
+            Segment::from_fd(fd, layout.slot_bytes, opened.slot_count).map_err(to_python)?;
+        self.slots
+            .set(Arc::new(Slots { segment, layout }))
+            .map_err(|_| ProtocolError::new_err("the daemon opened the job twice"))
+    }
+
+    fn lease(&self, ready: &Ready) -> PyResult<Lease> {
+        let Some(slots) = self.slots.get() else {
+            return Err(ProtocolError::new_err(
+                "the daemon sent a batch before it opened the job",
+            ));
+        };
+        let (slot_count, batch_size) = (slots.segment.slot_count(), slots.layout.batch_size);
+        if ready.slot >= slot_count || ready.rows > batch_size {
+            return Err(ProtocolError::new_err(format!(
+                "the daemon sent {} rows in slot {}; there are {slot_count} slots of {batch_size} rows",
+                ready.rows, ready.slot
+            )));
+        }
+        let held = Held::new(Arc::clone(&self.connection), Arc::clone(slots), ready);
+        Ok(Lease::new(held))
+    }
+
+    fn check_process(&self) -> PyResult<()> {
+        if self.connection.is_ours() {
+            return Ok(());
+        }
+        Err(PyRuntimeError::new_err(format!(
+            "the session belongs to process {}, of which this is a fork",
+            self.connection.pid
+        )))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Leases may keep the descriptor open for long; the job ends now.
+        self.close();
+    }
+}
+
+/// Every tensor must lie within its slot, or consumers would read beyond the mapping.
+fn check_layout(layout: &Layout) -> Result<(), String> {
+    for tensor in &layout.tensors {
+        let end = tensor
+            .shape
+            .iter()
+            .try_fold(u64::from(layout.batch_size), |all, &side| {
+                all.checked_mul(side)
+            })
+            .and_then(|elements| elements.checked_mul(tensor.dtype.itemsize()))
+            .and_then(|bytes| bytes.checked_add(tensor.offset));
+        if end.is_none_or(|end| end > layout.slot_bytes) {
+            return Err(format!(
+                "tensor \"{}\" does not fit into a slot of {} bytes",
+                tensor.name, layout.slot_bytes
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn duration(seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| PyValueError::new_err(format!("{seconds} s: {error}")))
+}

@@ -1,0 +1,29 @@
+"""Fixtures of the Python tests.
+
+A real daemon is used wherever that is possible (``test_e2e_*.py``). ``fake_daemon`` is
+for what a real one never does: another protocol, broken messages, a slot at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_daemon import FakeDaemon
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run the same under a launcher as without one, and write to no one's home."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("LOADERD_STATE", "LOADERD_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+@pytest.fixture
+def fake_daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    daemon = FakeDaemon(str(tmp_path / "sock"))
+    yield daemon
+    daemon.stop()

@@ -1,0 +1,165 @@
+"""Arguments, environment and errors: all that needs no daemon."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from loaderd import errors
+from loaderd.job import Job
+from loaderd.ranks import Ranks, find_ranks, launcher_id
+
+NEEDED: dict[str, Any] = {"columns": ["image", "label"], "batch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ((None, None), {}, Ranks(0, 1)),
+        ((None, None), {"RANK": "3", "WORLD_SIZE": "8"}, Ranks(3, 8)),
+        (
+            (None, None),
+            {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"},
+            Ranks(3, 8, 4),
+        ),
+        ((1, 2), {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, Ranks(1, 2)),
+        ((None, None), {"RANK": "", "WORLD_SIZE": ""}, Ranks(0, 1)),
+    ],
+)
+def test_ranks(arguments: Any, environment: dict[str, str], expected: Ranks) -> None:
+    assert find_ranks(*arguments, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ((1, None), {}, "give both"),
+        ((None, None), {"RANK": "1"}, "set both or neither"),
+        ((None, None), {"RANK": "one", "WORLD_SIZE": "2"}, "RANK='one'"),
+        ((2, 2), {}, "rank 2 of world_size 2"),
+        ((-1, 2), {}, "rank -1"),
+        ((0, 0), {}, "world_size 0"),
+        ((0.0, 1), {}, "whole number"),
+    ],
+)
+def test_ranks_refused(arguments: Any, environment: dict[str, str], message: str) -> None:
+    with pytest.raises(errors.RequestError, match=message):
+        find_ranks(*arguments, environment)
+
+
+def test_launcher_ids() -> None:
+    assert launcher_id({}, 1) is None
+    assert launcher_id({"TORCHELASTIC_RUN_ID": "abc"}, 1) == "abc"
+    slurm = {"SLURM_JOB_ID": "9", "SLURM_PROCID": "0", "SLURM_STEP_ID": "2"}
+    assert launcher_id(slurm, 2) == "slurm-9-2"
+    assert launcher_id(slurm, 1) is None
+    # torchrun's "none" is no id: ranks share their parent and the rendezvous instead.
+    one = launcher_id({"TORCHELASTIC_RUN_ID": "none", "MASTER_PORT": "29500"}, 2)
+    assert one == launcher_id({"MASTER_PORT": "29500"}, 2)
+    assert one != launcher_id({"MASTER_PORT": "29501"}, 2)
+    assert one is not None
+    assert str(os.getppid()) in one
+
+
+def test_request_has_what_the_daemon_wants() -> None:
+    request = Job.make("data/x.lance", filter="label > 3", version="v1", **NEEDED).request()
+    assert request == {
+        "uri": os.path.abspath("data/x.lance"),
+        "version": "v1",
+        "filter": "label > 3",
+        "columns": ["image", "label"],
+        "transform": {},
+        "batch_size": 8,
+        "shuffle": False,
+        "seed": 0,
+        "drop_last": False,
+        "rank": 0,
+        "world_size": 1,
+        "local_world_size": None,
+        "run": None,
+        "protect": "run",
+        "on_bad_sample": "raise",
+        "on_log_error": "stop",
+        "fast_dct": False,
+        "slots": None,
+        "resume": None,
+        "allow_changed": False,
+    }
+
+
+@pytest.mark.parametrize("uri", ["memory:images=10", "file:///x", "s3://bucket/x"])
+def test_uris_with_a_scheme_stay(uri: str) -> None:
+    assert Job.make(uri, **NEEDED).uri == uri
+
+
+def test_run_ids_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch")
+    train = Job.make("x", **NEEDED).request()["run"]
+    assert train.startswith("launch-")
+    # Every rank comes to the same id, and another loader of the launch to another.
+    ranks = [Job.make("x", rank=rank, world_size=2, **NEEDED).request()["run"] for rank in (0, 1)]
+    assert ranks == [train, train]
+    assert Job.make("x", filter="a", **NEEDED).request()["run"] != train
+    # What the user or a cursor says comes first.
+    assert Job.make("x", run="mine", **NEEDED).request()["run"] == "mine"
+    assert Job.make("x", **NEEDED).request(resume={"run": "before"})["run"] is None
+
+
+def test_global_batch_size() -> None:
+    def each(global_batch_size: int, world_size: int) -> int:
+        return Job.make(
+            "x",
+            columns=["a"],
+            global_batch_size=global_batch_size,
+            rank=0,
+            world_size=world_size,
+        ).batch_size
+
+    assert each(256, 8) == 32
+    with pytest.raises(errors.RequestError, match="such as 12"):
+        each(10, 4)
+    with pytest.raises(errors.RequestError, match="such as 4"):
+        each(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": "image"}, "list of names"),
+        ({"columns": []}, "columns is empty"),
+        ({"columns": ["a", "b", "a"]}, "'a' more than once"),
+        ({"batch_size": 0}, "from 1 to"),
+        ({"batch_size": None}, "give batch_size"),
+        ({"global_batch_size": 8}, "not both"),
+        ({"version": 1.5}, "version must be"),
+        ({"version": -1}, "version must be"),
+        ({"filter": " "}, "filter must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 2**64}, "seed must be"),
+        ({"slots": 1}, "slots must be a whole number from 2"),
+        ({"shuffle": 1}, "shuffle must be True or False"),
+        ({"protect": "always"}, "run, keep, none, not 'always'"),
+        ({"on_bad_sample": "skip"}, "raise, replace, zero"),
+        ({"on_log_error": "ignore"}, "stop, continue"),
+        ({"run": ""}, "run must be"),
+    ],
+)
+def test_arguments_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.RequestError, match=message):
+        Job.make("x", **{**NEEDED, **arguments})
+
+
+def test_every_failure_has_a_class() -> None:
+    # The kinds of `FailureKind` in loaderd/wire/src/message.rs.
+    kinds = (
+        "protocol request dataset transform resume rank bad_sample io step_log limit stopping "
+        "internal"
+    ).split()
+    assert list(errors.FAILURES) == kinds
+    for kind, expected in errors.FAILURES.items():
+        error = errors.from_failure({"kind": kind, "message": "words"})
+        assert type(error) is expected
+        assert str(error) == "words"
+    assert issubclass(errors.RequestError, ValueError)
+    assert type(errors.from_failure({"kind": "new", "message": ""})) is errors.LoaderdError
