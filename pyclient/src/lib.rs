@@ -1,7 +1,7 @@
 //! The compiled half of the Python package `loaderd`.
 //!
-//! In the order of data: [`session`] talks to the daemon, [`lease`] owns a slot until
-//! its last tensor dies, [`dlpack`] hands the slot's bytes to any framework. It knows no
+//! In the order of data: `session` talks to the daemon, `lease` owns a slot until
+//! its last tensor dies, `dlpack` hands the slot's bytes to any framework. It knows no
 //! framework, parses no arguments beyond their types and chooses no exception class for
 //! the user: that is done in `loaderd/session.py` and `loaderd/torch.py`.
 

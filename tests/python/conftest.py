@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from fake_daemon import FakeDaemon
+
+if TYPE_CHECKING:
+    from loaderd.torch import LanceIterableDataset
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +32,13 @@ def fake_daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
     daemon = FakeDaemon(str(tmp_path / "sock"))
     yield daemon
     daemon.stop()
+
+
+@pytest.fixture
+def dataset(fake_daemon: FakeDaemon) -> Iterator[LanceIterableDataset]:
+    """Three batches an epoch, from the fake daemon."""
+    from client_helpers import connect
+
+    dataset = connect(fake_daemon)
+    yield dataset
+    dataset.close()

@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
+
 from loaderd import Batch
 
 torch = pytest.importorskip("torch")
@@ -61,7 +62,7 @@ def test_is_a_dict_without_copies() -> None:
 
 def test_rebuilt_batches_say_what_they_lost() -> None:
     batch = Batch(dict(make()))
-    with pytest.raises(AttributeError, match="rebuilt it .* and lost it"):
+    with pytest.raises(AttributeError, match=r"rebuilt it .* and lost it"):
         _ = batch.state
     with pytest.raises(AttributeError, match="no attribute 'stat'"):
         _ = batch.stat

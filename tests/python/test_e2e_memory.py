@@ -11,6 +11,7 @@ import gc
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from loaderd import CenterCrop, RandomHorizontalFlip, RandomResizedCrop, ToDtype, errors, launch
 from loaderd.session import Session
 
@@ -44,10 +46,12 @@ class Daemon:
                 stderr=output,
             )
         deadline = time.monotonic() + 20
-        while not os.path.exists(self.socket):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)
+        # The file is there a moment before anyone listens.
+        with socket.socket(socket.AF_UNIX) as probe:
+            while probe.connect_ex(self.socket) != 0:
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.01)
 
     def dataset(self, uri: str = NUMBERS, **arguments: Any) -> LanceIterableDataset:
         arguments = {"columns": ["label"], "batch_size": 8, "autostart": False, **arguments}
@@ -183,7 +187,8 @@ def test_resume_equals_the_uninterrupted_run(daemon: Daemon) -> None:
         first.close()
         second = daemon.dataset(**arguments)
         second.load_state_dict(state)
-        assert second.run == first._session.run
+        assert second.run == state["run"]
+        assert second.state_dict() == state
         while len(found) < len(expected):
             found += trace(second)
         assert found == expected, steps
@@ -202,6 +207,19 @@ def test_resume_in_place(daemon: Daemon) -> None:
     assert sorted(rows(found + expected)) == list(range(ROWS))
 
 
+def test_set_epoch_keeps_the_place_of_a_loaded_state(daemon: Daemon) -> None:
+    dataset = daemon.dataset(batch_size=32)
+    states = [batch.state for batch in dataset]
+    for steps, state in enumerate(states, start=1):
+        dataset.load_state_dict(state)
+        dataset.set_epoch(0)
+        assert [step for step, _ in trace(dataset)] == list(range(steps, 4))
+        assert [step for step, _ in trace(dataset)] == [4, 5, 6, 7]
+    dataset.load_state_dict(states[1])
+    dataset.set_epoch(2)
+    assert [step for step, _ in trace(dataset)] == [8, 9, 10, 11]
+
+
 def test_a_changed_plan_is_refused_with_a_diff(daemon: Daemon) -> None:
     state = daemon.dataset(shuffle=True).state_dict()
     changed = daemon.dataset(columns=["tensor", "label"], shuffle=True)
@@ -217,6 +235,8 @@ def test_breaking_out_and_starting_over(daemon: Daemon) -> None:
         for batch in dataset:
             assert (batch.epoch, batch.epoch_step) == (0, 0)
             break
+    # Two slots: the batch in hand and the one on its way, and none for an old one.
+    del batch
     dataset.set_epoch(7)
     assert [batch.epoch for batch in dataset] == [7] * 13
 
@@ -227,8 +247,7 @@ def test_keeping_every_batch_is_an_error(daemon: Daemon, monkeypatch: pytest.Mon
     kept = []
     batches = iter(dataset)
     with pytest.raises(errors.SlotsExhausted, match="all 3 slots"):
-        while True:
-            kept.append(next(batches))
+        kept.extend(batches)
     assert rows(trace(kept)) == list(range(24))
     kept.clear()
     assert next(batches)["label"].tolist() == list(range(24, 32))

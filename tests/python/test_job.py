@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import pytest
+
 from loaderd import errors
 from loaderd.job import Job
 from loaderd.ranks import Ranks, find_ranks, launcher_id
@@ -103,7 +104,8 @@ def test_run_ids_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Job.make("x", filter="a", **NEEDED).request()["run"] != train
     # What the user or a cursor says comes first.
     assert Job.make("x", run="mine", **NEEDED).request()["run"] == "mine"
-    assert Job.make("x", **NEEDED).request(resume={"run": "before"})["run"] is None
+    assert Job.make("x", **NEEDED).request(resume={"run": "before"})["run"] == "before"
+    assert Job.make("x", run="mine", **NEEDED).request(resume={"run": "b"})["run"] == "mine"
 
 
 def test_global_batch_size() -> None:
@@ -152,10 +154,8 @@ def test_arguments_refused(arguments: dict[str, Any], message: str) -> None:
 
 def test_every_failure_has_a_class() -> None:
     # The kinds of `FailureKind` in loaderd/wire/src/message.rs.
-    kinds = (
-        "protocol request dataset transform resume rank bad_sample io step_log limit stopping "
-        "internal"
-    ).split()
+    kinds = ["protocol", "request", "dataset", "transform", "resume", "rank", "bad_sample", "io"]
+    kinds += ["step_log", "limit", "stopping", "internal"]
     assert list(errors.FAILURES) == kinds
     for kind, expected in errors.FAILURES.items():
         error = errors.from_failure({"kind": kind, "message": "words"})

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fake_daemon import FakeDaemon
 from loaderd import errors, launch
 from loaderd.job import Job
@@ -92,9 +93,7 @@ def test_starts_a_daemon_of_its_own(starter: Starter) -> None:
     assert len(starter.starts()) == 1
 
 
-def test_ranks_that_race_start_one(
-    starter: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_that_race_start_one(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADERD_BIN", starter.script(before="time.sleep(0.3)"))
     pids = []
     threads = [
@@ -109,13 +108,17 @@ def test_ranks_that_race_start_one(
     assert len(starter.starts()) == 1
 
 
+def play(session: Session) -> None:
+    session.start(0, 0)
+    while session.next() is not None:
+        continue
+
+
 def test_replaces_the_socket_of_a_killed_daemon(starter: Starter) -> None:
     first = starter.open()
     os.kill(first.daemon_pid, signal.SIGKILL)
     with pytest.raises(errors.DaemonDied, match=f"process {first.daemon_pid}"):
-        first.start(0, 0)
-        while True:
-            first.next()
+        play(first)
     assert starter.open().daemon_pid != first.daemon_pid
 
 

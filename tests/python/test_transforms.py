@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
+
 from loaderd import (
     CenterCrop,
     Normalize,

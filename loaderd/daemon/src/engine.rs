@@ -20,7 +20,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use loaderd_decode as decode;
 use loaderd_plan::{Draws, Order, replacement};
-use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
+use loaderd_read::{Backend, Buffer, Config, EngineReport, Extent, Mode, Reader};
 use loaderd_wire::message::{Failure, FailureKind, OnBadSample, OnLogError, Ready};
 use loaderd_wire::segment::Segment;
 
@@ -35,7 +35,7 @@ use crate::steplog::{BadRow, StepLog};
 /// enough that the bytes are still in cache.
 const TASKS_PER_WORKER: usize = 16;
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
-const SLAB_MEMORY_MAX: u64 = 32 << 20;
+const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 /// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
@@ -118,6 +118,24 @@ enum Task {
     },
 }
 
+/// How a session's reader reads.
+#[derive(Debug)]
+pub struct Reading {
+    /// In words.
+    pub how: String,
+    /// It is not the engine that was hoped for.
+    pub degraded: bool,
+}
+
+impl Reading {
+    fn new(report: &EngineReport, mode: Mode) -> Reading {
+        Reading {
+            how: format!("reading with {report}"),
+            degraded: report.backend != Backend::UringFixed && mode != Mode::Pread,
+        }
+    }
+}
+
 /// The pool of decode workers, shared by all sessions. Dropping it ends them; sessions
 /// must be gone by then.
 pub struct Engine {
@@ -159,7 +177,7 @@ impl Engine {
         log: Arc<StepLog>,
         read_mode: Mode,
         outlet: Outlet,
-    ) -> Result<(SessionHandle, Option<String>), Failure> {
+    ) -> Result<(SessionHandle, Option<Reading>), Failure> {
         let slots = segment.slot_count();
         // Room for every slot: a worker that finishes a batch never waits here.
         let (finished, inbox) = bounded(slots as usize + 1);
@@ -409,12 +427,12 @@ struct Feeding {
 }
 
 impl Feeder {
-    fn run(self, opened: &Sender<Result<Option<String>, String>>) {
+    fn run(self, opened: &Sender<Result<Option<Reading>, String>>) {
         let mut reader = match self.reader() {
             Ok(reader) => {
                 let report = reader
                     .as_ref()
-                    .map(|reader| format!("reading with {}", reader.engine()));
+                    .map(|reader| Reading::new(reader.engine(), self.read_mode));
                 let _ = opened.send(Ok(report));
                 reader
             }
@@ -502,12 +520,15 @@ impl Feeder {
     /// The reader, where the source has files.
     fn reader(&self) -> Result<Option<Reader>, String> {
         let source = &self.session.job.source;
-        let Some(files) = source.files() else {
+        let images = self
+            .session
+            .job
+            .origins
+            .iter()
+            .any(|origin| matches!(origin, Origin::Image { .. }));
+        let Some(files) = source.files().filter(|files| images && !files.is_empty()) else {
             return Ok(None);
         };
-        if files.len() == 0 {
-            return Ok(None);
-        }
         let config = Config {
             mode: self.read_mode,
             ..Config::for_lengths(source.typical_length(), SLAB_MEMORY_MAX)
@@ -1047,14 +1068,17 @@ impl Publisher {
 
     /// Takes in a finished batch; those of older streams are dropped.
     fn take(&mut self, batch: Arc<Batch>) {
+        if self.stream != self.session.stream.load(Ordering::Relaxed) {
+            // What waits belongs to a stream that has ended; its slots are wanted.
+            for (_, old) in std::mem::take(&mut self.waiting) {
+                self.abandon(&old);
+            }
+        }
         if !self.session.is_current(&batch) {
             self.abandon(&batch);
             return;
         }
         if batch.stream != self.stream {
-            for (_, old) in std::mem::take(&mut self.waiting) {
-                self.abandon(&old);
-            }
             self.stream = batch.stream;
             self.next = batch.stream_start;
         }

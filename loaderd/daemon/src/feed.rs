@@ -4,6 +4,7 @@
 //! endpoint in the runtime folder. A listener that is slow or absent costs nothing:
 //! PUB sockets drop.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -51,6 +52,8 @@ impl Feed {
             socket.bind(&format!("ipc://{}", path.display()))
         };
         bind().map_err(|error| failed(error.to_string()))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .map_err(|error| failed(error.to_string()))?;
         Ok(Feed {
             socket,
             path: path.into(),

@@ -220,7 +220,7 @@ impl Job {
     }
 
     /// The answer to the client, less what only the session knows.
-    pub fn describe(&self, slot_count: u32, notices: Vec<String>) -> Opened {
+    pub fn describe(&self, slot_count: u32, notices: Vec<String>, warnings: Vec<String>) -> Opened {
         let classes: BTreeMap<_, _> = self
             .request
             .columns
@@ -243,6 +243,7 @@ impl Job {
             resume_at: self.resume_at,
             classes,
             notices,
+            warnings,
             daemon_log: None,
         }
     }
@@ -396,15 +397,19 @@ fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> String {
 
 /// Every image column's canonical pipeline, as one JSON object.
 fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
-    let by_column: BTreeMap<&str, String> = columns
+    let by_column: Vec<String> = columns
         .iter()
         .zip(origins)
         .filter_map(|(name, origin)| match origin {
-            Origin::Image { pipeline, .. } => Some((name.as_str(), pipeline.canonical())),
+            Origin::Image { pipeline, .. } => Some(format!(
+                "{}:{}",
+                serde_json::Value::from(name.as_str()),
+                pipeline.canonical()
+            )),
             _ => None,
         })
         .collect();
-    serde_json::to_string(&by_column).expect("strings by string")
+    format!("{{{}}}", by_column.join(","))
 }
 
 /// Hash of all that decides order and content of the run's batches.

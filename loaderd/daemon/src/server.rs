@@ -272,6 +272,13 @@ impl Drop for Leave {
     }
 }
 
+/// True while a daemon owns this socket.
+pub fn is_owned(socket: &Path) -> bool {
+    File::open(socket.with_extension("owner")).is_ok_and(|file| {
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
+    })
+}
+
 /// Locks `<socket>.owner`, so that two daemons never fight over one socket.
 fn own(socket: &Path) -> Result<File> {
     let path = socket.with_extension("owner");

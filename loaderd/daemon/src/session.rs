@@ -26,9 +26,9 @@ const HELLO_WAIT: Duration = Duration::from_secs(5);
 const LOOK_UP: Duration = Duration::from_millis(250);
 /// Slots of a session that asks for no number: one that the user works on, one that
 /// waits for him, and two in the making, so that decode never waits.
-pub const SLOTS_DEFAULT: u32 = 4;
+pub(crate) const SLOTS_DEFAULT: u32 = 4;
 /// Slots a session may ask for.
-pub const SLOTS_MAX: u32 = 1024;
+pub(crate) const SLOTS_MAX: u32 = 1024;
 
 /// Serves a connection to its end. `full`: there are too many already.
 pub(crate) fn serve(id: u64, channel: &Arc<Channel>, shared: &Arc<Shared>, full: bool) {
@@ -187,8 +187,14 @@ impl Session<'_> {
         )?;
         let handle = Arc::new(handle);
         let mut notices = rank.job.source.notices();
-        notices.extend(reading);
-        let mut opened = rank.job.describe(slot_count, notices);
+        let mut warnings = rank.job.source.warnings();
+        if let Some(reading) = reading {
+            if reading.degraded {
+                warnings.push(reading.how.clone());
+            }
+            notices.push(reading.how);
+        }
+        let mut opened = rank.job.describe(slot_count, notices, warnings);
         opened.daemon_log = self
             .shared
             .config

@@ -119,8 +119,10 @@ pub trait Source: Send + Sync {
     ) -> Result<(), SourceError>;
     /// Class names by number of a label column.
     fn classes(&self, column: &str) -> Option<Vec<String>>;
-    /// What the user should know about how this dataset is read.
+    /// How this dataset is held, for those who ask.
     fn notices(&self) -> Vec<String>;
+    /// What the user should see without asking.
+    fn warnings(&self) -> Vec<String>;
 }
 
 /// The columns of a dataset.

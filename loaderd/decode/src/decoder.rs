@@ -29,7 +29,8 @@ pub struct Limits {
     /// script that makes sense about 60.
     pub scans_max: u32,
     /// Bytes of scratch memory for one image, coefficients of a progressive file
-    /// included. Default 256 MiB.
+    /// included. Default 256 MiB. libjpeg's own strips come on top: some 40 rows of the
+    /// image, so 10 MB for the widest there can be.
     pub scratch_bytes_max: u64,
 }
 
@@ -110,8 +111,8 @@ impl Decoder {
     /// `[C, H, W]` in native byte order, to `out`.
     ///
     /// `out` must be exactly [`Output::bytes`](crate::Output::bytes) long (else this
-    /// panics) and should be aligned to the output's type; its old contents don't matter,
-    /// and after an error they are unspecified. `draws` must yield at least
+    /// panics), at any alignment; its old contents don't matter, and after an error they
+    /// are unspecified. `draws` must yield at least
     /// [`Pipeline::draws`] numbers (else this panics); exactly so many are taken from it
     /// once the header is read, none before. Equal bytes and draws give equal pixels,
     /// whatever was decoded before and on whichever CPU.
@@ -165,27 +166,25 @@ impl Decoder {
             frame.columns = (0, 0);
             frame.rows = (0, 0);
         } else {
-            let margin = if open.chroma_columns() > 1 {
-                open.chroma_columns()
-            } else {
-                0
+            // Upsampled chroma at a crop's edge depends on the next chroma sample.
+            let margin = match open.chroma_columns() {
+                1 => 0,
+                columns => columns,
             };
             let left = x.decode.0.saturating_sub(margin);
             let right = (x.decode.1 + margin).min(scaled(header.width, eighths));
             let rows = y.decode.1 - y.decode.0;
             let (between, coefficients) = (between_passes(&x, &y), open.coefficient_bytes());
-            let started = {
-                // Rows may start up to one MCU, 32 columns, further left than asked for.
-                let decoded = u64::from(right - left + 32) * u64::from(rows) * 3;
-                let canvas = if x.padded || y.padded {
-                    x.canvas_len() * y.canvas_len() * 3
-                } else {
-                    0
-                };
-                self.limits
-                    .check_scratch(&header, decoded + canvas + between + coefficients)?;
-                open.start(eighths, left, right - left)?
+            // Rows may start up to one MCU, 32 columns, further left than asked for.
+            let decoded = u64::from(right - left + 32) * u64::from(rows) * 3;
+            let canvas = if x.padded || y.padded {
+                x.canvas_len() * y.canvas_len() * 3
+            } else {
+                0
             };
+            self.limits
+                .check_scratch(&header, decoded + canvas + between + coefficients)?;
+            let started = open.start(eighths, left, right - left)?;
             let stride = started.width;
             let skipped = x.decode.0 - started.left;
             decoded_pixels = u64::from(stride) * u64::from(rows);

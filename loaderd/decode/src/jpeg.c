@@ -132,6 +132,12 @@ void loaderd_jpeg_free(struct loaderd_jpeg *jpeg) {
   free(jpeg);
 }
 
+#define TEXT_OF(token) #token
+#define TEXT(macro) TEXT_OF(macro)
+
+/* The version of the library that is linked in, such as 3.1.0. */
+const char *loaderd_jpeg_library_version(void) { return TEXT(LIBJPEG_TURBO_VERSION); }
+
 const char *loaderd_jpeg_message(const struct loaderd_jpeg *jpeg) { return jpeg->message; }
 
 /* Reads up to the first scan. `data` must outlive the image. */

@@ -60,6 +60,7 @@ unsafe extern "C" {
     fn loaderd_jpeg_new() -> *mut RawJpeg;
     fn loaderd_jpeg_close(jpeg: *mut RawJpeg);
     fn loaderd_jpeg_free(jpeg: *mut RawJpeg);
+    fn loaderd_jpeg_library_version() -> *const c_char;
     fn loaderd_jpeg_message(jpeg: *const RawJpeg) -> *const c_char;
     fn loaderd_jpeg_open(
         jpeg: *mut RawJpeg,
@@ -92,6 +93,13 @@ unsafe extern "C" {
         message: *mut c_char,
     ) -> c_int;
     fn loaderd_jpeg_release(buffer: *mut u8);
+}
+
+/// libjpeg-turbo's own version, such as `3.1.0`.
+pub(crate) fn library_version() -> &'static str {
+    // SAFETY: the C side returns a string literal, which is NUL-terminated and lives forever.
+    let version = unsafe { CStr::from_ptr(loaderd_jpeg_library_version()) };
+    version.to_str().unwrap_or("unknown")
 }
 
 /// A decompressor's memory on the C side.

@@ -25,3 +25,21 @@ pub use error::{DecodeError, EncodeError, TransformError};
 pub use header::{Coding, Header, probe};
 pub use pipeline::{Options, Output, Pipeline};
 pub use transforms::{DType, Interpolation, ResizeTo, Transform};
+
+/// What decodes, with versions: pixels are the same bit for bit where this is the same.
+pub fn version() -> String {
+    format!(
+        "libjpeg-turbo {}, loaderd-decode {}",
+        jpeg::library_version(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_decoder_names_its_library() {
+        let version = super::version();
+        assert!(version.starts_with("libjpeg-turbo 3."), "{version}");
+    }
+}

@@ -147,6 +147,29 @@ fn padding_is_black_and_centred() {
     }
 }
 
+/// torchvision's two roundings move a single pixel out of sight: 1 -> 4 puts it second,
+/// 4 -> 1 keeps the third.
+#[test]
+fn a_picture_out_of_sight_is_black() {
+    let encoded = Encoder::default().encode(&[255; 3], 1, 1).unwrap();
+    let pad = serde_json::json!({"name": "CenterCrop", "size": [4, 4]});
+    let cut = serde_json::json!({"name": "CenterCrop", "size": [1, 1]});
+    let grow = serde_json::json!({"name": "Resize", "size": [3, 3]});
+    let mut decoder = Decoder::new(Limits::default());
+    for list in [
+        serde_json::json!([pad, cut]),
+        serde_json::json!([pad, cut, grow]),
+    ] {
+        let pipeline = pipeline(list);
+        let mut out = vec![7; pipeline.output().bytes() as usize];
+        let decoded = decoder
+            .decode(&pipeline, &encoded, &mut std::iter::empty(), &mut out)
+            .unwrap();
+        assert_eq!(decoded.decoded_pixels, 0);
+        assert!(out.iter().all(|&byte| byte == 0));
+    }
+}
+
 /// A border that CenterCrop adds before a resize is resized with the picture.
 #[test]
 fn padding_before_a_resize_is_resized() {

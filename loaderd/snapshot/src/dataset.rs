@@ -53,19 +53,19 @@ pub(crate) async fn open(
 
 /// Why opening `version` failed, found by opening the latest one.
 async fn explain(location: &Location, version: &VersionRef, error: lance::Error) -> SnapshotError {
+    let nothing = |reason: String| SnapshotError::NoDataset {
+        uri: location.uri().to_owned(),
+        reason,
+    };
+    match std::fs::metadata(location.path()) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return nothing("it is a file, and a dataset is a folder".to_owned()),
+        Err(e) => return nothing(e.to_string().to_lowercase()),
+    }
     let latest = match builder(location).load().await {
         Ok(latest) => latest,
         Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
-            return SnapshotError::NoDataset {
-                uri: location.uri().to_owned(),
-                reason: match std::fs::metadata(location.path()) {
-                    Ok(found) if found.is_dir() => {
-                        "the folder holds no dataset (it has no _versions with a manifest)".into()
-                    }
-                    Ok(_) => "it is a file, and a dataset is a folder".into(),
-                    Err(e) => e.to_string().to_lowercase(),
-                },
-            };
+            return nothing("the folder has no _versions with a manifest".to_owned());
         }
         Err(error) => return SnapshotError::lance(format!("open {}", location.uri()), error),
     };

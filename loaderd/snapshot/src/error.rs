@@ -84,7 +84,7 @@ pub enum SnapshotError {
     Nulls {
         /// The column.
         column: String,
-        /// Nulls found (in the rows read until the first was seen, at least).
+        /// Nulls among the selected rows; among the rows asked for, where a wide column is read.
         count: u64,
     },
     /// Lance does not understand the filter.

@@ -129,6 +129,8 @@ struct FixedColumn {
     kind: FixedKind,
     section: Option<SectionWriter>,
     is_scanned: bool,
+    /// Nulls so far. The first one ends the map, and the scan goes on only to count the others.
+    nulls: u64,
 }
 
 struct Build {
@@ -173,6 +175,7 @@ impl Build {
                 kind: kind.clone(),
                 section: is_mapped.then(|| writer.section(all_bytes)),
                 is_scanned: is_mapped || all_bytes <= NULL_CHECK_BYTES_MAX,
+                nulls: 0,
             }
         });
         let fixed = fixed.collect();
@@ -224,13 +227,9 @@ impl Build {
         for column in self.fixed.iter_mut().filter(|column| column.is_scanned) {
             self.scratch.clear();
             let array: &dyn Array = &batch[column.name.as_str()];
-            fixed::append(array, &column.kind, &mut self.scratch).map_err(|count| {
-                SnapshotError::Nulls {
-                    column: column.name.clone(),
-                    count,
-                }
-            })?;
-            if let Some(section) = &mut column.section {
+            if let Err(nulls) = fixed::append(array, &column.kind, &mut self.scratch) {
+                column.nulls += nulls;
+            } else if let Some(section) = &mut column.section {
                 self.writer.append(section, &self.scratch)?;
             }
         }
@@ -244,6 +243,12 @@ impl Build {
     }
 
     fn finish(mut self, key: MapKey, rows_in_version: u64) -> Result<(), SnapshotError> {
+        if let Some(column) = self.fixed.iter().find(|column| column.nulls > 0) {
+            return Err(SnapshotError::Nulls {
+                column: column.name.clone(),
+                count: column.nulls,
+            });
+        }
         let mut extents = Vec::new();
         for column in self.bytes {
             let section = column.located.map(|(_, section)| self.writer.close(section));

@@ -9,6 +9,7 @@
 
 pub mod paths;
 
+mod frame;
 mod listener;
 pub mod socket;
 

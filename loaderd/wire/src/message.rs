@@ -236,8 +236,11 @@ pub struct Opened {
     pub resume_at: (u64, u64),
     /// Class names by number for columns that have them.
     pub classes: BTreeMap<String, Vec<String>>,
-    /// Things the user should know: read engine, missing protection.
+    /// How the job is served: read engine, protection. For those who ask.
     pub notices: Vec<String>,
+    /// What the user should see without asking: a slower read engine, missing protection.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Where the daemon writes its log, for error messages.
     pub daemon_log: Option<String>,
 }

@@ -38,7 +38,7 @@ pub struct Segment {
 
 impl Segment {
     /// Makes a segment and touches all of it, so that a lack of memory shows here and
-    /// not as a signal in the middle of a batch. Takes about 0.2 ms per MiB.
+    /// not as a signal in the middle of a batch. Takes as long as zeroing the memory does.
     ///
     /// `slot_bytes` is a multiple of [`SLOT_ALIGN`]. Contents are zero.
     pub fn create(slot_bytes: u64, slot_count: u32) -> Result<Segment, WireError> {

@@ -1,12 +1,10 @@
 //! Messages and descriptors over a Unix stream socket.
 //!
 //! Enters: messages of [`crate::message`] and descriptors. Leaves: the same on the other
-//! side. A frame is a header of 8 bytes (the magic number `LDR1`, then the body's length
-//! as u32, little-endian) and a JSON body; descriptors ride on a frame's first byte
-//! (SCM_RIGHTS). It never looks into a message, and never allocates more than
-//! [`FRAME_BYTES_MAX`] for one, whatever the other side claims.
+//! side, in the order they were sent in. It never looks into a message and never starts
+//! a thread.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -17,32 +15,20 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-    SocketType, recvmsg, sendmsg, shutdown, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg, shutdown, socket_with,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::frame::{FRAME_BYTES_MAX, FRAME_FDS_MAX};
 pub use crate::listener::{Listener, clear_stale};
 
 use crate::error::WireError;
-
-/// Bound of a frame's body, in bytes. The largest message is an `Open` with its filter
-/// and transforms.
-pub const FRAME_BYTES_MAX: usize = 4 << 20;
-
-/// Most descriptors that one message may carry.
-pub const FRAME_FDS_MAX: usize = 8;
+use crate::frame::{HEADER_BYTES, Inbox, encode};
 
 /// Longest path of a Unix socket, in bytes (`sun_path` in unix(7), less its NUL).
 pub const PATH_BYTES_MAX: usize = 107;
-
-const MAGIC: [u8; 4] = *b"LDR1";
-const HEADER_BYTES: usize = 8;
-
-/// A body is read in steps of this size, so that a claimed length costs no memory.
-const READ_BYTES: usize = 64 << 10;
 
 /// How long a daemon with a full backlog may keep us waiting for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,16 +68,6 @@ pub struct Peer {
     pub uid: u32,
     /// Its effective group.
     pub gid: u32,
-}
-
-/// The frame that is arriving.
-#[derive(Debug, Default)]
-struct Inbox {
-    /// Header and body, as far as they are here.
-    frame: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    /// Once set, frame boundaries are lost and every receive fails.
-    broken: Option<String>,
 }
 
 impl Channel {
@@ -197,17 +173,10 @@ impl Channel {
         let started = Instant::now();
         let mut inbox = lock(&self.inbox);
         loop {
-            if let Some(what) = &inbox.broken {
-                return Err(WireError::Garbage { what: what.clone() });
+            let missing = inbox.missing_bytes()?;
+            if missing == 0 {
+                break;
             }
-            let missing = match inbox.missing_bytes() {
-                Ok(0) => break,
-                Ok(missing) => missing,
-                Err(what) => {
-                    inbox.broken = Some(what);
-                    continue;
-                }
-            };
             match inbox.read(self.fd.as_fd(), missing) {
                 Ok(0) | Err(Errno::CONNRESET) => return Err(WireError::Closed),
                 Ok(_) | Err(Errno::INTR) => {}
@@ -221,8 +190,7 @@ impl Channel {
                 Err(errno) => return Err(WireError::io("recvmsg")(errno)),
             }
         }
-        let frame = mem::take(&mut inbox.frame);
-        let fds = mem::take(&mut inbox.fds);
+        let (frame, fds) = inbox.take();
         drop(inbox);
         match serde_json::from_slice(&frame[HEADER_BYTES..]) {
             Ok(message) => Ok(Received { message, fds }),
@@ -297,63 +265,6 @@ impl AsFd for Channel {
     }
 }
 
-impl Inbox {
-    /// How much of the frame is still to come; `Err` says why it is no frame.
-    fn missing_bytes(&self) -> Result<usize, String> {
-        let Some((header, _)) = self.frame.split_first_chunk::<HEADER_BYTES>() else {
-            return Ok(HEADER_BYTES - self.frame.len());
-        };
-        let [m0, m1, m2, m3, l0, l1, l2, l3] = *header;
-        let magic = [m0, m1, m2, m3];
-        if magic != MAGIC {
-            return Err(format!(
-                "frame starts with \"{}\" instead of \"{}\"",
-                magic.escape_ascii(),
-                MAGIC.escape_ascii()
-            ));
-        }
-        let body_bytes = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if body_bytes > FRAME_BYTES_MAX {
-            return Err(format!(
-                "body of {body_bytes} bytes is over the bound of {FRAME_BYTES_MAX}"
-            ));
-        }
-        Ok(HEADER_BYTES + body_bytes - self.frame.len())
-    }
-
-    /// Reads at most `missing` bytes without waiting; never beyond the frame, so that
-    /// descriptors can't be taken for those of another frame.
-    fn read(&mut self, fd: BorrowedFd<'_>, missing: usize) -> Result<usize, Errno> {
-        let in_header = self.frame.len() < HEADER_BYTES;
-        let start = self.frame.len();
-        self.frame.resize(start + missing.min(READ_BYTES), 0);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FRAME_FDS_MAX))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let result = recvmsg(
-            fd,
-            &mut [IoSliceMut::new(&mut self.frame[start..])],
-            &mut control,
-            RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
-        );
-        let received = result.as_ref().map_or(0, |message| message.bytes);
-        self.frame.truncate(start + received);
-        let message = result?;
-        let fds_before = self.fds.len();
-        for ancillary in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = ancillary {
-                self.fds.extend(fds);
-            }
-        }
-        if !in_header && self.fds.len() > fds_before {
-            self.broken = Some("descriptors in the middle of a frame".into());
-        }
-        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FRAME_FDS_MAX {
-            self.broken = Some(format!("more than {FRAME_FDS_MAX} descriptors in a frame"));
-        }
-        Ok(received)
-    }
-}
-
 /// A stream socket with close-on-exec.
 pub(crate) fn new_socket() -> Result<OwnedFd, Errno> {
     socket_with(
@@ -398,23 +309,6 @@ pub(crate) fn wait(
             Err(errno) => return Err(WireError::io("poll")(errno)),
         }
     }
-}
-
-fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, WireError> {
-    let mut frame = Vec::with_capacity(256);
-    frame.extend_from_slice(&MAGIC);
-    frame.extend_from_slice(&[0; 4]);
-    serde_json::to_writer(&mut frame, message).map_err(WireError::Encode)?;
-    let bytes = frame.len() - HEADER_BYTES;
-    if bytes > FRAME_BYTES_MAX {
-        return Err(WireError::TooLarge {
-            bytes,
-            bytes_max: FRAME_BYTES_MAX,
-        });
-    }
-    // The bound is far below u32::MAX.
-    frame[4..HEADER_BYTES].copy_from_slice(&(bytes as u32).to_le_bytes());
-    Ok(frame)
 }
 
 fn send_error(errno: Errno) -> WireError {

@@ -1,8 +1,9 @@
 //! Frames under all that a stream socket and a hostile peer can do to them.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{IoSlice, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use loaderd_wire::socket::{FRAME_BYTES_MAX, FRAME_FDS_MAX};
 use loaderd_wire::{Channel, ToDaemon, WireError};
 use proptest::prelude::*;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 const LONG: Option<Duration> = Some(Duration::from_secs(10));
@@ -111,6 +113,42 @@ fn bodies_over_the_bound_are_refused_on_both_sides() {
         a.receive::<Value>(LONG),
         Err(WireError::Garbage { .. })
     ));
+}
+
+/// Bytes with descriptors, as only a peer that is none of ours sends them.
+fn send_raw(raw: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(20))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
+    let sent = sendmsg(
+        raw,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::empty(),
+    );
+    assert_eq!(sent, Ok(bytes.len()));
+}
+
+#[test]
+fn descriptors_out_of_place_are_refused() {
+    let file = file_with("x");
+    let check = |bytes: [&[u8]; 2], fds: &[BorrowedFd<'_>], expected: &str| {
+        let (channel, mut raw) = half();
+        raw.write_all(bytes[0]).unwrap();
+        send_raw(&raw, bytes[1], fds);
+        for _ in 0..2 {
+            let error = channel.receive::<Value>(LONG).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    };
+    let frame = frame(b"[1]");
+    let (header, body) = frame.split_at(8);
+    check([header, body], &[file.as_fd()], "in the middle of a frame");
+    check(
+        [&[], &frame],
+        &[file.as_fd(); FRAME_FDS_MAX + 1],
+        "more than 8 descriptors",
+    );
 }
 
 #[test]

@@ -26,7 +26,7 @@ class Batch(dict[str, Any]):
     version: int
     """Dataset version that the rows were read from."""
     step: int
-    """Step of the run: ``epoch × steps per epoch + epoch_step``."""
+    """Step of the run: ``epoch * len(loader) + epoch_step``."""
     epoch: int
     """Epoch, from 0."""
     epoch_step: int
@@ -60,8 +60,8 @@ class Batch(dict[str, Any]):
         # Only reached where the attribute is not there.
         if name in _ATTRIBUTES:
             raise AttributeError(
-                f"this batch has no {name!r}: a wrapper rebuilt it as type(batch)(...) and lost it; "
-                "read it before the wrapper does"
+                f"this batch has no {name!r}: a wrapper rebuilt it as type(batch)(...) and lost "
+                "it; read it before the wrapper does"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

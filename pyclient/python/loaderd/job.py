@@ -114,8 +114,8 @@ class Job:
     ) -> dict[str, Any]:
         """The ``open`` request; with a cursor, the job goes on as its run."""
         run = self.run
-        if run is None and resume is None:
-            run = self._launched_run()
+        if run is None:
+            run = self._launched_run() if resume is None else resume.get("run")
         return {
             "uri": self.uri,
             "version": self.version,

@@ -97,8 +97,8 @@ def find_binary() -> str:
     if found:
         return os.path.abspath(found)
     raise DaemonUnavailable(
-        f"the daemon's executable `loaderd` is not in {' or '.join(dict.fromkeys(folders))} and not "
-        "on PATH: install the loaderd package, or set LOADERD_BIN"
+        f"the daemon's executable `loaderd` is not in {' or '.join(dict.fromkeys(folders))} and "
+        "not on PATH: install the loaderd package, or set LOADERD_BIN"
     )
 
 

@@ -36,8 +36,9 @@ def find_ranks(
         world_here = _number("WORLD_SIZE", environment)
         if (rank_here is None) != (world_here is None):
             raise RequestError(
-                f"RANK={environment.get('RANK')!r} and WORLD_SIZE={environment.get('WORLD_SIZE')!r} "
-                "in the environment: set both or neither, or give rank= and world_size="
+                f"RANK={environment.get('RANK')!r} and WORLD_SIZE="
+                f"{environment.get('WORLD_SIZE')!r} in the environment: set both or neither, "
+                "or give rank= and world_size="
             )
         rank = 0 if rank_here is None else rank_here
         world_size = 1 if world_here is None else world_here

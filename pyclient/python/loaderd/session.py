@@ -24,7 +24,6 @@ from loaderd.errors import (
     InternalError,
     LoaderdError,
     ProtocolMismatch,
-    RankConflict,
     RequestError,
     SlotsExhausted,
     from_failure,
@@ -37,8 +36,8 @@ logger = logging.getLogger("loaderd")
 CURSOR_FORMAT = 1
 
 _HANDSHAKE_TIMEOUT_S = 10.0
-#: A daemon may need a moment to notice that we have closed the session before.
-_RANK_PATIENCE_S = 2.0
+#: The kernel may need a moment to close the socket of a process that was killed.
+_DEATH_PATIENCE_S = 0.5
 _POLL_S = 0.25
 
 
@@ -75,27 +74,17 @@ class Session:
         autostart: bool = True,
         resume: Mapping[str, Any] | None = None,
         allow_changed: bool = False,
-        reopened: bool = False,
     ) -> Session:
         """Connects, starts a daemon if there is none, and opens the job.
 
         Blocks as long as the daemon prepares the job: the first use of a dataset version
-        takes a scan of its descriptors. ``reopened`` says that a session of the same rank
-        was closed a moment ago.
+        takes a scan of its descriptors.
         """
         path = os.path.abspath(socket) if socket is not None else _default_socket()
-        deadline = time.monotonic() + _RANK_PATIENCE_S
-        while True:
-            native, welcome = _connect(path, autostart)
-            session = cls(native, welcome, job, path)
-            try:
-                session._open(job.request(resume, allow_changed))
-                return session
-            except RankConflict:
-                session.close()
-                if not reopened or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        native, welcome = _connect(path, autostart)
+        session = cls(native, welcome, job, path)
+        session._open(job.request(resume, allow_changed))
+        return session
 
     def _open(self, request: dict[str, Any]) -> None:
         try:
@@ -283,15 +272,19 @@ class Session:
         self.close()
         if self._over is None:
             message = (
-                f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay readable. "
-                "Load the last checkpoint's state with load_state_dict() and go on: that starts a "
-                f"new daemon, unless autostart is off. Its log: {self.daemon_log}"
+                f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay "
+                "readable. Load the last checkpoint's state with load_state_dict() and go on: that "
+                f"starts a new daemon, unless autostart is off. Its log: {self.daemon_log}"
             )
             self._over = {"kind": "stopping", "message": message}
             # A killed daemon can't remove its socket. Where we can't either, the next
             # daemon does.
+            deadline = time.monotonic() + _DEATH_PATIENCE_S
             with contextlib.suppress(Exception):
-                _native.clear_stale_socket(self._socket)
+                while not _native.clear_stale_socket(self._socket):
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(0.01)
         return from_failure(self._over)
 
     def _versions(self) -> str:
@@ -320,7 +313,8 @@ class _Patience:
                 self._told = True
                 warnings.warn(
                     f"no batch from the daemon (process {session.daemon_pid}) for "
-                    f"{session.stalled_after_s:.0f} s, still waiting; its log: {session.daemon_log}",
+                    f"{session.stalled_after_s:.0f} s, still waiting; its log: "
+                    f"{session.daemon_log}",
                     RuntimeWarning,
                     stacklevel=5,
                 )
@@ -332,9 +326,9 @@ class _Patience:
         elif now - self._exhausted_since > session.exhausted_after_s:
             count = session.slot_count
             raise SlotsExhausted(
-                f"tensors that are still alive hold all {count} slots of this rank, so there is none "
-                "to fill: keep copies instead (batch.clone() or tensor.clone()), or ask for more with "
-                f"slots={2 * count}"
+                f"tensors that are still alive hold all {count} slots of this rank, so there is "
+                "none to fill: keep copies instead (batch.clone() or tensor.clone()), or ask for "
+                f"more with slots={2 * count}"
             )
 
 
@@ -394,6 +388,6 @@ def _check_protocol(welcome: Any, path: str) -> None:
         theirs = f"an answer that is no welcome: {str(welcome)[:200]}"
     raise ProtocolMismatch(
         f"daemon and client do not fit. At {path}: {theirs}. Here: {_native.__file__} (version "
-        f"{_native.__version__}, protocol {_native.PROTOCOL}). Stop that daemon with `loaderd stop`, "
-        "and install the same version of both"
+        f"{_native.__version__}, protocol {_native.PROTOCOL}). Stop that daemon with `loaderd "
+        "stop`, and install the same version of both"
     )

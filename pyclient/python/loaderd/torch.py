@@ -190,9 +190,13 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
             autostart=self._autostart,
             resume=state,
             allow_changed=allow_changed,
-            reopened=self._session is not None,
         )
-        self._done = self._session.resume_at
+        epoch, step = self._session.resume_at
+        if step == 0 and epoch == state.get("epoch", epoch) + 1:
+            # The end of an epoch and the start of the next are one place, unless
+            # `set_epoch` asks for either.
+            epoch, step = epoch - 1, self._session.steps_per_epoch
+        self._done = (epoch, step)
         self._resumed = True
         self._wanted_epoch = None
 
@@ -240,7 +244,6 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
                 replace(self._job, run=self._session.run, version=self._session.version),
                 socket=self._socket,
                 autostart=self._autostart,
-                reopened=True,
             )
         return self._session
 

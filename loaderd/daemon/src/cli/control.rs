@@ -9,8 +9,11 @@ use loaderd_wire::message::{DaemonStatus, PROTOCOL, ToClient, ToDaemon};
 use loaderd_wire::socket::Channel;
 
 use super::{Socket, say, size};
+use crate::server;
 
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long a daemon may take to leave.
+const STOP_WAIT: Duration = Duration::from_secs(15);
 
 /// Arguments of `loaderd status`.
 #[derive(clap::Args)]
@@ -106,12 +109,17 @@ fn show(status: &DaemonStatus) {
 }
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<()> {
+    let path = arguments.socket.path()?;
     let (channel, pid) = connect(&arguments.socket)?;
     channel.send(&ToDaemon::Stop, &[])?;
     let since = Instant::now();
-    while since.elapsed() < Duration::from_secs(15) {
+    while since.elapsed() < STOP_WAIT {
         match channel.receive::<ToClient>(Some(Duration::from_millis(200))) {
             Err(WireError::Closed) => {
+                // The connection ends before the process does.
+                while since.elapsed() < STOP_WAIT && server::is_owned(&path) {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 say(format_args!("loaderd (pid {pid}) has stopped"));
                 return Ok(());
             }
@@ -119,5 +127,8 @@ pub(super) fn stop(arguments: &StopArguments) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    bail!("loaderd (pid {pid}) was asked to stop and is still there after 15 s; kill {pid} ends it")
+    bail!(
+        "loaderd (pid {pid}) was asked to stop and is still there after {} s; `kill -9 {pid}` ends it",
+        STOP_WAIT.as_secs()
+    )
 }

@@ -100,6 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         config.decode_threads,
         size::show(config.slot_memory_max),
     );
+    raise_limits();
     let server = Server::bind(config)?;
     eprintln!(
         "loaderd {}: serving at {socket}, {threads} decode threads, up to {slot_memory} of slots",
@@ -108,4 +109,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     server.run(&stop)?;
     eprintln!("loaderd: stopped");
     Ok(())
+}
+
+/// Takes what the hard limits allow: descriptors for datasets of many files, locked memory
+/// for registered buffers. What is missing all the same is reported where it is needed.
+fn raise_limits() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    for resource in [Resource::Nofile, Resource::Memlock] {
+        let mut limit = getrlimit(resource);
+        limit.current = limit.maximum;
+        let _ = setrlimit(resource, limit);
+    }
 }

@@ -151,4 +151,10 @@ impl Source for Lance {
     fn notices(&self) -> Vec<String> {
         vec![self.0.protection().to_string()]
     }
+    fn warnings(&self) -> Vec<String> {
+        match self.0.protection() {
+            refused @ snapshot::Protection::Refused(_) => vec![refused.to_string()],
+            _ => vec![],
+        }
+    }
 }

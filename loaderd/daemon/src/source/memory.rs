@@ -253,6 +253,9 @@ impl Source for Opened {
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]

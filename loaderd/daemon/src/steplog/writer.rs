@@ -17,7 +17,7 @@ use super::{JobKey, JobRecord, StepLogError, StepRecord, store};
 use crate::feed::Feed;
 
 /// How long publishing waits for space on a full disk before it gives up.
-pub const FULL_DISK_WAIT: Duration = Duration::from_secs(30);
+pub(super) const FULL_DISK_WAIT: Duration = Duration::from_secs(30);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Requests that may wait: steps in flight of many sessions, each bounded by its slots.
 const REQUESTS_MAX: usize = 4096;

@@ -22,6 +22,9 @@ mod lengths;
 mod reader;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use cache::{Cache, Target};
 pub(crate) use format::{Description, MapKey, Place};
 pub(crate) use lengths::Lengths;

@@ -109,6 +109,12 @@ impl PageMap {
         lengths::quantile(&self.description.lengths, q)
     }
 
+    #[cfg(test)]
+    pub(crate) fn chunks_verified(&self) -> u32 {
+        let words = self.verified.iter();
+        words.map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
     fn in_range(&self, index: u64) {
         let rows = self.description.rows;
         assert!(index < rows, "row index {index} of {rows} rows");

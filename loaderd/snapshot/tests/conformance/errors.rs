@@ -19,7 +19,7 @@ fn no_dataset() {
     let text = refused(&place.uri);
     assert!(text.contains("no such file"), "{text}");
     let text = refused(place.folder.path().to_str().unwrap());
-    assert!(text.contains("holds no dataset"), "{text}");
+    assert!(text.contains("no _versions"), "{text}");
     let file = place.folder.path().join("file");
     std::fs::write(&file, "text").unwrap();
     let text = refused(file.to_str().unwrap());

@@ -154,7 +154,7 @@ fn appending_behind_somebody_elses_append() {
     let place = Place::new();
     put(&place, 0, &["cat"], &options(&["cat"])).unwrap();
     // While rows are read, another ingest commits: first rows only, then a class of its own.
-    let mut during = |class: &'static str, other: &'static str| {
+    let during = |class: &'static str, other: &'static str| {
         let mut rows = std::iter::once_with(|| {
             put(&place, 9, &[other], &options(&[other])).unwrap();
             Ok(IngestRow { image: vec![1; 100], class: class.into() })

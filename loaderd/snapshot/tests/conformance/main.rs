@@ -9,6 +9,7 @@ mod columns;
 mod errors;
 mod ingest;
 mod layouts;
+mod measure;
 mod mutations;
 mod protect;
 mod selection;

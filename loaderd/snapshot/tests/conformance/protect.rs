@@ -1,7 +1,7 @@
 //! Tags that hold a version, against Lance's own clean-up.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lance::Dataset;
 use lance::dataset::cleanup::CleanupPolicyBuilder;
@@ -66,7 +66,7 @@ fn a_run_holds_its_version_while_it_is_open() {
 
 fn clean_up(place: &Place) {
     let policy = CleanupPolicyBuilder::default()
-        .before_version(u64::MAX)
+        .before_timestamp(SystemTime::now().into())
         .error_if_tagged_old_versions(false)
         .build();
     block_on(place.dataset().cleanup_with_policy(policy)).unwrap();

@@ -1,0 +1,206 @@
+"""One loader at a time, into PyTorch: RandomResizedCrop(224), flip, normalise, float32 NCHW.
+
+Enters: a contestant's name and its data, on the command line of a process of its own, so
+that no contestant inherits another's threads, memory or imports. Leaves: one line of JSON
+with images, seconds and CPU seconds of the process and all below it, warm-up excluded.
+
+    python benches/contestants.py loaderd --data pictures.lance --seconds 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import BATCH_SIZE, Daemon, tree_cpu_s
+
+SIZE = 224
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+#: More than any of the contestants reads ahead, so that none starts with a full larder.
+WARM_UP_BATCHES_MIN = 8
+
+
+def loaderd(data: Path, threads: int) -> Iterator[torch.Tensor]:
+    """A Lance dataset through the daemon. Epoch follows epoch, as in training."""
+    from loaderd.torch import LanceIterableDataset
+
+    from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
+
+    transforms = [RandomResizedCrop(SIZE), RandomHorizontalFlip(), Normalize.imagenet("float32")]
+    with (
+        tempfile.TemporaryDirectory(prefix="loaderd-bench-") as folder,
+        Daemon(Path(folder), f"--decode-threads={threads}") as daemon,
+    ):
+        dataset = LanceIterableDataset(
+            os.fspath(data),
+            columns=["image", "label"],
+            transform={"image": transforms},
+            batch_size=BATCH_SIZE,
+            shuffle=True,
+            drop_last=True,
+            protect="none",
+            socket=daemon.socket,
+            autostart=False,
+        )
+        while True:
+            for batch in dataset:
+                yield batch["image"]
+
+
+def dali(data: Path, threads: int) -> Iterator[torch.Tensor]:
+    """DALI's CPU pipeline over the files, without a GPU, endless over epochs.
+
+    The dynamic executor, which DALI's documents recommend, hands tensors over without a
+    copy.
+    """
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    files = sorted(data.glob("*/*.jpg"))
+    paths = [str(file) for file in files]
+    labels = [int(file.parent.name) for file in files]
+
+    @pipeline_def(batch_size=BATCH_SIZE, num_threads=threads, device_id=None, exec_dynamic=True)
+    def pipeline() -> tuple[Any, Any]:
+        encoded, label = fn.readers.file(
+            files=paths, labels=labels, random_shuffle=True, initial_fill=4 * BATCH_SIZE
+        )
+        image = fn.decoders.image_random_crop(
+            encoded,
+            device="cpu",
+            output_type=types.RGB,
+            random_area=[0.08, 1.0],
+            random_aspect_ratio=[3 / 4, 4 / 3],
+        )
+        image = fn.resize(image, size=[SIZE, SIZE], interp_type=types.INTERP_LINEAR)
+        image = fn.crop_mirror_normalize(
+            image,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            mean=[255 * value for value in MEAN],
+            std=[255 * value for value in STD],
+            mirror=fn.random.coin_flip(),
+        )
+        return image, label
+
+    batches = DALIGenericIterator(pipeline(), ["image", "label"])
+    for (batch,) in batches:
+        yield batch["image"]
+
+
+def torchvision(data: Path, threads: int) -> Iterator[torch.Tensor]:
+    """``DataLoader`` with worker processes over Lance, decoded by torchvision.
+
+    As pylance's documents recommend: map-style, one ``take`` a batch, spawned workers that
+    stay. The sampler is endless, so no worker idles at the end of an epoch.
+    """
+    from lance.torch.data import get_safe_loader
+
+    dataset = LanceRows(os.fspath(data))
+    yield from (
+        image
+        for image, _ in get_safe_loader(
+            dataset,
+            batch_size=BATCH_SIZE,
+            num_workers=threads,
+            persistent_workers=True,
+            drop_last=True,
+            sampler=torch.utils.data.RandomSampler(dataset, num_samples=2**62),
+        )
+    )
+
+
+class LanceRows(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Decoded and transformed rows of a Lance dataset, fetched a batch at a time."""
+
+    def __init__(self, uri: str) -> None:
+        import lance
+
+        self._uri = uri
+        self._rows = lance.dataset(uri).count_rows()
+        # Opened in the worker: Lance is not fork-safe, and a dataset in use can't be pickled.
+        self._dataset: Any = None
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        if self._dataset is None:
+            import lance
+
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            self._dataset = lance.dataset(self._uri)
+            self._transform = torchvision_transform()
+        rows = self._dataset.take(indices, columns=["image", "label"])
+        samples = []
+        for image, label in zip(rows["image"], rows["label"].to_pylist(), strict=True):
+            encoded = torch.frombuffer(image.as_buffer(), dtype=torch.uint8)
+            pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+            samples.append((self._transform(pixels), label))
+        return samples
+
+
+def torchvision_transform() -> Any:
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+
+def measure(batches: Iterator[torch.Tensor], seconds: float, warm_up: float) -> dict[str, Any]:
+    """Images, seconds and CPU seconds of the time after the warm-up."""
+    first = next(batches)
+    shape = (BATCH_SIZE, 3, SIZE, SIZE)
+    if (first.shape, first.dtype) != (shape, torch.float32) or not first.is_contiguous():
+        raise SystemExit(f"a batch is {first.dtype} {list(first.shape)}, not float32 {shape}")
+    mean = first.mean().item()
+    # What is held is a slot that can't be filled.
+    del first
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < warm_up or count < WARM_UP_BATCHES_MIN:
+        next(batches)
+        count += 1
+    images = 0
+    cpu_s, began = tree_cpu_s(os.getpid()), time.perf_counter()
+    while (taken := time.perf_counter() - began) < seconds:
+        images += len(next(batches))
+    cpu_s = tree_cpu_s(os.getpid()) - cpu_s
+    return {"images": images, "seconds": taken, "cpu_s": cpu_s, "first_mean": mean}
+
+
+CONTESTANTS = {"loaderd": loaderd, "dali": dali, "torchvision": torchvision}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("contestant", choices=CONTESTANTS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--warm-up", type=float, default=3.0)
+    given = parser.parse_args()
+    batches = CONTESTANTS[given.contestant](given.data, given.threads)
+    print(json.dumps(measure(batches, given.seconds, given.warm_up)), flush=True)
+    # Ends what the contestant has running: the daemon, or the workers.
+    batches.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Hand-over without decode: GB/s into PyTorch, and the delay from publish to ``next()``.
+
+Enters: nothing; the daemon's in-memory source makes the rows. Leaves: rates and delays of
+batches of float32 images and of small ones, beside the targets. A delay counts only where
+the consumer was waiting in ``next()`` when the batch was published: the delay of a batch
+that lay ready is the consumer's own.
+
+    python benches/handover.py --json handover.json
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import harness
+from harness import BATCH_SIZE, Daemon, Spread, Target
+from loaderd.session import Session
+from loaderd.torch import LanceIterableDataset
+
+GB_PER_S_MIN = 5.0
+DELAY_P50_US_MAX = 200.0
+
+#: Name, shape of a float32 row, rows an epoch.
+SIZES = (("large", "3x224x224", 1 << 16), ("small", "3x32x32", 1 << 20))
+WARM_UP_BATCHES = 16
+
+
+class Delays:
+    """Stands before a session's ``next()`` and notes when batches were published."""
+
+    def __init__(self, session: Session) -> None:
+        self._next = session.next
+        session.next = self  # type: ignore[method-assign]
+        self.waits_ns: list[int] = []
+        self._called_ns = 0
+        self._published_ns = 0
+
+    def __call__(self) -> Any:
+        self._called_ns = time.monotonic_ns()
+        received = self._next()
+        if received is not None:
+            # By CLOCK_MONOTONIC, which all processes of a machine share.
+            self._published_ns = received[0]["published_ns"]
+        return received
+
+    def taken(self) -> None:
+        """To be called when the batch is in the consumer's hands."""
+        now = time.monotonic_ns()
+        if self._published_ns > self._called_ns:
+            self.waits_ns.append(now - self._published_ns)
+
+
+def main() -> None:
+    parser = harness.arguments(__doc__.partition("\n")[0])
+    given = parser.parse_args()
+    if given.brief:
+        given.rounds, given.seconds = 1, 1.0
+    facts = harness.machine()
+    rounds: list[dict[str, dict[str, float]]] = []
+    with harness.scratch(given.scratch) as folder, Daemon(folder) as daemon:
+        for number in range(given.rounds):
+            harness.progress(f"round {number + 1}")
+            rounds.append(
+                {
+                    name: stream(daemon, f"memory:rows={rows},tensor={shape}:float32", given)
+                    for name, shape, rows in SIZES
+                }
+            )
+        harness.progress("")
+    table = []
+    for name, shape, _ in SIZES:
+        columns = ("gb_per_s", "batches_per_s", "waited_share", "delay_us_p50", "delay_us_p99")
+        spreads = [Spread.of([round_[name][column] for round_ in rounds]) for column in columns]
+        texts = [
+            spread.text(digits) for spread, digits in zip(spreads, (2, 0, 2, 0, 0), strict=True)
+        ]
+        table.append([f"{name}: [{BATCH_SIZE}, {shape.replace('x', ', ')}] float32", *texts])
+    harness.show(["", "GB/s", "batches/s", "waited for", "p50 us", "p99 us"], table)
+    targets = judge(rounds)
+    harness.show_targets(targets, given.brief)
+    report = {
+        "bench": "handover",
+        "machine": facts,
+        "batch_size": BATCH_SIZE,
+        "seconds": given.seconds,
+        "is_brief": given.brief,
+        "rounds": rounds,
+        "targets": [target.to_json(given.brief) for target in targets],
+    }
+    harness.write_json(given.json, report)
+
+
+def stream(daemon: Daemon, uri: str, given: Any) -> dict[str, float]:
+    """Batches as fast as they come, over as many epochs as it takes."""
+    dataset = LanceIterableDataset(
+        uri,
+        columns=["tensor"],
+        batch_size=BATCH_SIZE,
+        shuffle=True,
+        drop_last=True,
+        socket=daemon.socket,
+        autostart=False,
+    )
+    for number, batch in enumerate(dataset):
+        if number == WARM_UP_BATCHES:
+            break
+    assert dataset._session is not None
+    delays = Delays(dataset._session)
+    size = batch["tensor"].nbytes
+    del batch
+    count, is_over = 0, False
+    began = time.perf_counter()
+    while not is_over:
+        for batch in dataset:
+            delays.taken()
+            count += 1
+            # The slot goes back before the next batch is asked for.
+            del batch
+            if time.perf_counter() - began >= given.seconds:
+                is_over = True
+                break
+    seconds = time.perf_counter() - began
+    dataset.close()
+    waits_ns = sorted(delays.waits_ns)
+    if not waits_ns:
+        raise SystemExit(f"the consumer of {uri} never waited, so there is no delay to measure")
+    return {
+        "gb_per_s": count * size / seconds / 1e9,
+        "batches_per_s": count / seconds,
+        "waited_share": len(waits_ns) / count,
+        "delay_us_p50": waits_ns[len(waits_ns) // 2] / 1e3,
+        "delay_us_p99": waits_ns[len(waits_ns) * 99 // 100] / 1e3,
+    }
+
+
+def judge(rounds: list[dict[str, dict[str, float]]]) -> list[Target]:
+    rate = Spread.of([round_["large"]["gb_per_s"] for round_ in rounds])
+    targets = [Target("hand-over of large batches", rate, GB_PER_S_MIN, " GB/s")]
+    for name, _, _ in SIZES:
+        delay = Spread.of([round_[name]["delay_us_p50"] for round_ in rounds])
+        title = f"publish to next(), p50, {name} batches"
+        targets.append(Target(title, delay, DELAY_P50_US_MAX, " us", at_most=True, digits=0))
+    return targets
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""One set of pictures in every form that the benches read.
+
+Enters: a folder of JPEGs, or none and then drawn ones. Leaves, in the scratch folder: the
+distinct pictures, the same repeated to some number of rows as files in class folders, a
+Lance dataset made by ``loaderd ingest``, and one made by pylance. All rows of all forms
+hold the same bytes, and all of it was written just before, so it is in the page cache.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import run_loaderd
+from PIL import Image
+
+#: Pictures that are drawn where the user has none.
+DRAWN = 256
+_CLASSES = 8
+_LANCE_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the forms lie."""
+
+    #: Distinct pictures, in one flat folder.
+    distinct: Path
+    #: Files in class folders, ``rows`` of them.
+    tree: Path
+    rows: int
+    distinct_count: int
+    mean_bytes: float
+    is_drawn: bool
+
+    def words(self) -> str:
+        kind = "drawn pictures (targets are for photos)" if self.is_drawn else "pictures"
+        size = f"{self.mean_bytes / 1e3:.0f} KB on average"
+        return f"{self.distinct_count} {kind} of {size}, {self.rows} rows"
+
+    def labelled(self) -> list[tuple[Path, int]]:
+        """All files with the numbers of their classes."""
+        files = sorted(self.tree.glob("*/*.jpg"))
+        return [(file, int(file.parent.name)) for file in files]
+
+
+def prepare(folder: Path, images: Path | None, rows: int) -> Pictures:
+    """Collects or draws pictures, and repeats them to ``rows`` files (hard links)."""
+    distinct, tree = folder / "distinct", folder / "tree"
+    distinct.mkdir()
+    if images is None:
+        run_loaderd("sample", folder / "drawn", "--count", str(min(rows, DRAWN)))
+    found = _jpegs(folder / "drawn" if images is None else images)
+    if not found:
+        raise SystemExit(f"{images} holds no JPEG in colour or grey")
+    if len(found) > rows:
+        found = random.Random(0).sample(found, rows)
+    size = 0
+    for number, file in enumerate(found):
+        copy = distinct / f"{number:06}.jpg"
+        shutil.copyfile(file, copy)
+        size += copy.stat().st_size
+    for row in range(rows):
+        number = row % len(found)
+        file = tree / str(number % _CLASSES) / f"{number:06}_{row:08}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.hardlink_to(distinct / f"{number:06}.jpg")
+    return Pictures(distinct, tree, rows, len(found), size / len(found), images is None)
+
+
+def ingest(pictures: Pictures, uri: Path) -> Path:
+    """The dataset as loaderd writes it, with all rows or not at all."""
+    report = json.loads(run_loaderd("ingest", pictures.tree, uri, "--json"))
+    if report["rows"] != pictures.rows:
+        raise SystemExit(f"loaderd ingest left out {report['skipped']} of {pictures.rows} pictures")
+    return uri
+
+
+def write_large_binary(pictures: Pictures, uri: Path) -> Path:
+    """The dataset as pylance writes it, the images in a ``LargeBinary`` column.
+
+    JPEGs don't compress, so compression is off, which spares the reader the work.
+    """
+    import lance
+    import pyarrow as pa
+
+    no_compression = {b"lance-encoding:compression": b"none"}
+    schema = pa.schema(
+        [
+            pa.field("image", pa.large_binary(), metadata=no_compression),
+            pa.field("label", pa.int64()),
+        ]
+    )
+    files = pictures.labelled()
+    # The files are sorted by class. No reader should profit from that.
+    random.Random(1).shuffle(files)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for start in range(0, len(files), _LANCE_BATCH_ROWS):
+            part = files[start : start + _LANCE_BATCH_ROWS]
+            images = pa.array([file.read_bytes() for file, _ in part], pa.large_binary())
+            labels = pa.array([label for _, label in part], pa.int64())
+            yield pa.record_batch([images, labels], schema=schema)
+
+    lance.write_dataset(batches(), str(uri), schema=schema)
+    return uri
+
+
+def _jpegs(folder: Path) -> list[Path]:
+    """JPEGs that every contestant decodes: colour or grey, no CMYK."""
+    found = []
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in (".jpg", ".jpeg"):
+            continue
+        with Image.open(file) as image:
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                found.append(file)
+    return found

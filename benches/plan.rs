@@ -1,0 +1,2 @@
+//! dummy
+fn main(){}

@@ -1,0 +1,22 @@
+"""A small dataset of drawn pictures, for examples that are run without one."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+LOADERD = Path(sysconfig.get_path("scripts")) / "loaderd"
+
+
+def sample_dataset(count: int) -> str:
+    """Draws ``count`` pictures of six classes and ingests them; returns the dataset's path.
+
+    It lies in a temporary folder that is left to the system to clean up.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="loaderd-example-"))
+    pictures, dataset = folder / "pictures", folder / "pictures.lance"
+    subprocess.run([LOADERD, "sample", pictures, "--count", str(count)], check=True)
+    subprocess.run([LOADERD, "ingest", pictures, dataset], check=True)
+    return str(dataset)

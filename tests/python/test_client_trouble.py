@@ -1,0 +1,292 @@
+"""The client when things go wrong: dead daemons, refusals, forks, signals, exits."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from client_helpers import EPOCH, connect, labels
+from fake_daemon import BATCH, FakeDaemon
+from loaderd import errors
+from loaderd.session import Session
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import DataLoader  # noqa: E402
+
+from loaderd.torch import LanceIterableDataset  # noqa: E402
+
+
+def test_daemon_death_is_an_error_and_leaves_tensors_readable(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.slot_count = 2
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    batch = next(batches)
+    fake_daemon.stop()
+    with pytest.raises(errors.DaemonDied, match=r"load_state_dict.*/fake/daemon.log"):
+        list(batches)
+    with pytest.raises(errors.DaemonDied):
+        next(batches)
+    # Nothing is left behind, and what is in hand stays right.
+    assert not os.path.exists(fake_daemon.path)
+    assert batch["x"].flatten().tolist() == list(range(24))
+    assert dataset.state_dict()["position"] >= BATCH
+    del batches, dataset
+    gc.collect()
+    assert batch["label"].tolist() == EPOCH[0]
+    with pytest.raises(errors.DaemonUnavailable, match="loaderd serve"):
+        len(connect(fake_daemon))
+
+
+def test_training_goes_on_with_a_new_daemon(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.slot_count = 2
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    assert next(batches)["label"].tolist() == EPOCH[0]
+    fake_daemon.stop()
+    with pytest.raises(errors.DaemonDied):
+        list(batches)
+    state = dataset.state_dict()
+    successor = FakeDaemon(fake_daemon.path)
+    try:
+        dataset.load_state_dict(state)
+        assert labels(dataset) == EPOCH[state["position"] // BATCH :]
+    finally:
+        successor.stop()
+
+
+def test_a_failed_stream_leaves_the_session(fake_daemon: FakeDaemon) -> None:
+    message = "row 5 of a.lance: JPEG ends early"
+    fake_daemon.instead[1] = {"type": "failed", "kind": "bad_sample", "message": message}
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    next(batches)
+    for _ in range(2):
+        with pytest.raises(errors.BadSample, match=message):
+            next(batches)
+    assert dataset.state_dict()["position"] == BATCH
+    fake_daemon.instead.clear()
+    assert labels(dataset) == EPOCH
+    assert len(fake_daemon.said("open")) == 1
+
+
+def test_raised_errors_keep_no_slots(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.instead[2] = {"type": "failed", "kind": "io", "message": "disk"}
+    dataset = connect(fake_daemon)
+
+    def train() -> None:
+        for batch in dataset:
+            assert batch.rows == BATCH
+
+    with pytest.raises(errors.ReadError):
+        train()
+    assert len(fake_daemon.wait_for("release", 2)) == 2
+
+
+def test_last_words_of_the_daemon_are_raised(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.instead[1] = {
+        "type": "failed",
+        "kind": "stopping",
+        "message": "the daemon was told to stop",
+        "stream": None,
+    }
+    batches = iter(connect(fake_daemon))
+    next(batches)
+    with pytest.raises(errors.DaemonDied, match="told to stop"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("dataset", errors.DatasetError),
+        ("transform", errors.TransformError),
+        ("resume", errors.ResumeRefused),
+        ("limit", errors.LimitExceeded),
+        ("rank", errors.RankConflict),
+    ],
+)
+def test_refusals_have_their_class(
+    fake_daemon: FakeDaemon, kind: str, expected: type[Exception]
+) -> None:
+    fake_daemon.opened = {"type": "failed", "kind": kind, "message": "two\nlines"}
+    with pytest.raises(expected, match="two\nlines"):
+        iter(connect(fake_daemon))
+
+
+def test_a_daemon_of_another_protocol_is_named(fake_daemon: FakeDaemon) -> None:
+    assert isinstance(fake_daemon.welcome, dict)
+    fake_daemon.welcome.update(protocol=99, version="9.9")
+    with pytest.raises(errors.ProtocolMismatch) as caught:
+        len(connect(fake_daemon))
+    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 1", "loaderd stop"):
+        assert part in str(caught.value)
+
+
+def test_what_is_no_daemon_is_named(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.welcome = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+    with pytest.raises(errors.ProtocolMismatch, match='starts with "HTTP"'):
+        len(connect(fake_daemon))
+
+
+@pytest.mark.parametrize(
+    ("opened", "message"),
+    [
+        ({"slot_count": 5}, "5 slots of 4096 bytes were announced"),
+        (
+            {
+                "layout": {
+                    "tensors": [{"name": "x", "dtype": "int64", "shape": [2**62], "offset": 0}],
+                    "batch_size": 4,
+                    "slot_bytes": 4096,
+                }
+            },
+            "does not fit into a slot",
+        ),
+    ],
+)
+def test_memory_that_is_not_as_announced_is_refused(
+    fake_daemon: FakeDaemon, opened: dict[str, Any], message: str
+) -> None:
+    fake_daemon.opened = opened
+    with pytest.raises(errors.InternalError, match=message):
+        len(connect(fake_daemon))
+
+
+def test_memory_that_could_shrink_is_refused(fake_daemon: FakeDaemon) -> None:
+    fake_daemon.seals = 0
+    with pytest.raises(errors.InternalError, match="sealed"):
+        len(connect(fake_daemon))
+
+
+def test_slots_beyond_the_segment_are_refused(fake_daemon: FakeDaemon) -> None:
+    ready = {"lease": 1, "slot": 3, "rows": 4, "epoch": 0, "epoch_step": 0, "step": 0}
+    ready |= {"position": 4, "bad_rows": 0, "published_ns": 0}
+    fake_daemon.instead[0] = {"type": "ready", **ready}
+    with pytest.raises(errors.InternalError, match="4 rows in slot 3; there are 3 slots"):
+        next(iter(connect(fake_daemon)))
+
+
+def test_pickles_and_copies_before_and_after_use(dataset: LanceIterableDataset) -> None:
+    for _ in range(2):
+        for duplicate in (pickle.loads(pickle.dumps(dataset)), copy.copy(dataset)):
+            assert labels(duplicate) == EPOCH
+            duplicate.close()
+        next(iter(dataset))
+
+
+class Probe(torch.utils.data.IterableDataset):  # type: ignore[misc]
+    """Asks in a worker, and brings the answer back as a text."""
+
+    def __init__(self, dataset: LanceIterableDataset) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            iter(self.dataset)
+        except errors.LoaderdError as error:
+            yield f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_worker_processes_are_refused(dataset: LanceIterableDataset, used: bool) -> None:
+    if used:
+        next(iter(dataset))
+    (answer,) = DataLoader(Probe(dataset), batch_size=None, num_workers=1)
+    assert answer.startswith("WorkerProcessError: this is worker process 0")
+    assert "num_workers=0" in answer
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_fork_notices_and_harms_nothing(
+    dataset: LanceIterableDataset, fake_daemon: FakeDaemon
+) -> None:
+    batches = iter(dataset)
+    batch = next(batches)
+    child = os.fork()
+    if child == 0:
+        # No assertion may leave the child: it would run the other tests.
+        try:
+            answers = 0
+            for attempt in (lambda: next(batches), lambda: len(dataset), dataset.close):
+                try:
+                    attempt()
+                except errors.ForkedProcess:
+                    answers += 1
+            readable = batch["label"].tolist() == EPOCH[0]
+            del batch, batches, dataset
+            gc.collect()
+            os._exit(0 if answers == 3 and readable else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    time.sleep(0.05)
+    assert fake_daemon.said("release") == []
+    assert next(batches)["label"].tolist() == EPOCH[1]
+
+
+def test_waiting_notices_signals(fake_daemon: FakeDaemon) -> None:
+    release = threading.Event()
+    fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None
+    batches = iter(connect(fake_daemon))
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert time.monotonic() - started < 5
+    release.set()
+    assert next(batches)["label"].tolist() == EPOCH[0]
+
+
+def test_waiting_lets_other_threads_run(fake_daemon: FakeDaemon) -> None:
+    release = threading.Event()
+    fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None
+    batches = iter(connect(fake_daemon))
+    threading.Timer(0.2, release.set).start()
+    assert next(batches)["label"].tolist() == EPOCH[0]
+
+
+def test_a_long_wait_is_reported(fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "stalled_after_s", 0.2)
+    release = threading.Event()
+    fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None
+    batches = iter(connect(fake_daemon))
+    threading.Timer(1.0, release.set).start()
+    with pytest.warns(RuntimeWarning, match="still waiting"):
+        next(batches)
+
+
+def test_tensors_may_die_in_any_thread_and_at_exit(fake_daemon: FakeDaemon) -> None:
+    program = """
+import sys, threading, torch
+from loaderd.torch import LanceIterableDataset
+dataset = LanceIterableDataset("memory:", columns=["x"], batch_size=4, socket=sys.argv[1],
+                               autostart=False)
+batches = iter(dataset)
+box = [next(batches)]
+thread = threading.Thread(target=box.clear)
+thread.start()
+thread.join()
+cycle = [next(batches)["x"]]
+cycle.append(cycle)
+torch.kept = next(batches)["x"]
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program, fake_daemon.path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "reading with pread\n")
