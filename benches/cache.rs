@@ -70,7 +70,11 @@ pub fn resident(files: &[PathBuf]) -> Result<f64> {
             offset += length;
         }
     }
-    Ok(if pages == 0 { 0.0 } else { present as f64 / pages as f64 })
+    Ok(if pages == 0 {
+        0.0
+    } else {
+        present as f64 / pages as f64
+    })
 }
 
 /// One byte a page, whose lowest bit says whether it is resident: mincore(2).
@@ -116,7 +120,10 @@ mod tests {
         let files = [path];
         assert!(load(&files).unwrap() > 0.99);
         let stayed = evict(&files, false).unwrap();
-        assert!(stayed < 0.01, "{stayed} of the file stayed in the page cache");
+        assert!(
+            stayed < 0.01,
+            "{stayed} of the file stayed in the page cache"
+        );
         assert!(load(&files).unwrap() > 0.99);
         assert_eq!(resident(&[]).unwrap(), 0.0);
     }

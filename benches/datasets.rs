@@ -80,7 +80,11 @@ impl Datasets {
         let bytes = match stored(&folder, &facts) {
             Some(bytes) => bytes,
             None => {
-                eprintln!("making {} times {rows} rows in {}", Layout::ALL.len(), folder.display());
+                eprintln!(
+                    "making {} times {rows} rows in {}",
+                    Layout::ALL.len(),
+                    folder.display()
+                );
                 make(runtime, &folder, images, rows, facts)?
             }
         };
@@ -139,7 +143,10 @@ fn make(
     rows: u64,
     mut facts: Value,
 ) -> Result<u64> {
-    ensure!(rows > 0, "no rows, nothing to measure: --rows must be at least 1");
+    ensure!(
+        rows > 0,
+        "no rows, nothing to measure: --rows must be at least 1"
+    );
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     for layout in Layout::ALL {
         let path = folder.join(layout.folder_name());
@@ -153,7 +160,9 @@ fn make(
             _ => plain(runtime, &path, images, rows, layout)?,
         }
     }
-    let bytes: u64 = (0..rows).map(|number| images.row(number).len() as u64).sum();
+    let bytes: u64 = (0..rows)
+        .map(|number| images.row(number).len() as u64)
+        .sum();
     facts["bytes"] = json!(bytes);
     crate::write_json(&folder.join(FACTS), &facts)?;
     Ok(bytes)
@@ -177,7 +186,9 @@ fn plain(
     let batches = (0..rows)
         .step_by(BATCH_ROWS as usize)
         .map(move |first| batch(&images, &its_schema, first, rows.min(first + BATCH_ROWS)));
-    let uri = path.to_str().context("the data folder's path is not UTF-8")?;
+    let uri = path
+        .to_str()
+        .context("the data folder's path is not UTF-8")?;
     let batches = RecordBatchIterator::new(batches, schema);
     runtime
         .block_on(Dataset::write(batches, uri, None))
@@ -211,7 +222,9 @@ fn packed(path: &Path, images: &Images, rows: u64) -> Result<()> {
             class: class(number % CLASSES),
         })
     });
-    let uri = path.to_str().context("the data folder's path is not UTF-8")?;
+    let uri = path
+        .to_str()
+        .context("the data folder's path is not UTF-8")?;
     ingest(uri, &mut source, &options)?;
     Ok(())
 }

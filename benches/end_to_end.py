@@ -34,18 +34,24 @@ PEERS = {
 #: First batches of two loaders differ in mean by less than that if both normalise alike.
 MEAN_DIFFERENCE_MAX = 0.5
 
-Round = dict[str, dict[str, float]]
+#: What one contestant's measurement found.
+Found = dict[str, Any]
+#: By contestant.
+Round = dict[str, Found]
 
 
 def main() -> None:
-    parser = harness.arguments(__doc__.partition("\n")[0])
+    parser = harness.arguments(__doc__)
     parser.add_argument("--images", type=Path, metavar="DIR", help="JPEGs [default: drawn ones]")
     parser.add_argument(
-        "--rows", type=int, default=8192, help="the pictures repeated (default: %(default)s)"
+        "--rows",
+        type=harness.positive(int),
+        default=8192,
+        help="the pictures repeated (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=harness.positive(int),
         default=len(os.sched_getaffinity(0)),
         help="and worker processes (default: the cores, %(default)s)",
     )
@@ -55,7 +61,7 @@ def main() -> None:
     facts = harness.machine()
     with harness.scratch(given.scratch) as folder:
         rows = pictures.prepare(folder, given.images, given.rows)
-        print(f"{rows.words()}; {given.threads} threads, {given.rounds} rounds of", end=" ")
+        print(f"{rows.words()}; {given.threads} threads, rounds: {given.rounds} of", end=" ")
         print(f"{given.seconds:g} s each, batches of {harness.BATCH_SIZE}, page cache warm\n")
         contestants, missing = enter(rows, folder, given)
         rounds = [
@@ -85,13 +91,13 @@ def main() -> None:
 
 def enter(
     rows: pictures.Pictures, folder: Path, given: Any
-) -> tuple[dict[str, Callable[[], dict[str, float]]], list[str]]:
+) -> tuple[dict[str, Callable[[], Found]], list[str]]:
     """What there is to measure, and the names of peers that are not installed."""
 
-    def contestant(name: str, data: Path) -> Callable[[], dict[str, float]]:
+    def contestant(name: str, data: Path) -> Callable[[], Found]:
         return lambda: run_contestant(name, data, given.threads, given.seconds, given.brief)
 
-    def decode(threads: int) -> Callable[[], dict[str, float]]:
+    def decode(threads: int) -> Callable[[], Found]:
         return lambda: run_decode(rows, threads, given.seconds)
 
     contestants = {
@@ -108,7 +114,7 @@ def enter(
     return contestants, missing
 
 
-def run_round(contestants: dict[str, Callable[[], dict[str, float]]], number: int) -> Round:
+def run_round(contestants: dict[str, Callable[[], Found]], number: int) -> Round:
     """Measures each once, starting with another one in each round."""
     names = list(contestants)
     first = number % len(names)
@@ -120,9 +126,7 @@ def run_round(contestants: dict[str, Callable[[], dict[str, float]]], number: in
     return results
 
 
-def run_contestant(
-    name: str, data: Path, threads: int, seconds: float, is_brief: bool
-) -> dict[str, float]:
+def run_contestant(name: str, data: Path, threads: int, seconds: float, is_brief: bool) -> Found:
     command = [sys.executable, str(Path(__file__).with_name("contestants.py")), name]
     command += [f"--data={data}", f"--threads={threads}", f"--seconds={seconds}"]
     command += [f"--warm-up={0.2 if is_brief else 3.0}"]
@@ -134,10 +138,12 @@ def run_contestant(
         "images_per_s": found["images"] / found["seconds"],
         "cpu_us_per_image": found["cpu_s"] / found["images"] * 1e6,
         **found,
+        # Such as which read engine the daemon took.
+        "said": done.stderr.strip(),
     }
 
 
-def run_decode(rows: pictures.Pictures, threads: int, seconds: float) -> dict[str, float]:
+def run_decode(rows: pictures.Pictures, threads: int, seconds: float) -> Found:
     """Crop, decode, resize and normalise from memory into one buffer, and nothing else."""
     report = json.loads(
         harness.run_loaderd(

@@ -52,7 +52,7 @@ class Delays:
 
 
 def main() -> None:
-    parser = harness.arguments(__doc__.partition("\n")[0])
+    parser = harness.arguments(__doc__)
     given = parser.parse_args()
     if given.brief:
         given.rounds, given.seconds = 1, 1.0
@@ -102,13 +102,11 @@ def stream(daemon: Daemon, uri: str, given: Any) -> dict[str, float]:
         socket=daemon.socket,
         autostart=False,
     )
-    for number, batch in enumerate(dataset):
-        if number == WARM_UP_BATCHES:
-            break
+    batches = iter(dataset)
+    for _ in range(WARM_UP_BATCHES):
+        size = next(batches)["tensor"].nbytes
     assert dataset._session is not None
     delays = Delays(dataset._session)
-    size = batch["tensor"].nbytes
-    del batch
     count, is_over = 0, False
     began = time.perf_counter()
     while not is_over:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,33 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _VERSIONS_OF = ("loaderd", "torch", "torchvision", "pylance", "nvidia-dali-cuda130")
 
 
-def arguments(text: str, seconds: float = 10.0, rounds: int = 3) -> argparse.ArgumentParser:
-    """Options of every bench; ``text`` describes it."""
-    parser = argparse.ArgumentParser(description=text)
+def arguments(text: str, rounds: bool = True) -> argparse.ArgumentParser:
+    """Options of every bench; ``text`` is its documentation, and ``rounds`` that it has some."""
+    parser = argparse.ArgumentParser(description=text.partition("\n")[0])
     parser.add_argument("--brief", action="store_true", help="only show that it works")
-    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help="of each measurement (default: %(default)s)"
-    )
+    if rounds:
+        parser.add_argument("--rounds", type=positive(int), default=3, help="default: %(default)s")
+        parser.add_argument(
+            "--seconds",
+            type=positive(float),
+            default=10.0,
+            help="of each measurement (default: %(default)s)",
+        )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     parser.add_argument(
         "--scratch", type=Path, metavar="DIR", help="for data sets [default: the temporary folder]"
     )
     return parser
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        return value
+
+    return parse
 
 
 @contextlib.contextmanager
@@ -67,6 +81,7 @@ class Daemon:
                 [launch.find_binary(), "serve", f"--socket={self.socket}", *options],
                 stdout=output,
                 stderr=output,
+                env={**os.environ, "LOADERD_STATE": str(folder / f"{name}.state")},
             )
         self.pid = self._process.pid
 

@@ -33,7 +33,15 @@ impl Machine {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let processor = read("/proc/cpuinfo")
             .lines()
-            .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().into()))
+            .find_map(|line| {
+                Some(
+                    line.strip_prefix("model name")?
+                        .split_once(':')?
+                        .1
+                        .trim()
+                        .into(),
+                )
+            })
             .unwrap_or_else(|| std::env::consts::ARCH.into());
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
         let file_system = read("/proc/self/mounts")
@@ -41,7 +49,9 @@ impl Machine {
             .filter_map(|line| {
                 let mut fields = line.split_ascii_whitespace().skip(1);
                 let (place, kind) = (fields.next()?, fields.next()?);
-                folder.starts_with(place).then(|| (place.len(), kind.to_owned()))
+                folder
+                    .starts_with(place)
+                    .then(|| (place.len(), kind.to_owned()))
             })
             // The deepest mount, and of several at one place the last.
             .max_by_key(|(depth, _)| *depth)

@@ -54,9 +54,9 @@ impl Meter {
         let cpu = process_cpu();
         let (user, system) = (cpu.user - self.cpu.user, cpu.system - self.cpu.system);
         let elsewhere = match (self.busy, machine_busy()) {
-            (Some(before), Some(after)) => after
-                .saturating_sub(before)
-                .saturating_sub(user + system),
+            (Some(before), Some(after)) => {
+                after.saturating_sub(before).saturating_sub(user + system)
+            }
             _ => Duration::ZERO,
         };
         Sample {
@@ -147,8 +147,14 @@ mod tests {
         let meter = Meter::start();
         std::thread::sleep(Duration::from_millis(60));
         let slept = meter.stop(6, 6_000_000);
-        assert!(slept.cpu_us_per_row() < worked.cpu_us_per_row(), "{slept:?}");
-        assert!(slept.rows_per_s() < 100.1 && slept.mb_per_s() < 100.1, "{slept:?}");
+        assert!(
+            slept.cpu_us_per_row() < worked.cpu_us_per_row(),
+            "{slept:?}"
+        );
+        assert!(
+            slept.rows_per_s() < 100.1 && slept.mb_per_s() < 100.1,
+            "{slept:?}"
+        );
     }
 
     #[test]

@@ -250,10 +250,11 @@ impl OwnPath {
 
     fn complete(&mut self, take_in: &mut dyn FnMut(u64, Buffer)) -> Result<()> {
         let mut failed = None;
-        self.reader.complete(WAIT, &mut |tag, result| match result {
-            Ok(buffer) => take_in(tag, buffer),
-            Err(error) => failed = Some(error),
-        })?;
+        self.reader
+            .complete(WAIT, &mut |tag, result| match result {
+                Ok(buffer) => take_in(tag, buffer),
+                Err(error) => failed = Some(error),
+            })?;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }

@@ -9,14 +9,18 @@ hold the same bytes, and all of it was written just before, so it is in the page
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import run_loaderd
 from PIL import Image
+
+from harness import run_loaderd
 
 #: Pictures that are drawn where the user has none.
 DRAWN = 256
@@ -41,11 +45,6 @@ class Pictures:
         kind = "drawn pictures (targets are for photos)" if self.is_drawn else "pictures"
         size = f"{self.mean_bytes / 1e3:.0f} KB on average"
         return f"{self.distinct_count} {kind} of {size}, {self.rows} rows"
-
-    def labelled(self) -> list[tuple[Path, int]]:
-        """All files with the numbers of their classes."""
-        files = sorted(self.tree.glob("*/*.jpg"))
-        return [(file, int(file.parent.name)) for file in files]
 
 
 def prepare(folder: Path, images: Path | None, rows: int) -> Pictures:
@@ -83,8 +82,18 @@ def ingest(pictures: Pictures, uri: Path) -> Path:
 def write_large_binary(pictures: Pictures, uri: Path) -> Path:
     """The dataset as pylance writes it, the images in a ``LargeBinary`` column.
 
-    JPEGs don't compress, so compression is off, which spares the reader the work.
+    JPEGs don't compress, so compression is off, which spares the reader the work. Written
+    by a process of its own, because Lance's threads have been seen to crash an interpreter
+    that shuts down around them.
     """
+    command = [sys.executable, __file__, os.fspath(pictures.tree), os.fspath(uri)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"pylance failed to write {uri}:\n{done.stderr}")
+    return uri
+
+
+def _write_large_binary(tree: Path, uri: Path) -> None:
     import lance
     import pyarrow as pa
 
@@ -95,7 +104,7 @@ def write_large_binary(pictures: Pictures, uri: Path) -> Path:
             pa.field("label", pa.int64()),
         ]
     )
-    files = pictures.labelled()
+    files = [(file, int(file.parent.name)) for file in sorted(tree.glob("*/*.jpg"))]
     # The files are sorted by class. No reader should profit from that.
     random.Random(1).shuffle(files)
 
@@ -107,7 +116,6 @@ def write_large_binary(pictures: Pictures, uri: Path) -> Path:
             yield pa.record_batch([images, labels], schema=schema)
 
     lance.write_dataset(batches(), str(uri), schema=schema)
-    return uri
 
 
 def _jpegs(folder: Path) -> list[Path]:
@@ -120,3 +128,8 @@ def _jpegs(folder: Path) -> list[Path]:
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
                 found.append(file)
     return found
+
+
+if __name__ == "__main__":
+    _write_large_binary(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)

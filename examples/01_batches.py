@@ -5,10 +5,9 @@ python examples/01_batches.py [DATASET]
 
 import argparse
 
-from sample_data import sample_dataset
-
 from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
 from loaderd.torch import LanceIterableDataset
+from sample_data import sample_dataset
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")

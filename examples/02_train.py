@@ -7,12 +7,12 @@ import argparse
 import time
 
 import torch
-from sample_data import sample_dataset
 from torch import nn
 from tqdm import tqdm
 
 from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
 from loaderd.torch import LanceIterableDataset
+from sample_data import sample_dataset
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)

@@ -7,10 +7,10 @@ import argparse
 import json
 
 import torch
-from sample_data import sample_dataset
 
 from loaderd import CenterCrop, RandomHorizontalFlip, Resize
 from loaderd.torch import LanceIterableDataset
+from sample_data import sample_dataset
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")

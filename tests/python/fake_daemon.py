@@ -139,6 +139,7 @@ class FakeDaemon:
             "resume_at": [resume["epoch"], -(-resume["position"] // BATCH)] if resume else [0, 0],
             "classes": {"label": ["cat", "dog"]},
             "notices": ["reading with pread"],
+            "warnings": ["reading with pread"],
             "daemon_log": "/fake/daemon.log",
             **self.opened,
         }

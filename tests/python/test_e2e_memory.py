@@ -11,7 +11,6 @@ import gc
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,39 +26,8 @@ from loaderd.session import Session
 
 torch = pytest.importorskip("torch")
 
+from daemon_process import ROWS, Daemon  # noqa: E402
 from loaderd.torch import LanceIterableDataset  # noqa: E402
-
-ROWS = 100
-NUMBERS = f"memory:rows={ROWS},tensor=3x4:float32"
-
-
-class Daemon:
-    """A daemon with a socket and folders of its own."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.socket = str(folder / "sock")
-        self.log = folder / "log"
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [launch.find_binary(), "serve", f"--socket={self.socket}", *arguments],
-                stdout=output,
-                stderr=output,
-            )
-        deadline = time.monotonic() + 20
-        # The file is there a moment before anyone listens.
-        with socket.socket(socket.AF_UNIX) as probe:
-            while probe.connect_ex(self.socket) != 0:
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.01)
-
-    def dataset(self, uri: str = NUMBERS, **arguments: Any) -> LanceIterableDataset:
-        arguments = {"columns": ["label"], "batch_size": 8, "autostart": False, **arguments}
-        return LanceIterableDataset(uri, socket=self.socket, **arguments)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
 
 
 @pytest.fixture

@@ -154,10 +154,7 @@ impl Job {
                 rows: source.rows(),
                 columns: request.columns.clone(),
                 transform,
-                decoder: format!(
-                    "libjpeg-turbo, loaderd-decode {}",
-                    env!("CARGO_PKG_VERSION")
-                ),
+                decoder: decode::version(),
                 seed: request.seed,
                 shuffle: request.shuffle,
                 drop_last: request.drop_last,

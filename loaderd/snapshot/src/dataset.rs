@@ -11,11 +11,11 @@ use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::local::to_local_path;
 
+use crate::SnapshotError;
 use crate::error::{listed, nearest};
 use crate::field::{FieldInfo, fields};
 use crate::location::Location;
 use crate::snapshot::VersionRef;
-use crate::SnapshotError;
 
 /// Lance's caches, per open snapshot. Its defaults are 6 GiB and 1 GiB for a process; what we
 /// read through Lance is read once, so these hold only what one scan or take needs again.

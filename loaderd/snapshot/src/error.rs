@@ -248,7 +248,11 @@ impl SnapshotError {
 pub(crate) fn words(error: &lance::Error) -> String {
     let text = error.to_string();
     match text.rfind(".rs:") {
-        Some(at) if text[at + 4..].chars().all(|c| c.is_ascii_digit() || c == ':') => {
+        Some(at)
+            if text[at + 4..]
+                .chars()
+                .all(|c| c.is_ascii_digit() || c == ':') =>
+        {
             match text[..at].rfind(", ") {
                 Some(comma) => text[..comma].to_owned(),
                 None => text,

@@ -82,11 +82,18 @@ mod tests {
             Some(vec![Some(3.0), Some(4.0)]),
         ];
         let list = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(rows, 2);
-        let expected: Vec<u8> = [3.0_f32, 4.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let expected: Vec<u8> = [3.0_f32, 4.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
         check(&list.slice(1, 1), Ok(expected));
 
         let outer = FixedSizeListArray::new(
-            Arc::new(arrow_schema::Field::new("item", list.data_type().clone(), true)),
+            Arc::new(arrow_schema::Field::new(
+                "item",
+                list.data_type().clone(),
+                true,
+            )),
             2,
             Arc::new(list) as ArrayRef,
             None,

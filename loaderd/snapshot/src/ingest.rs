@@ -5,7 +5,8 @@
 //! with their names in the schema's metadata. It never renumbers a class and never rewrites a row.
 //!
 //! Rows stream through a bounded queue. Nothing is visible until the last row is written; what a
-//! failed ingest wrote is not part of any version, and Lance's clean-up takes it away.
+//! failed ingest wrote is not part of any version. In a dataset, Lance's clean-up takes it away;
+//! where none came to be, a later ingest works in the same folder.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -124,7 +125,14 @@ pub fn ingest(
     let mut batches = Batches::new(schema.clone(), &classes, rows);
     // Asked for before anything is written: no rows, no version.
     let first = batches.next_batch()?.ok_or(SnapshotError::NoRows)?;
-    let transaction = write(&location, existing.as_ref(), schema, first, &mut batches, options)?;
+    let transaction = write(
+        &location,
+        existing.as_ref(),
+        schema,
+        first,
+        &mut batches,
+        options,
+    )?;
     let created = existing.is_none();
     let committed = wait(async {
         if created {
@@ -166,7 +174,10 @@ fn existing_classes(
     });
     let image = FieldKind::Bytes(BytesLayout::BlobV2);
     let found = fields(existing.schema());
-    for (name, wanted) in [(&options.image_column, image), (&options.label_column, label)] {
+    for (name, wanted) in [
+        (&options.image_column, image),
+        (&options.label_column, label),
+    ] {
         match found.iter().find(|info| info.name == *name) {
             Some(info) if info.kind == wanted => {}
             Some(info) => {
@@ -381,7 +392,10 @@ async fn append_with_classes(
             preserves_nullability: true,
         };
         let transaction = TransactionBuilder::new(latest.version_id(), merge).build();
-        match CommitBuilder::new(Arc::new(latest)).execute(transaction).await {
+        match CommitBuilder::new(Arc::new(latest))
+            .execute(transaction)
+            .await
+        {
             Ok(committed) => return Ok(committed),
             Err(
                 error @ (lance::Error::CommitConflict { .. }

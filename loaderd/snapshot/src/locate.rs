@@ -22,9 +22,9 @@ use lance_io::local::to_local_path;
 use lance_table::format::{DataFile, Fragment};
 use serde::{Deserialize, Serialize};
 
+use crate::SnapshotError;
 use crate::field::BytesLayout;
 use crate::map::{Lengths, Place};
-use crate::SnapshotError;
 
 /// A dedicated blob is a file of its own, and every file stays open for the run: beyond this many,
 /// rows are read through Lance, which opens them one by one.
@@ -116,7 +116,12 @@ impl Locator {
                 BytesLayout::BlobV2 => self.v2(descriptors, row, address, files)?,
                 BytesLayout::Binary | BytesLayout::LargeBinary => Place::Slow,
             };
-            if let Place::At { offset, length, file } = place {
+            if let Place::At {
+                offset,
+                length,
+                file,
+            } = place
+            {
                 files.reach(file, offset + u64::from(length));
                 lengths.push(length);
             }
@@ -156,11 +161,20 @@ impl Locator {
         if descriptors.is_null(row) || kinds.is_null(row) {
             return Ok(Place::Null);
         }
-        let size = descriptors.column(2).as_primitive::<UInt64Type>().value(row);
-        let blob_id = descriptors.column(3).as_primitive::<UInt32Type>().value(row);
+        let size = descriptors
+            .column(2)
+            .as_primitive::<UInt64Type>()
+            .value(row);
+        let blob_id = descriptors
+            .column(3)
+            .as_primitive::<UInt32Type>()
+            .value(row);
         match kinds.value(row) {
             kind if kind == BlobKind::Packed as u8 => {
-                let offset = descriptors.column(1).as_primitive::<UInt64Type>().value(row);
+                let offset = descriptors
+                    .column(1)
+                    .as_primitive::<UInt64Type>()
+                    .value(row);
                 self.place(address, Some(blob_id), offset, size, files)
             }
             kind if kind == BlobKind::Dedicated as u8 => {
@@ -202,7 +216,11 @@ impl Locator {
                 file
             }
         };
-        Ok(Place::At { offset, length, file })
+        Ok(Place::At {
+            offset,
+            length,
+            file,
+        })
     }
 
     /// The fragment's data file for this column, where its payloads can be read by place.

@@ -14,12 +14,12 @@ use lance::Dataset;
 use lance::dataset::refs::Ref;
 use serde::{Deserialize, Serialize};
 
+use crate::SnapshotError;
 use crate::dataset;
 use crate::error::words;
 use crate::location::Location;
 use crate::runtime::wait;
 use crate::snapshot::VersionRef;
-use crate::SnapshotError;
 
 const RUN_PREFIX: &str = "loaderd-run-";
 const KEEP_PREFIX: &str = "loaderd-keep-";
@@ -118,7 +118,10 @@ impl Drop for Hold {
 }
 
 fn version_of(dataset: &Dataset) -> Ref {
-    Ref::Version(dataset.manifest().branch.clone(), Some(dataset.version_id()))
+    Ref::Version(
+        dataset.manifest().branch.clone(),
+        Some(dataset.version_id()),
+    )
 }
 
 /// `loaderd-run-<host>-<boot>-<run>-<pid>-<n>`: no two snapshots ever share one.
@@ -167,7 +170,11 @@ fn machine() -> String {
         .to_string_lossy()
         .into_owned();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let boot: String = boot.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+    let boot: String = boot
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(8)
+        .collect();
     format!("{}-{boot:0>8}", tag_safe(&host))
 }
 
@@ -202,7 +209,11 @@ pub struct PrunedTag {
 impl fmt::Display for PrunedTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hours = self.age.as_secs() / 3600;
-        write!(f, "{} (version {}, {hours} hours old)", self.name, self.version)
+        write!(
+            f,
+            "{} (version {}, {hours} hours old)",
+            self.name, self.version
+        )
     }
 }
 
@@ -283,11 +294,13 @@ mod tests {
     fn a_living_process_is_recognised() {
         let here = machine();
         let me = std::process::id();
-        let check =
-            |tag: String, alive: bool| assert_eq!(is_alive(&tag, &here), alive, "{tag}");
+        let check = |tag: String, alive: bool| assert_eq!(is_alive(&tag, &here), alive, "{tag}");
         check(format!("{RUN_PREFIX}{here}-my-run-{me}-0"), true);
         check(format!("{RUN_PREFIX}{here}-my-run-4194999-0"), false);
-        check(format!("{RUN_PREFIX}elsewhere-00000000-my-run-{me}-0"), false);
+        check(
+            format!("{RUN_PREFIX}elsewhere-00000000-my-run-{me}-0"),
+            false,
+        );
         check(format!("{KEEP_PREFIX}{here}-my-run-{me}-0"), false);
     }
 }

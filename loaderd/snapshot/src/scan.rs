@@ -14,14 +14,12 @@ use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance_core::datatypes::BlobHandling;
 use lance_core::{ROW_ADDR, ROW_ID};
 
+use crate::SnapshotError;
 use crate::error::words;
 use crate::field::{BytesLayout, FixedKind};
 use crate::fixed;
 use crate::locate::{Files, Locator};
-use crate::map::{
-    Description, Lengths, MapKey, MapWriter, NumbersWriter, SectionWriter, Target,
-};
-use crate::SnapshotError;
+use crate::map::{Description, Lengths, MapKey, MapWriter, NumbersWriter, SectionWriter, Target};
 
 /// Rows per batch of the scan.
 const BATCH_ROWS: usize = 8192;
@@ -251,7 +249,9 @@ impl Build {
         }
         let mut extents = Vec::new();
         for column in self.bytes {
-            let section = column.located.map(|(_, section)| self.writer.close(section));
+            let section = column
+                .located
+                .map(|(_, section)| self.writer.close(section));
             extents.push(section.transpose()?);
         }
         let mut fixed = Vec::new();

@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
+use arrow_array::ArrayRef;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use arrow_array::ArrayRef;
 use lance::Dataset;
 use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::ROW_ADDR;
 
+use crate::SnapshotError;
 use crate::field::{BytesLayout, FixedKind};
 use crate::fixed;
-use crate::SnapshotError;
 
 /// Rows per call to Lance. It opens every fragment that a call touches, so calls are large; what it
 /// holds meanwhile is this many payloads.
@@ -117,7 +117,12 @@ async fn take(
             .await
             .map_err(failed)?;
     let answered = batch[ROW_ADDR].as_primitive::<UInt64Type>();
-    counted(dataset, column, addresses, answered.values().iter().copied())?;
+    counted(
+        dataset,
+        column,
+        addresses,
+        answered.values().iter().copied(),
+    )?;
     Ok(batch[column].clone())
 }
 
@@ -156,12 +161,7 @@ fn unique(addresses: &[u64], window: &[usize]) -> Vec<u64> {
 }
 
 /// Calls `put(position, index in wanted)` for every position of a sorted window.
-fn scatter(
-    addresses: &[u64],
-    window: &[usize],
-    wanted: &[u64],
-    mut put: impl FnMut(usize, usize),
-) {
+fn scatter(addresses: &[u64], window: &[usize], wanted: &[u64], mut put: impl FnMut(usize, usize)) {
     let mut from = 0;
     for &at in window {
         while wanted[from] != addresses[at] {
@@ -183,7 +183,9 @@ mod tests {
         for window in order.chunks(4) {
             let wanted = unique(&addresses, window);
             assert!(wanted.is_sorted_by(|a, b| a < b), "{wanted:?}");
-            scatter(&addresses, window, &wanted, |at, from| out[at] = wanted[from]);
+            scatter(&addresses, window, &wanted, |at, from| {
+                out[at] = wanted[from]
+            });
         }
         assert_eq!(out, addresses);
     }

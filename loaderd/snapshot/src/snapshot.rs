@@ -121,9 +121,7 @@ impl Snapshot {
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
         // Before anything is scanned: what is read must stay.
-        let hold = wait(async {
-            Ok(Hold::take(&dataset, request.protect, &request.run).await)
-        })?;
+        let hold = wait(async { Ok(Hold::take(&dataset, request.protect, &request.run).await) })?;
         let identity = identity(&dataset)?;
         let filter = request.filter.filter(|filter| !filter.trim().is_empty());
         let key = MapKey::new(
@@ -304,7 +302,11 @@ impl Snapshot {
         out: &mut [u8],
     ) -> Result<(), SnapshotError> {
         let (name, kind) = &self.fixed[column];
-        assert_eq!(out.len(), indices.len() * kind.row_bytes(), "bytes for the rows of {name}");
+        assert_eq!(
+            out.len(),
+            indices.len() * kind.row_bytes(),
+            "bytes for the rows of {name}"
+        );
         let addresses = self.addresses(indices)?;
         wait(slow::fixed(&self.dataset, name, kind, &addresses, out))
     }
@@ -319,7 +321,10 @@ impl Snapshot {
     }
 
     fn addresses(&self, indices: &[u64]) -> Result<Vec<u64>, SnapshotError> {
-        let addresses = indices.iter().map(|&index| self.row_address(index)).collect();
+        let addresses = indices
+            .iter()
+            .map(|&index| self.row_address(index))
+            .collect();
         self.check()?;
         Ok(addresses)
     }

@@ -90,11 +90,6 @@ pub enum ToClient {
     /// Something failed. With `stream`, that stream has ended and the session lives on;
     /// without, the daemon closes the connection after this message.
     Failed(Failure),
-    /// Something the user should read once, e.g. which read engine was taken and why.
-    Notice {
-        /// One line.
-        text: String,
-    },
     /// Answer to `Status`.
     Status(Box<DaemonStatus>),
 }

@@ -4,7 +4,8 @@
 //! belong to the user. It never creates the files in them.
 //!
 //! - Socket: `$LOADERD_SOCKET`, else `loaderd/loaderd.sock` in `$XDG_RUNTIME_DIR` or
-//!   `/run/user/<uid>`, else `/tmp/loaderd-<uid>/loaderd.sock`.
+//!   `/run/user/<uid>`, else `run/loaderd.sock` in the state folder: nothing of ours lies
+//!   in `/tmp`, where a killed daemon would leave it.
 //! - State (step log, daemon log): `$LOADERD_STATE`, else `$XDG_STATE_HOME/loaderd`,
 //!   else `~/.local/state/loaderd`.
 //! - Cache (page maps): `$LOADERD_CACHE`, else `$XDG_CACHE_HOME/loaderd`, else
@@ -28,7 +29,7 @@ pub fn socket_path() -> Result<PathBuf, WireError> {
 
 /// The folder for the step log and the daemon's log; created where it is missing.
 pub fn state_dir() -> Result<PathBuf, WireError> {
-    Environment::of_process().home_dir("state", "LOADERD_STATE", "XDG_STATE_HOME", ".local/state")
+    Environment::of_process().state_dir()
 }
 
 /// The folder for page maps; created where it is missing. All in it can be made again.
@@ -41,7 +42,6 @@ struct Environment<'a> {
     variable: &'a dyn Fn(&str) -> Option<OsString>,
     uid: u32,
     run_user: &'a Path,
-    tmp: &'a Path,
 }
 
 impl Environment<'static> {
@@ -50,7 +50,6 @@ impl Environment<'static> {
             variable: &|name| std::env::var_os(name),
             uid: rustix::process::geteuid().as_raw(),
             run_user: Path::new("/run/user"),
-            tmp: Path::new("/tmp"),
         }
     }
 }
@@ -72,10 +71,14 @@ impl Environment<'_> {
             });
         let folder = match runtime {
             Some(runtime) => runtime.join("loaderd"),
-            None => self.tmp.join(format!("loaderd-{}", self.uid)),
+            None => self.state_dir()?.join("run"),
         };
         self.private_dir(&folder)?;
         Ok(folder.join("loaderd.sock"))
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, WireError> {
+        self.home_dir("state", "LOADERD_STATE", "XDG_STATE_HOME", ".local/state")
     }
 
     fn home_dir(
@@ -176,7 +179,6 @@ mod tests {
                 variable: &|name| self.variables.get(name).map(|path| path.into()),
                 uid: rustix::process::geteuid().as_raw(),
                 run_user: &self.at("run"),
-                tmp: &self.at("tmp"),
             })
         }
 
@@ -192,7 +194,8 @@ mod tests {
     #[test]
     fn sockets_go_down_the_ladder() {
         let mut world = World::new();
-        let fallback = world.at(&format!("tmp/loaderd-{}", uid()));
+        world.variables.insert("LOADERD_STATE", world.at("state"));
+        let fallback = world.at("state/run");
         assert_eq!(world.socket().unwrap(), fallback.join("loaderd.sock"));
         assert_eq!(fallback.metadata().unwrap().mode() & 0o777, 0o700);
 
@@ -223,8 +226,9 @@ mod tests {
 
     #[test]
     fn folders_that_others_can_enter_are_refused() {
-        let world = World::new();
-        let folder = world.at(&format!("tmp/loaderd-{}", uid()));
+        let mut world = World::new();
+        world.variables.insert("LOADERD_STATE", world.at("state"));
+        let folder = world.at("state/run");
         fs::create_dir_all(&folder).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let error = world.socket().unwrap_err().to_string();
@@ -240,11 +244,7 @@ mod tests {
     #[test]
     fn homes_go_down_the_ladder() {
         let mut world = World::new();
-        let state = |world: &World| {
-            world.ask(|environment| {
-                environment.home_dir("state", "LOADERD_STATE", "XDG_STATE_HOME", ".local/state")
-            })
-        };
+        let state = |world: &World| world.ask(|environment| environment.state_dir());
         let error = state(&world).unwrap_err().to_string();
         assert!(error.contains("set LOADERD_STATE"), "{error}");
 

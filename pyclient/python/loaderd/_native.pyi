@@ -3,6 +3,18 @@
 from pathlib import Path
 from typing import Any, final
 
+__all__ = [
+    "PROTOCOL",
+    "Lease",
+    "ProtocolError",
+    "Session",
+    "SlotTensor",
+    "__version__",
+    "clear_stale_socket",
+    "socket_path",
+    "state_dir",
+]
+
 __version__: str
 PROTOCOL: int
 

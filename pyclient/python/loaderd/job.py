@@ -6,7 +6,6 @@ looked up here: whether a dataset, column or filter exists is the daemon's to sa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -115,7 +114,7 @@ class Job:
         """The ``open`` request; with a cursor, the job goes on as its run."""
         run = self.run
         if run is None:
-            run = self._launched_run() if resume is None else resume.get("run")
+            run = launcher_id(world_size=self.ranks.world_size) if resume is None else resume.get("run")
         return {
             "uri": self.uri,
             "version": self.version,
@@ -138,25 +137,6 @@ class Job:
             "resume": None if resume is None else dict(resume),
             "allow_changed": allow_changed,
         }
-
-    def _launched_run(self) -> str | None:
-        """The launcher's id, told apart from the launch's other loaders (validation, say)."""
-        launch = launcher_id(world_size=self.ranks.world_size)
-        if launch is None:
-            return None
-        parts = (
-            self.uri,
-            self.version,
-            self.filter,
-            self.columns,
-            self.transform,
-            self.batch_size,
-            self.shuffle,
-            self.seed,
-            self.drop_last,
-        )
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return f"{launch}-{digest[:6]}"
 
 
 def _absolute(uri: str) -> str:

@@ -95,8 +95,11 @@ class Session:
             event, _ = self._receive(None) or ({}, None)
             if event.get("type") == "opened":
                 self._opened = event
-                for text in event["notices"]:
-                    self._notice(text)
+                self.notices = list(event["notices"])
+                # Once per job is enough.
+                if self._job.ranks.rank == 0:
+                    for text in event["warnings"]:
+                        logger.warning("%s", text)
                 return
 
     @property
@@ -237,9 +240,6 @@ class Session:
         if received is None:
             return None
         event: dict[str, Any] = json.loads(received[0])
-        if event["type"] == "notice":
-            self._notice(event["text"])
-            return {}, None
         if event["type"] == "failed":
             self._failed(event)
             return {}, None
@@ -253,12 +253,6 @@ class Session:
         if stream is None:
             self.close()
         raise from_failure(event)
-
-    def _notice(self, text: str) -> None:
-        self.notices.append(text)
-        # Once per job is enough.
-        if self._job.ranks.rank == 0:
-            logger.warning("%s", text)
 
     def _died(self) -> LoaderdError:
         """The connection is over: the daemon's last words if there are any, else our own."""

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,8 @@ pub struct StepLog {
     requests: Sender<Request>,
     thread: Option<JoinHandle<()>>,
     path: PathBuf,
+    /// The log is being closed: a full disk is not waited for any more.
+    closing: Arc<AtomicBool>,
 }
 
 impl StepLog {
@@ -47,10 +51,13 @@ impl StepLog {
     pub fn open(path: &Path, feed: Option<Feed>) -> Result<StepLog, StepLogError> {
         let db = store::open(path)?;
         let (requests, inbox) = bounded(REQUESTS_MAX);
+        let closing = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             db,
             feed,
             path: path.into(),
+            closing: closing.clone(),
+            delivered: Vec::new(),
             unlogged: BTreeMap::new(),
         };
         let thread = std::thread::Builder::new()
@@ -61,6 +68,7 @@ impl StepLog {
             requests,
             thread: Some(thread),
             path: path.into(),
+            closing,
         })
     }
 
@@ -103,6 +111,7 @@ impl StepLog {
 
 impl Drop for StepLog {
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         let _ = self.requests.send(Request::Quit);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -114,6 +123,10 @@ struct Writer {
     db: Connection,
     feed: Option<Feed>,
     path: PathBuf,
+    closing: Arc<AtomicBool>,
+    /// Steps to be marked as delivered; kept until that could be written.
+    delivered: Vec<(i64, u32, u64)>,
+    /// Steps published without a record, by job; kept until that could be written.
     unlogged: BTreeMap<i64, u64>,
 }
 
@@ -132,7 +145,6 @@ impl Writer {
     /// Serves a group of requests, in order, in one transaction.
     fn serve(&mut self, group: Vec<Request>) {
         let mut prepare = Vec::new();
-        let mut delivered = Vec::new();
         for request in group {
             match request {
                 Request::OpenJob(record, resumed, reply) => {
@@ -140,11 +152,12 @@ impl Writer {
                     let _ = reply.send(opened);
                 }
                 Request::Prepare(records, reply) => prepare.push((records, reply)),
-                Request::Delivered(job, rank, step) => delivered.push((job, rank, step)),
+                Request::Delivered(job, rank, step) => self.delivered.push((job, rank, step)),
                 Request::Unlogged(job, steps) => *self.unlogged.entry(job).or_default() += steps,
                 Request::Quit => {}
             }
         }
+        let delivered = std::mem::take(&mut self.delivered);
         let unlogged: Vec<(i64, u64)> = self.unlogged.iter().map(|(&j, &n)| (j, n)).collect();
         let written = self.retry(|db| {
             let transaction = db.transaction()?;
@@ -181,6 +194,7 @@ impl Writer {
                 self.publish(&delivered);
             }
             Err(error) => {
+                self.delivered = delivered;
                 // Every waiting session gets the same words.
                 let text = error.to_string();
                 eprintln!("loaderd: {text}");
@@ -207,7 +221,12 @@ impl Writer {
                         source,
                     });
                 }
-                Err(_) if started.elapsed() >= FULL_DISK_WAIT => return Err(self.full()),
+                Err(_)
+                    if started.elapsed() >= FULL_DISK_WAIT
+                        || self.closing.load(Ordering::Relaxed) =>
+                {
+                    return Err(self.full());
+                }
                 Err(_) => std::thread::sleep(RETRY_EVERY),
             }
         }

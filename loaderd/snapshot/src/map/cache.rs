@@ -121,7 +121,9 @@ impl Cache {
 
     fn sweep(&self) {
         for path in self.files(TEMP_ENDING) {
-            let Ok(file) = File::open(&path) else { continue };
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
             let age = file
                 .metadata()
                 .and_then(|found| found.modified())

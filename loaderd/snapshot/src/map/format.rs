@@ -27,11 +27,7 @@ const FILE_SLOW: u32 = u32::MAX - 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In the open, in this file.
-    At {
-        offset: u64,
-        length: u32,
-        file: u32,
-    },
+    At { offset: u64, length: u32, file: u32 },
     /// The row has no value.
     Null,
     /// Lance reads it.
@@ -41,7 +37,11 @@ pub(crate) enum Place {
 impl Place {
     pub(crate) fn to_bytes(self) -> [u8; PLACE_BYTES] {
         let (offset, length, file) = match self {
-            Self::At { offset, length, file } => (offset, length, file),
+            Self::At {
+                offset,
+                length,
+                file,
+            } => (offset, length, file),
             Self::Null => (0, 0, FILE_NULL),
             Self::Slow => (0, 0, FILE_SLOW),
         };
@@ -183,9 +183,8 @@ impl Header {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let known = bytes.len() >= HEADER_BYTES
-            && bytes[..8] == MAGIC
-            && u32_at(bytes, 8) == FORMAT;
+        let known =
+            bytes.len() >= HEADER_BYTES && bytes[..8] == MAGIC && u32_at(bytes, 8) == FORMAT;
         known.then(|| Self {
             tail_offset: u64_at(bytes, 16),
             chunks: u64_at(bytes, 24),
@@ -218,8 +217,16 @@ mod tests {
     #[test]
     fn places_survive() {
         for place in [
-            Place::At { offset: 0, length: 0, file: 0 },
-            Place::At { offset: u64::MAX, length: u32::MAX, file: FILE_SLOW - 1 },
+            Place::At {
+                offset: 0,
+                length: 0,
+                file: 0,
+            },
+            Place::At {
+                offset: u64::MAX,
+                length: u32::MAX,
+                file: FILE_SLOW - 1,
+            },
             Place::Null,
             Place::Slow,
         ] {
@@ -229,8 +236,16 @@ mod tests {
 
     #[test]
     fn headers_survive_and_notice_a_change() {
-        let header = Header { tail_offset: 4096, chunks: 7, json_bytes: 99, hash: 0 };
-        let header = Header { hash: header.hash_with(b"tail"), ..header };
+        let header = Header {
+            tail_offset: 4096,
+            chunks: 7,
+            json_bytes: 99,
+            hash: 0,
+        };
+        let header = Header {
+            hash: header.hash_with(b"tail"),
+            ..header
+        };
         let read = Header::from_bytes(&header.to_bytes()).unwrap();
         assert_eq!(read, header);
         assert_eq!(read.hash_with(b"tail"), read.hash);
@@ -242,7 +257,13 @@ mod tests {
     #[test]
     fn every_part_of_a_key_counts() {
         let key = || {
-            MapKey::new("id".into(), 1, None, vec!["image".into()], vec!["label".into()])
+            MapKey::new(
+                "id".into(),
+                1,
+                None,
+                vec!["image".into()],
+                vec!["label".into()],
+            )
         };
         let mut stems = vec![key().stem()];
         let changes: [fn(&mut MapKey); 6] = [

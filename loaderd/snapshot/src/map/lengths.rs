@@ -76,7 +76,11 @@ mod tests {
         let steps = lengths.finish();
         assert_eq!(quantile(&steps, 1.0), 99_999);
         for (q, expected) in [(0.0, 0_u32), (0.5, 50_000), (0.9, 90_000)] {
-            assert!(quantile(&steps, q).abs_diff(expected) < 3_000, "{q}: {}", quantile(&steps, q));
+            assert!(
+                quantile(&steps, q).abs_diff(expected) < 3_000,
+                "{q}: {}",
+                quantile(&steps, q)
+            );
         }
     }
 
@@ -88,9 +92,6 @@ mod tests {
             lengths.push(length);
         }
         let steps = lengths.finish();
-        assert_eq!(
-            [0.0, 0.5, 1.0].map(|q| quantile(&steps, q)),
-            [10, 20, 30]
-        );
+        assert_eq!([0.0, 0.5, 1.0].map(|q| quantile(&steps, q)), [10, 20, 30]);
     }
 }

@@ -50,7 +50,9 @@ impl PageMap {
             path: path.to_owned(),
             description,
             hashes_offset,
-            verified: (0..chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            verified: (0..chunks.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             damage: OnceLock::new(),
         };
         // Looking up a run may touch all of them.
@@ -84,9 +86,7 @@ impl PageMap {
         self.in_range(index);
         self.description.extents[column]
             .as_ref()
-            .and_then(|section| {
-                self.bytes(section, index * PLACE_BYTES as u64, PLACE_BYTES as u64)
-            })
+            .and_then(|section| self.bytes(section, index * PLACE_BYTES as u64, PLACE_BYTES as u64))
             .map_or(Place::Slow, Place::from_bytes)
     }
 
@@ -112,7 +112,9 @@ impl PageMap {
     #[cfg(test)]
     pub(crate) fn chunks_verified(&self) -> u32 {
         let words = self.verified.iter();
-        words.map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+        words
+            .map(|word| word.load(Ordering::Relaxed).count_ones())
+            .sum()
     }
 
     fn in_range(&self, index: u64) {
@@ -174,7 +176,10 @@ impl PageMap {
             word.fetch_or(bit, Ordering::Relaxed);
             return true;
         }
-        self.damaged(format!("the checksum of bytes {from} to {} differs", from + length));
+        self.damaged(format!(
+            "the checksum of bytes {from} to {} differs",
+            from + length
+        ));
         false
     }
 

@@ -23,10 +23,16 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
     let mut second = writer.numbers(rows);
     for start in (0..addresses.len()).step_by(8192) {
         let end = addresses.len().min(start + 8192);
-        let bytes: Vec<u8> = (start..end).flat_map(|i| row(i as u64, row_bytes)).collect();
+        let bytes: Vec<u8> = (start..end)
+            .flat_map(|i| row(i as u64, row_bytes))
+            .collect();
         writer.append(&mut section, &bytes).unwrap();
-        writer.append_numbers(&mut first, &addresses[start..end]).unwrap();
-        writer.append_numbers(&mut second, &ids[start..end]).unwrap();
+        writer
+            .append_numbers(&mut first, &addresses[start..end])
+            .unwrap();
+        writer
+            .append_numbers(&mut second, &ids[start..end])
+            .unwrap();
     }
     let description = Description {
         key: key(),
@@ -64,7 +70,11 @@ fn rows_across_chunks_and_the_damage_of_one() {
     let (rows, row_bytes) = (500_000_u64, 24);
     let numbers: Vec<u64> = (0..rows).collect();
     let map = write(&cache, row_bytes, &numbers, &numbers);
-    assert_eq!(map.chunks_verified(), 2, "opening reads the runs, not the rows");
+    assert_eq!(
+        map.chunks_verified(),
+        2,
+        "opening reads the runs, not the rows"
+    );
     for index in 0..rows {
         let expected: Vec<u8> = row(index, row_bytes).collect();
         assert_eq!(map.fixed(0, index, row_bytes), Some(expected.as_slice()));
@@ -103,7 +113,11 @@ fn numbers_in_the_shorter_encoding() {
     check(vec![7], true);
     check(vec![9, 3, 4, 5, u64::MAX - 1, u64::MAX], true);
     // Fragments with a gap in each.
-    let fragments = (0..100_u64).flat_map(|f| (0..1000).filter(|i| i % 500 != 250).map(move |i| f << 32 | i));
+    let fragments = (0..100_u64).flat_map(|f| {
+        (0..1000)
+            .filter(|i| i % 500 != 250)
+            .map(move |i| f << 32 | i)
+    });
     check(fragments.collect(), true);
     // Every other row: a run each.
     check((0..10_000).map(|i| i * 2).collect(), false);

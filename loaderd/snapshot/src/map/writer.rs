@@ -181,7 +181,7 @@ impl SectionWriter {
 
     fn finish(mut self, file: &File) -> io::Result<(Section, Vec<u64>)> {
         self.flush(file)?;
-        if self.bytes % CHUNK_BYTES as u64 != 0 {
+        if !self.bytes.is_multiple_of(CHUNK_BYTES as u64) {
             self.hashes.push(self.hasher.digest());
         }
         let section = Section {
@@ -230,7 +230,8 @@ impl NumbersWriter {
         for (at, (index, value)) in runs.iter().enumerate() {
             let end = runs.get(at + 1).map_or(self.count, |(next, _)| *next);
             for step in 0..end - index {
-                self.raw.append(file, &value.wrapping_add(step).to_le_bytes())?;
+                self.raw
+                    .append(file, &value.wrapping_add(step).to_le_bytes())?;
             }
         }
         self.is_raw = true;

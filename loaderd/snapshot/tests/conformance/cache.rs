@@ -33,7 +33,11 @@ fn only_map(place: &Place) -> (PathBuf, u64) {
 }
 
 fn overwrite(path: &PathBuf, at: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 0xff], at).unwrap();
@@ -60,7 +64,10 @@ fn other_rows_or_columns_get_another_map() {
         maps(&place).len()
     };
     assert_eq!(opened(&|_| {}), 1);
-    assert_eq!(opened(&|request| request.filter = Some("id < 50".into())), 2);
+    assert_eq!(
+        opened(&|request| request.filter = Some("id < 50".into())),
+        2
+    );
     assert_eq!(opened(&|request| request.fixed_columns.clear()), 3);
     assert_eq!(opened(&|request| request.run = "another".into()), 3);
     place.write(&blob_batch(101, &[Some(vec![1])], packed()), |_| {});
@@ -96,7 +103,9 @@ fn damaged_rows_are_told() {
     snapshot.check().unwrap();
     assert_eq!(snapshot.payload(0, 5), Payload::Slow);
     let error = snapshot.check().unwrap_err();
-    let SnapshotError::MapDamaged { path: named, .. } = &error else { panic!("{error}") };
+    let SnapshotError::MapDamaged { path: named, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!(*named, path);
     let error = snapshot.read_slow(0, &[5]).unwrap_err();
     assert!(matches!(error, SnapshotError::MapDamaged { .. }), "{error}");
@@ -109,16 +118,26 @@ fn maps_not_used_for_longest_go_first() {
     let (place, values) = written();
     let filters = ["id < 10", "id < 20", "id < 30"];
     for (age, filter) in [30_u64, 20, 10].into_iter().zip(filters) {
-        let known = if place.request().cache_dir.exists() { maps(&place) } else { Vec::new() };
+        let known = if place.request().cache_dir.exists() {
+            maps(&place)
+        } else {
+            Vec::new()
+        };
         place.open_where(filter).unwrap();
-        let new = maps(&place).into_iter().find(|path| !known.contains(path)).unwrap();
+        let new = maps(&place)
+            .into_iter()
+            .find(|path| !known.contains(path))
+            .unwrap();
         let then = SystemTime::now() - Duration::from_secs(age * 3600);
         File::open(&new).unwrap().set_modified(then).unwrap();
     }
     // Using the oldest makes it the newest.
     let kept = place.open_where(filters[0]).unwrap();
     let one = fs::metadata(&maps(&place)[0]).unwrap().blocks() * 512;
-    let request = SnapshotRequest { cache_bytes_max: 2 * one, ..place.request() };
+    let request = SnapshotRequest {
+        cache_bytes_max: 2 * one,
+        ..place.request()
+    };
     let snapshot = Snapshot::open(request).unwrap();
     conform(&snapshot, 0, &values);
     assert_eq!(maps(&place).len(), 2);
@@ -126,7 +145,10 @@ fn maps_not_used_for_longest_go_first() {
     drop(place.open_where(filters[0]).unwrap());
     assert_eq!(maps(&place), before, "the map used last was kept");
     // A map that was evicted stays readable where it is open.
-    let nothing_left = SnapshotRequest { cache_bytes_max: 0, ..place.request() };
+    let nothing_left = SnapshotRequest {
+        cache_bytes_max: 0,
+        ..place.request()
+    };
     Snapshot::open(nothing_left).unwrap();
     assert_eq!(maps(&place).len(), 1);
     assert_eq!(ids(&kept), (1..10).collect::<Vec<_>>());
@@ -172,8 +194,14 @@ fn a_folder_that_cannot_be_made() {
     let (place, _) = written();
     let file = place.folder.path().join("file");
     fs::write(&file, "").unwrap();
-    let request = SnapshotRequest { cache_dir: file.join("cache"), ..place.request() };
+    let request = SnapshotRequest {
+        cache_dir: file.join("cache"),
+        ..place.request()
+    };
     let error = Snapshot::open(request).unwrap_err();
     assert!(matches!(error, SnapshotError::Cache { .. }), "{error}");
-    assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+    assert!(
+        error.to_string().contains(file.to_str().unwrap()),
+        "{error}"
+    );
 }

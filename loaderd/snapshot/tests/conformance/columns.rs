@@ -28,7 +28,9 @@ fn vectors(n: i32, null_at: Option<usize>) -> FixedSizeListArray {
     let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), n);
     for row in 0..ROWS {
         for i in 0..n {
-            builder.values().append_value(row as f32 + i as f32 / 1000.0);
+            builder
+                .values()
+                .append_value(row as f32 + i as f32 / 1000.0);
         }
         builder.append(Some(row) != null_at);
     }
@@ -67,7 +69,10 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
     );
     let columns = ["half", "bit", "nested", "wide"];
     let snapshot = open(&place, &columns, Some("half >= 100")).unwrap();
-    let kind = |dtype, shape: &[usize]| FixedKind { dtype, shape: shape.to_vec() };
+    let kind = |dtype, shape: &[usize]| FixedKind {
+        dtype,
+        shape: shape.to_vec(),
+    };
     let kinds = [
         kind(DType::Float16, &[]),
         kind(DType::Bool, &[]),
@@ -82,7 +87,7 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
     let number = |i: u64, j: u64| (i as f32 + j as f32 / 1000.0).to_le_bytes();
     let row = |column: usize, i: u64| match column {
         0 => f16::from_f32(i as f32).to_le_bytes().to_vec(),
-        1 => vec![u8::from(i % 3 == 0)],
+        1 => vec![u8::from(i.is_multiple_of(3))],
         2 => le((0..2).map(|j| number(i, j))),
         _ => le((0..300).map(|j| number(i, j))),
     };
@@ -93,7 +98,9 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
             assert_eq!(snapshot.fixed(column, index).map(<[u8]>::to_vec), expected);
         }
         let mut out = vec![0; indices.len() * kinds[column].row_bytes()];
-        snapshot.read_fixed_slow(column, &indices, &mut out).unwrap();
+        snapshot
+            .read_fixed_slow(column, &indices, &mut out)
+            .unwrap();
         let expected: Vec<u8> = indices.iter().flat_map(|i| row(column, i + 100)).collect();
         assert_eq!(out, expected, "{}", columns[column]);
     }
@@ -102,7 +109,9 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
 #[test]
 fn nulls_are_refused_at_open_unless_filtered_away() {
     let place = Place::new();
-    let numbers: Int64Array = (0..ROWS as i64).map(|i| (i % 100 != 7).then_some(i)).collect();
+    let numbers: Int64Array = (0..ROWS as i64)
+        .map(|i| (i % 100 != 7).then_some(i))
+        .collect();
     write(
         &place,
         vec![
@@ -113,9 +122,18 @@ fn nulls_are_refused_at_open_unless_filtered_away() {
     );
     for (column, nulls) in [("number", 5), ("vector", 1), ("wide", 1)] {
         let error = open(&place, &[column], None).unwrap_err();
-        let SnapshotError::Nulls { column: named, count } = &error else { panic!("{error}") };
+        let SnapshotError::Nulls {
+            column: named,
+            count,
+        } = &error
+        else {
+            panic!("{error}")
+        };
         assert_eq!((named.as_str(), *count), (column, nulls));
-        assert!(error.to_string().contains(&format!("{column} IS NOT NULL")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("{column} IS NOT NULL")),
+            "{error}"
+        );
         let filter = format!("{column} IS NOT NULL");
         let snapshot = open(&place, &[column], Some(&filter)).unwrap();
         assert_eq!(snapshot.rows(), ROWS as u64 - nulls);
@@ -125,7 +143,10 @@ fn nulls_are_refused_at_open_unless_filtered_away() {
 #[test]
 fn a_column_named_twice() {
     let place = Place::new();
-    write(&place, vec![("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64)))]);
+    write(
+        &place,
+        vec![("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64)))],
+    );
     let snapshot = open(&place, &["id", "id"], None).unwrap();
     assert_eq!(snapshot.fixed(0, 7), snapshot.fixed(1, 7));
 }
@@ -136,7 +157,9 @@ fn other_columns_are_refused_with_their_type() {
     let names = arrow_array::StringArray::from_iter_values((0..ROWS).map(|i| i.to_string()));
     write(&place, vec![("name", Arc::new(names))]);
     let error = open(&place, &["name"], None).unwrap_err();
-    let SnapshotError::WrongType { column, found, .. } = &error else { panic!("{error}") };
+    let SnapshotError::WrongType { column, found, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!((column.as_str(), found.as_str()), ("name", "Utf8"));
     assert!(error.to_string().contains("later version"), "{error}");
     let fields = Snapshot::schema(&place.uri, &place.request().version).unwrap();

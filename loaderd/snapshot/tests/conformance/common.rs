@@ -15,9 +15,9 @@ use loaderd_snapshot::{Payload, Protect, Snapshot, SnapshotError, SnapshotReques
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-pub type Value = Option<Vec<u8>>;
+pub(crate) type Value = Option<Vec<u8>>;
 
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME
         .get_or_init(|| Runtime::new().unwrap())
@@ -25,19 +25,24 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A folder with room for a dataset and a cache.
-pub struct Place {
-    pub folder: TempDir,
-    pub uri: String,
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+    pub(crate) uri: String,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let uri = folder.path().join("data.lance").to_str().unwrap().to_owned();
+        let uri = folder
+            .path()
+            .join("data.lance")
+            .to_str()
+            .unwrap()
+            .to_owned();
         Self { folder, uri }
     }
 
-    pub fn request(&self) -> SnapshotRequest {
+    pub(crate) fn request(&self) -> SnapshotRequest {
         SnapshotRequest {
             uri: self.uri.clone(),
             version: VersionRef::Latest,
@@ -51,23 +56,27 @@ impl Place {
         }
     }
 
-    pub fn open(&self) -> Snapshot {
+    pub(crate) fn open(&self) -> Snapshot {
         Snapshot::open(self.request()).unwrap()
     }
 
-    pub fn open_where(&self, filter: &str) -> Result<Snapshot, SnapshotError> {
+    pub(crate) fn open_where(&self, filter: &str) -> Result<Snapshot, SnapshotError> {
         Snapshot::open(SnapshotRequest {
             filter: Some(filter.into()),
             ..self.request()
         })
     }
 
-    pub fn dataset(&self) -> Dataset {
+    pub(crate) fn dataset(&self) -> Dataset {
         block_on(Dataset::open(&self.uri)).unwrap()
     }
 
     /// Writes `batch`: a new dataset, or one more version.
-    pub fn write(&self, batch: &RecordBatch, change: impl FnOnce(&mut WriteParams)) -> Dataset {
+    pub(crate) fn write(
+        &self,
+        batch: &RecordBatch,
+        change: impl FnOnce(&mut WriteParams),
+    ) -> Dataset {
         let mut params = WriteParams {
             mode: if std::path::Path::new(&self.uri).exists() {
                 WriteMode::Append
@@ -84,30 +93,36 @@ impl Place {
 }
 
 /// Bytes that differ for every row, with lengths from 0 to `longest`.
-pub fn payload(id: i64, longest: usize) -> Vec<u8> {
+pub(crate) fn payload(id: i64, longest: usize) -> Vec<u8> {
     let mut state = id as u64 ^ 0x9e37_79b9_7f4a_7c15;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         state >> 33
     };
-    let length = if id % 11 == 0 { 0 } else { next() as usize % (longest + 1) };
+    let length = if id % 11 == 0 {
+        0
+    } else {
+        next() as usize % (longest + 1)
+    };
     (0..length).map(|_| next() as u8).collect()
 }
 
 /// `count` values from `first` on, every seventh of them null.
-pub fn values(first: i64, count: i64, longest: usize) -> Vec<Value> {
+pub(crate) fn values(first: i64, count: i64, longest: usize) -> Vec<Value> {
     (first..first + count)
         .map(|id| (id % 7 != 3).then(|| payload(id, longest)))
         .collect()
 }
 
 /// Everything in packed sidecars, as ingest writes.
-pub fn packed() -> BlobFieldOptions {
+pub(crate) fn packed() -> BlobFieldOptions {
     BlobFieldOptions::default().with_inline_size_threshold(0)
 }
 
 /// Columns `id`, counting from `first`, and `image`, a blob v2.
-pub fn blob_batch(first: i64, values: &[Value], options: BlobFieldOptions) -> RecordBatch {
+pub(crate) fn blob_batch(first: i64, values: &[Value], options: BlobFieldOptions) -> RecordBatch {
     let mut builder = BlobArrayBuilder::new(values.len());
     for value in values {
         match value {
@@ -119,7 +134,7 @@ pub fn blob_batch(first: i64, values: &[Value], options: BlobFieldOptions) -> Re
     batch(first, image, builder.finish().unwrap())
 }
 
-pub fn batch(first: i64, image: Field, images: ArrayRef) -> RecordBatch {
+pub(crate) fn batch(first: i64, image: Field, images: ArrayRef) -> RecordBatch {
     let ids = Int64Array::from_iter_values(first..first + images.len() as i64);
     let schema = Schema::new_with_metadata(
         vec![Field::new("id", DataType::Int64, false), image],
@@ -128,20 +143,20 @@ pub fn batch(first: i64, image: Field, images: ArrayRef) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), vec![Arc::new(ids), images]).unwrap()
 }
 
-pub fn format(version: LanceFileVersion) -> impl FnOnce(&mut WriteParams) {
+pub(crate) fn format(version: LanceFileVersion) -> impl FnOnce(&mut WriteParams) {
     move |params| params.data_storage_version = Some(version)
 }
 
 /// How the rows of a snapshot are stored.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    pub extent: usize,
-    pub null: usize,
-    pub slow: usize,
+pub(crate) struct Ways {
+    pub(crate) extent: usize,
+    pub(crate) null: usize,
+    pub(crate) slow: usize,
 }
 
 /// Reads every row both ways, compares each with `expected`, and says which ways there were.
-pub fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) -> Ways {
+pub(crate) fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) -> Ways {
     assert_eq!(snapshot.rows(), expected.len() as u64);
     let mut ways = Ways::default();
     // Backwards and the first one twice: any order, duplicates allowed.
@@ -173,7 +188,7 @@ pub fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) -> Ways {
 }
 
 /// The `id` column, which tells rows apart, from the map.
-pub fn ids(snapshot: &Snapshot) -> Vec<i64> {
+pub(crate) fn ids(snapshot: &Snapshot) -> Vec<i64> {
     (0..snapshot.rows())
         .map(|index| i64::from_le_bytes(snapshot.fixed(0, index).unwrap().try_into().unwrap()))
         .collect()

@@ -12,7 +12,10 @@ fn no_dataset() {
     let refused = |uri: &str| {
         let error = Snapshot::schema(uri, &VersionRef::Latest).unwrap_err();
         assert!(matches!(error, SnapshotError::NoDataset { .. }), "{error}");
-        let opened = Snapshot::open(SnapshotRequest { uri: uri.into(), ..place.request() });
+        let opened = Snapshot::open(SnapshotRequest {
+            uri: uri.into(),
+            ..place.request()
+        });
         assert_eq!(opened.unwrap_err().to_string(), error.to_string());
         error.to_string()
     };
@@ -55,9 +58,15 @@ fn no_column() {
 #[test]
 fn object_stores() {
     let place = Place::new();
-    let request = SnapshotRequest { uri: "s3://bucket/data.lance".into(), ..place.request() };
+    let request = SnapshotRequest {
+        uri: "s3://bucket/data.lance".into(),
+        ..place.request()
+    };
     let error = Snapshot::open(request).unwrap_err();
-    assert!(matches!(error, SnapshotError::UnsupportedScheme { .. }), "{error}");
+    assert!(
+        matches!(error, SnapshotError::UnsupportedScheme { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -70,12 +79,20 @@ fn an_incomplete_copy() {
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(size - 1).unwrap();
     let error = Snapshot::open(place.request()).unwrap_err();
-    let SnapshotError::DataFileShort { path: named, expected, found } = &error else {
+    let SnapshotError::DataFileShort {
+        path: named,
+        expected,
+        found,
+    } = &error
+    else {
         panic!("{error}")
     };
     assert_eq!((named, *expected, *found), (&path, size, size - 1));
     std::fs::remove_file(&path).unwrap();
     let error = Snapshot::open(place.request()).unwrap_err();
     assert!(matches!(error, SnapshotError::DataFiles { .. }), "{error}");
-    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
 }

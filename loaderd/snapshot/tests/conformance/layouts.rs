@@ -52,7 +52,11 @@ fn dedicated_blobs_have_extents() {
     let ways = conform(&snapshot, 0, &values);
     let large = values.iter().flatten().filter(|v| v.len() > 2_000).count();
     assert!(large > 20);
-    assert_eq!(snapshot.files().len(), large + 1, "one pack and a file for each large one");
+    assert_eq!(
+        snapshot.files().len(),
+        large + 1,
+        "one pack and a file for each large one"
+    );
     assert!(ways.extent > large);
 }
 
@@ -94,15 +98,26 @@ fn external_blobs_are_left_to_lance() {
         let bytes = payload(id, 4_000);
         let path = outside.join(id.to_string());
         std::fs::write(&path, &bytes).unwrap();
-        builder.push_uri(format!("file://{}", path.display())).unwrap();
+        builder
+            .push_uri(format!("file://{}", path.display()))
+            .unwrap();
         expected.push(Some(bytes));
     }
     let field = blob_field_with_options("image", true, BlobFieldOptions::default());
     let written = batch(0, field, builder.finish().unwrap());
-    place.write(&written, |params| params.allow_external_blob_outside_bases = true);
+    place.write(&written, |params| {
+        params.allow_external_blob_outside_bases = true
+    });
     let ways = conform(&place.open(), 0, &expected);
     // Five rows are null, and the first of them is read twice.
-    assert_eq!(ways, Ways { extent: 0, null: 6, slow: 15 });
+    assert_eq!(
+        ways,
+        Ways {
+            extent: 0,
+            null: 6,
+            slow: 15
+        }
+    );
 }
 
 #[test]
@@ -125,15 +140,28 @@ fn plain_binary_is_left_to_lance() {
     let values = values(0, 200, 50_000);
     let check = |data_type: DataType, images: ArrayRef, expected: BytesLayout| {
         let place = Place::new();
-        place.write(&batch(0, Field::new("image", data_type, true), images), |_| {});
+        place.write(
+            &batch(0, Field::new("image", data_type, true), images),
+            |_| {},
+        );
         let ways = conform(&place.open(), 0, &values);
-        assert_eq!(ways, Ways { slow: 201, ..Ways::default() });
+        assert_eq!(
+            ways,
+            Ways {
+                slow: 201,
+                ..Ways::default()
+            }
+        );
         assert_eq!(layout(&place), expected);
     };
     let images: BinaryArray = values.iter().map(Option::as_deref).collect();
     check(DataType::Binary, Arc::new(images), BytesLayout::Binary);
     let images: LargeBinaryArray = values.iter().map(Option::as_deref).collect();
-    check(DataType::LargeBinary, Arc::new(images), BytesLayout::LargeBinary);
+    check(
+        DataType::LargeBinary,
+        Arc::new(images),
+        BytesLayout::LargeBinary,
+    );
 }
 
 fn layout(place: &Place) -> BytesLayout {

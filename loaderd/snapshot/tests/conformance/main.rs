@@ -9,7 +9,6 @@ mod columns;
 mod errors;
 mod ingest;
 mod layouts;
-mod measure;
 mod mutations;
 mod protect;
 mod selection;

@@ -46,14 +46,21 @@ fn deletions_then_compaction() {
     assert_eq!(ids(&deleted), left);
     assert_eq!(deleted.rows_in_version(), left.len() as u64);
 
-    block_on(compact_files(&mut dataset, CompactionOptions::default(), None)).unwrap();
+    block_on(compact_files(
+        &mut dataset,
+        CompactionOptions::default(),
+        None,
+    ))
+    .unwrap();
     let compacted = place.open();
     assert!(compacted.version() > deleted.version());
     let ways = conform(&compacted, 0, &expected);
     assert!(ways.extent > 100, "{ways:?}");
     assert_eq!(ids(&compacted), left);
     let stable = |snapshot: &Snapshot| -> Vec<u64> {
-        (0..snapshot.rows()).map(|index| snapshot.row_id(index)).collect()
+        (0..snapshot.rows())
+            .map(|index| snapshot.row_id(index))
+            .collect()
     };
     assert_eq!(stable(&compacted), stable(&deleted));
     assert_ne!(compacted.selection_hash(), deleted.selection_hash());
@@ -79,7 +86,10 @@ fn added_columns() {
     });
     let snapshot = snapshot.unwrap();
     conform(&snapshot, 0, &values);
-    assert_eq!(ids(&snapshot), (0..300).map(|id| id * 2).collect::<Vec<_>>());
+    assert_eq!(
+        ids(&snapshot),
+        (0..300).map(|id| id * 2).collect::<Vec<_>>()
+    );
 }
 
 #[test]

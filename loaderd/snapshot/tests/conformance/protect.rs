@@ -18,12 +18,20 @@ fn written() -> (Place, Vec<Value>) {
 
 fn open(place: &Place, protect: Protect, run: &str) -> Snapshot {
     let run = run.into();
-    Snapshot::open(SnapshotRequest { protect, run, ..place.request() }).unwrap()
+    Snapshot::open(SnapshotRequest {
+        protect,
+        run,
+        ..place.request()
+    })
+    .unwrap()
 }
 
 fn tags(dataset: &Dataset) -> Vec<(String, u64)> {
     let tags = block_on(dataset.tags().list()).unwrap();
-    let mut tags: Vec<_> = tags.into_iter().map(|(name, tag)| (name, tag.version)).collect();
+    let mut tags: Vec<_> = tags
+        .into_iter()
+        .map(|(name, tag)| (name, tag.version))
+        .collect();
     tags.sort();
     tags
 }
@@ -121,19 +129,34 @@ fn forgotten_tags_are_pruned() {
     let (place, _) = written();
     let dataset = place.dataset();
     let mine = ["release", "loaderd"];
-    let forgotten = ["loaderd-keep-a-00000000-run", "loaderd-run-gone-00000000-run-1-0"];
+    let forgotten = [
+        "loaderd-keep-a-00000000-run",
+        "loaderd-run-gone-00000000-run-1-0",
+    ];
     for tag in mine.iter().chain(&forgotten) {
         block_on(dataset.tags().create(tag, 1)).unwrap();
     }
     let alive = open(&place, Protect::Run, "run");
     let prune = |older_than, dry_run| -> Vec<(String, bool)> {
         let pruned = prune_tags(&place.uri, older_than, dry_run).unwrap();
-        pruned.into_iter().map(|tag| (tag.name, tag.removed)).collect()
+        pruned
+            .into_iter()
+            .map(|tag| (tag.name, tag.removed))
+            .collect()
     };
     assert_eq!(prune(Duration::from_secs(3600), false), []);
-    assert_eq!(prune(Duration::ZERO, true), forgotten.map(|tag| (tag.to_owned(), false)));
+    assert_eq!(
+        prune(Duration::ZERO, true),
+        forgotten.map(|tag| (tag.to_owned(), false))
+    );
     assert_eq!(tags(&dataset).len(), 5);
-    assert_eq!(prune(Duration::ZERO, false), forgotten.map(|tag| (tag.to_owned(), true)));
+    assert_eq!(
+        prune(Duration::ZERO, false),
+        forgotten.map(|tag| (tag.to_owned(), true))
+    );
     let left: Vec<String> = tags(&dataset).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(left, ["loaderd".to_owned(), tag_of(&alive), "release".to_owned()]);
+    assert_eq!(
+        left,
+        ["loaderd".to_owned(), tag_of(&alive), "release".to_owned()]
+    );
 }

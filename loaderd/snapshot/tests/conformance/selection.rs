@@ -31,7 +31,10 @@ fn check(place: &Place, values: &[Value], filter: &str, keep: impl Fn(i64) -> bo
     let snapshot = place.open_where(filter).unwrap();
     let expected: Vec<i64> = (0..200).filter(|&id| keep(id)).collect();
     assert_eq!(ids(&snapshot), expected, "{filter}");
-    let values: Vec<Value> = expected.iter().map(|&id| values[id as usize].clone()).collect();
+    let values: Vec<Value> = expected
+        .iter()
+        .map(|&id| values[id as usize].clone())
+        .collect();
     conform(&snapshot, 0, &values);
     assert_eq!(snapshot.rows_in_version(), 200);
 }
@@ -41,8 +44,12 @@ fn filters_over_any_columns() {
     let place = Place::new();
     let values = with_split(&place);
     check(&place, &values, "split = 'val'", |id| id % 4 == 0);
-    check(&place, &values, "split = 'train' AND id < 100", |id| id % 4 != 0 && id < 100);
-    check(&place, &values, "id IN (3, 150, 64)", |id| [3, 64, 150].contains(&id));
+    check(&place, &values, "split = 'train' AND id < 100", |id| {
+        id % 4 != 0 && id < 100
+    });
+    check(&place, &values, "id IN (3, 150, 64)", |id| {
+        [3, 64, 150].contains(&id)
+    });
     check(&place, &values, "split IS NOT NULL", |_| true);
     check(&place, &values, "  ", |_| true);
 }
@@ -55,7 +62,9 @@ fn an_index_changes_nothing() {
     let mut dataset = place.dataset();
     let parameters = ScalarIndexParams::default();
     block_on(dataset.create_index(&["id"], IndexType::BTree, None, &parameters, true)).unwrap();
-    check(&place, &values, "id >= 40 AND id < 90", |id| (40..90).contains(&id));
+    check(&place, &values, "id >= 40 AND id < 90", |id| {
+        (40..90).contains(&id)
+    });
     let indexed = place.open_where("id >= 40 AND id < 90").unwrap();
     assert_ne!(indexed.version(), plain.version());
     assert_eq!(indexed.selection_hash(), plain.selection_hash());
@@ -66,16 +75,28 @@ fn filters_that_cannot_be() {
     let place = Place::new();
     with_split(&place);
     let error = place.open_where("split = 'tset'").unwrap_err();
-    let SnapshotError::EmptySelection { filter, rows, .. } = &error else { panic!("{error}") };
+    let SnapshotError::EmptySelection { filter, rows, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!((filter.as_str(), *rows), ("split = 'tset'", 200));
-    for filter in ["split = = 'val'", "nosuch = 3", "split +", "id = 'abc' AND nosuch(id)"] {
+    for filter in [
+        "split = = 'val'",
+        "nosuch = 3",
+        "split +",
+        "id = 'abc' AND nosuch(id)",
+    ] {
         let error = place.open_where(filter).unwrap_err();
         let text = error.to_string();
-        assert!(matches!(error, SnapshotError::BadFilter { .. }), "{filter}: {text}");
+        assert!(
+            matches!(error, SnapshotError::BadFilter { .. }),
+            "{filter}: {text}"
+        );
         assert!(text.contains(filter) && !text.contains(".rs:"), "{text}");
     }
     // Nothing is left of a map that was begun.
-    let left = std::fs::read_dir(place.request().cache_dir).unwrap().count();
+    let left = std::fs::read_dir(place.request().cache_dir)
+        .unwrap()
+        .count();
     assert_eq!(left, 0);
 }
 
@@ -83,7 +104,13 @@ fn filters_that_cannot_be() {
 fn selections_are_told_apart() {
     let place = Place::new();
     with_split(&place);
-    let hash = |filter: &str| place.open_where(filter).unwrap().selection_hash().to_owned();
+    let hash = |filter: &str| {
+        place
+            .open_where(filter)
+            .unwrap()
+            .selection_hash()
+            .to_owned()
+    };
     assert_eq!(hash("id < 50"), hash("id <= 49"));
     assert_ne!(hash("id < 50"), hash("id < 51"));
 }
@@ -97,7 +124,10 @@ fn versions_and_tags() {
     place.write(&blob_batch(20, &values[20..40], packed()), |_| {});
     place.write(&blob_batch(40, &values[40..], packed()), |_| {});
     let open = |version| {
-        Snapshot::open(SnapshotRequest { version, ..place.request() })
+        Snapshot::open(SnapshotRequest {
+            version,
+            ..place.request()
+        })
     };
     for (version, rows, number) in [
         (VersionRef::Latest, 60, 3),
@@ -141,7 +171,12 @@ fn identity_follows_the_dataset() {
     assert_eq!(snapshot.identity(), first);
     assert_eq!(snapshot.uri(), moved.to_str().unwrap());
     conform(&snapshot, 0, &values);
-    assert_eq!(std::fs::read_dir(place.request().cache_dir).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(place.request().cache_dir)
+            .unwrap()
+            .count(),
+        1
+    );
 
     // Another one where the first one was.
     place.write(&batch, |_| {});
@@ -155,7 +190,10 @@ fn a_dataset_without_rows() {
     place.write(&blob_batch(0, &values(0, 5, 10), packed()), |_| {});
     block_on(place.dataset().delete("true")).unwrap();
     let error = Snapshot::open(place.request()).unwrap_err();
-    assert!(matches!(error, SnapshotError::EmptyDataset { version: 2, .. }), "{error}");
+    assert!(
+        matches!(error, SnapshotError::EmptyDataset { version: 2, .. }),
+        "{error}"
+    );
 }
 
 #[test]

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Runs the benches, all or those that are named: read plan handover end_to_end memory.
+#
+#   sh benches/run.sh                     brief: shows that each works, in a few minutes
+#   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
+#
+# From the environment: BIN, a folder with `python` and `loaderd` (default: .venv/bin);
+# IMAGES, a folder of JPEGs (default: drawn pictures); OUT, a folder for results as JSON;
+# CARGO_TARGET_DIR, as for cargo. All benches run, even after one that fails.
+set -eu
+cd "$(dirname "$0")/.."
+
+BIN=${BIN:-$PWD/.venv/bin}
+FULL=${FULL:-}
+IMAGES=${IMAGES:-}
+OUT=${OUT:-}
+ALL="read plan handover end_to_end memory"
+
+# start NAME [OPTION...]
+start() {
+    bench=$1
+    shift
+    [ -n "$FULL" ] || set -- "$@" --brief
+    [ -z "$OUT" ] || set -- "$@" "--json=$OUT/$bench.json"
+    case $bench in
+    read | plan)
+        cargo run --release --locked --quiet -p loaderd-benches --bin "$bench" -- "$@"
+        ;;
+    *) "$BIN/python" "benches/$bench.py" "$@" ;;
+    esac
+}
+
+run() {
+    echo "== $1"
+    if [ "$1" = end_to_end ] && [ -n "$FULL" ]; then
+        echo "installing what it is compared with into $BIN/.."
+        # Without them it says so, and measures the rest.
+        "$BIN/python" -m pip install --quiet --disable-pip-version-check \
+            -r benches/requirements.txt || true
+    fi
+    case $1 in
+    plan | handover) start "$1" ;;
+    read | end_to_end | memory)
+        if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
+        ;;
+    *)
+        echo "there is no bench $1, only: $ALL" >&2
+        return 1
+        ;;
+    esac
+}
+
+if ! [ -x "$BIN/python" ]; then
+    echo "no python in $BIN: run make test first, or name a folder that has it with BIN=" >&2
+    exit 1
+fi
+if [ -n "$OUT" ]; then
+    mkdir -p "$OUT"
+    OUT=$(cd "$OUT" && pwd)
+fi
+[ $# -gt 0 ] || set -- $ALL
+status=0
+for bench in "$@"; do
+    run "$bench" || status=1
+done
+exit $status

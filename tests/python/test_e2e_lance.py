@@ -1,0 +1,406 @@
+"""The main job on real Lance datasets: ingest, read, decode, deliver, log.
+
+Needs the daemon's executable with lance in it (``LOADERD_BIN``, or beside Python). Datasets
+of other layouts than ``loaderd ingest`` writes are made with pylance, where it is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loaderd import (
+    CenterCrop,
+    Normalize,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    errors,
+    launch,
+)
+
+torch = pytest.importorskip("torch")
+
+from daemon_process import Daemon  # noqa: E402
+
+PICTURES = 60
+CROP = {"image": [RandomResizedCrop(32), RandomHorizontalFlip()]}
+
+
+def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command line; returns what it printed."""
+    return subprocess.run(
+        [launch.find_binary(), *arguments], check=check, capture_output=True, text=True, timeout=120
+    )
+
+
+def log(*arguments: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in loaderd("log", "--json", *arguments).stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures") / "drawn"
+    loaderd("sample", folder, "--count", str(PICTURES), "--width", "120", "--height", "90")
+    return folder
+
+
+@pytest.fixture
+def photos(pictures: Path, tmp_path: Path) -> str:
+    """A dataset of its own for each test, by ``loaderd ingest``."""
+    uri = tmp_path / "photos.lance"
+    loaderd("ingest", pictures, uri)
+    return str(uri)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.stop()
+    assert daemon.process.returncode == 0, daemon.log.read_text()
+    assert "panicked" not in daemon.log.read_text()
+
+
+def delivered(batches: Any) -> list[tuple[int, list[int], str]]:
+    """Step, row ids, and a digest of the pixels of each batch; keeps no batch."""
+    return [
+        (
+            batch.step,
+            batch["_rowid"].tolist(),
+            hashlib.sha256(batch["image"].numpy().tobytes()).hexdigest(),
+        )
+        for batch in batches
+    ]
+
+
+def test_pixels_and_labels_are_those_of_the_files(
+    daemon: Daemon, photos: str, pictures: Path
+) -> None:
+    """Against Pillow and torchvision's own transforms, on every picture."""
+    image_module = pytest.importorskip("PIL.Image")
+    functional = pytest.importorskip("torchvision.transforms.v2.functional")
+    files = sorted(pictures.glob("*/*.jpg"))
+    classes = sorted(path.name for path in pictures.iterdir())
+    dataset = daemon.dataset(
+        photos,
+        columns=["image", "label"],
+        transform={"image": [Resize(72), CenterCrop(64), Normalize.imagenet("float32")]},
+    )
+    assert dataset.rows == len(files) == PICTURES
+    assert dataset.classes == {"label": classes}
+    position = 0
+    for batch in dataset:
+        for image, label in zip(batch["image"], batch["label"], strict=True):
+            path = files[position]
+            position += 1
+            assert classes[label] == path.parent.name
+            picture = image_module.open(io.BytesIO(path.read_bytes())).convert("RGB")
+            expected = functional.pil_to_tensor(
+                functional.center_crop(functional.resize(picture, [72]), [64, 64])
+            )
+            mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+            std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+            grey = (image * std + mean) * 255
+            assert (grey - expected).abs().mean() < 1
+    assert position == PICTURES
+
+
+def test_every_row_once_and_the_log_agrees(daemon: Daemon, photos: str) -> None:
+    dataset = daemon.dataset(
+        photos, columns=["image", "_rowid", "_rowaddr"], transform=CROP, shuffle=True, batch_size=7
+    )
+    seen: dict[int, tuple[list[int], bytes]] = {}
+    for _ in range(2):
+        epoch = []
+        for batch in dataset:
+            addresses = batch["_rowaddr"].numpy().astype("<u8").tobytes()
+            seen[batch.step] = (batch["_rowid"].tolist(), addresses)
+            epoch += batch["_rowid"].tolist()
+        assert sorted(epoch) == list(range(PICTURES))
+    run, version = dataset.run, dataset.version
+    dataset.close()
+    daemon.stop()
+    records = log("--run", run)
+    assert [record["step"] for record in records] == sorted(seen) == list(range(18))
+    assert {record["version"] for record in records} == {version}
+    for record in records:
+        assert record["rows"] == len(seen[record["step"]][0])
+    # Which steps saw a row, by the log's arithmetic and by what was delivered.
+    for row in (0, 17, PICTURES - 1):
+        steps = [record["step"] for record in log("--run", run, "--row", str(row))]
+        assert steps == [step for step, (rows, _) in seen.items() if row in rows]
+    assert len({record["digest"] for record in records}) == len(records)
+    digests = {step: addresses for step, (_, addresses) in seen.items()}
+    blake3 = pytest.importorskip("blake3")
+    for record in records:
+        assert record["digest"] == blake3.blake3(digests[record["step"]]).hexdigest()[:32]
+
+
+def test_resuming_gives_the_very_batches(daemon: Daemon, photos: str) -> None:
+    arguments: dict[str, Any] = {
+        "columns": ["image", "_rowid"],
+        "transform": CROP,
+        "shuffle": True,
+        "batch_size": 16,
+    }
+    whole = delivered(daemon.dataset(photos, **arguments))
+    for stop in range(len(whole) + 1):
+        first = daemon.dataset(photos, **arguments)
+        batches = iter(first)
+        for _ in range(stop):
+            next(batches)
+        state = json.loads(json.dumps(first.state_dict()))
+        first.close()
+        second = daemon.dataset(photos, **arguments)
+        second.load_state_dict(state)
+        rest = delivered(second)
+        if stop < len(whole):
+            assert rest == whole[stop:]
+        else:
+            assert rest[0][0] == len(whole), "the next epoch begins"
+
+
+def test_appending_makes_a_version_and_old_checkpoints_are_refused(
+    daemon: Daemon, photos: str, pictures: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"columns": ["image", "label"], "transform": CROP}
+    first = daemon.dataset(photos, **arguments)
+    next(iter(first))
+    state = first.state_dict()
+    more = tmp_path / "more"
+    shutil.copytree(pictures / "sea", more / "aurora")
+    shutil.copytree(pictures / "sea", more / "sea")
+    loaderd("ingest", more, photos)
+    second = daemon.dataset(photos, **arguments)
+    assert second.version == first.version + 1
+    assert second.rows == PICTURES + 20
+    assert second.classes["label"] == [*first.classes["label"], "aurora"]
+    with pytest.raises(errors.ResumeRefused, match=r"version: \d+ then, \d+ now"):
+        second.load_state_dict(state)
+    pinned = daemon.dataset(photos, version=first.version, **arguments)
+    pinned.load_state_dict(state)
+    assert pinned.rows == PICTURES
+
+
+def test_filters_select_by_any_column(daemon: Daemon, photos: str) -> None:
+    dataset = daemon.dataset(photos, columns=["label"], filter="label = 2 OR label = 4")
+    labels = [label for batch in dataset for label in batch["label"].tolist()]
+    assert labels and set(labels) == {2, 4}
+    assert dataset.rows == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"filter": "label > 1000"}, "label > 1000"),
+        ({"filter": "label >"}, "label >"),
+        ({"filter": "weather = 'rain'"}, "weather"),
+        ({"columns": ["imgae"], "transform": None}, "imgae.*image"),
+        ({"version": 77}, "77"),
+        ({"version": "released"}, "released"),
+        ({"uri": "s3://bucket/photos.lance"}, "object store"),
+        ({"uri": "/nowhere/photos.lance"}, "/nowhere/photos.lance"),
+        ({"columns": ["image"], "transform": None}, "RandomResizedCrop"),
+        ({"batch_size": 64, "drop_last": True}, "drop_last"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    daemon: Daemon, photos: str, change: dict[str, Any], words: str
+) -> None:
+    arguments = {"uri": photos, "columns": ["image"], "transform": CROP, **change}
+    dataset = daemon.dataset(arguments.pop("uri"), **arguments)
+    with pytest.raises(errors.LoaderdError, match=f"(?s){words}"):
+        len(dataset)
+
+
+@pytest.fixture(params=["empty", "cut", "garbage"])
+def broken(request: pytest.FixtureRequest, pictures: Path) -> bytes:
+    whole = next(pictures.glob("*/*.jpg")).read_bytes()
+    kinds = {"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"\xff" * 3000}
+    return kinds[request.param]
+
+
+@pytest.fixture(params=["large_binary", "binary"])
+def with_broken(
+    request: pytest.FixtureRequest, tmp_path: Path, pictures: Path, broken: bytes
+) -> tuple[str, int]:
+    """Plain binary columns, as most datasets have, and a bad row among 30."""
+    lance = pytest.importorskip("lance")
+    pyarrow = pytest.importorskip("pyarrow")
+    images = [path.read_bytes() for path in sorted(pictures.glob("*/*.jpg"))[:30]]
+    images[11] = broken
+    uri = str(tmp_path / "plain.lance")
+    kind = getattr(pyarrow, request.param)()
+    table = pyarrow.table(
+        {"image": pyarrow.array(images, kind), "number": pyarrow.array(range(30), pyarrow.int32())}
+    )
+    lance.write_dataset(table, uri, enable_stable_row_ids=True)
+    return uri, 11
+
+
+def test_bad_samples_by_policy(daemon: Daemon, with_broken: tuple[str, int]) -> None:
+    uri, bad = with_broken
+    arguments: dict[str, Any] = {
+        "columns": ["image", "number", "_valid", "_rowid"],
+        "transform": CROP,
+        "shuffle": True,
+        "batch_size": 10,
+    }
+    with pytest.raises(errors.BadSample, match=f"row address {bad}"):
+        for _ in daemon.dataset(uri, **arguments):
+            pass
+    zeroed = {}
+    for batch in daemon.dataset(uri, on_bad_sample="zero", **arguments):
+        for row, number in enumerate(batch["number"].tolist()):
+            zeroed[number] = bool(batch["_valid"][row])
+            assert bool((batch["image"][row] == 0).all()) == (number == bad)
+    assert [number for number, valid in zeroed.items() if not valid] == [bad]
+    replacing = daemon.dataset(uri, on_bad_sample="replace", **arguments)
+    first = delivered(replacing)
+    rows = [row for _, ids, _ in first for row in ids]
+    assert len(rows) == 30 and bad not in rows
+    assert delivered(daemon.dataset(uri, on_bad_sample="replace", **arguments)) == first
+    time.sleep(0.2)
+    noted = [bad for record in log("--run", replacing.run) for bad in record["bad"]]
+    assert [entry["row_address"] for entry in noted] == [bad]
+    assert noted[0]["replaced_by"] in rows
+
+
+def test_the_layouts_give_the_same_batches(
+    daemon: Daemon, photos: str, pictures: Path, tmp_path: Path
+) -> None:
+    """The fast path and Lance's own `take` deliver the same bytes."""
+    lance = pytest.importorskip("lance")
+    pyarrow = pytest.importorskip("pyarrow")
+    uri = str(tmp_path / "plain.lance")
+    images = [path.read_bytes() for path in sorted(pictures.glob("*/*.jpg"))]
+    table = pyarrow.table({"image": pyarrow.array(images, pyarrow.large_binary())})
+    lance.write_dataset(table, uri, enable_stable_row_ids=True, max_rows_per_file=17)
+    arguments: dict[str, Any] = {
+        "columns": ["image", "_rowid"],
+        "transform": CROP,
+        "shuffle": True,
+        "seed": 5,
+    }
+    fast = delivered(daemon.dataset(photos, **arguments))
+    assert delivered(daemon.dataset(uri, **arguments)) == fast
+
+
+def test_the_feed_tells_what_is_delivered(daemon: Daemon, photos: str) -> None:
+    follower = subprocess.Popen(
+        [launch.find_binary(), "log", "--follow", "--json", "--socket", daemon.socket],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follower.stdout is not None and follower.stderr is not None
+    assert "following" in follower.stderr.readline()
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(follower.stdout or []))
+    reader.start()
+    dataset = daemon.dataset(photos, run="followed")
+    deadline = time.monotonic() + 20
+    # A subscription takes a moment to arrive, and a PUB socket drops what nobody wants yet.
+    while not lines and time.monotonic() < deadline:
+        for _ in dataset:
+            pass
+        time.sleep(0.05)
+    follower.terminate()
+    reader.join()
+    follower.wait()
+    follower.stderr.close()
+    follower.stdout.close()
+    record = json.loads(lines[0])
+    assert (record["run"], record["version"]) == ("followed", dataset.version)
+
+
+RANK = """
+import sys, json
+from loaderd import RandomResizedCrop
+from loaderd.torch import LanceIterableDataset
+dataset = LanceIterableDataset(sys.argv[1], columns=["image", "_rowid"], batch_size=8, shuffle=True,
+    transform={"image": [RandomResizedCrop(32)]}, socket=sys.argv[2], autostart=False)
+print(json.dumps([[batch.step, batch["_rowid"].tolist()] for batch in dataset]))
+"""
+
+
+def test_ranks_as_processes_share_a_run(daemon: Daemon, photos: str) -> None:
+    """What `torchrun` does: a process a rank, told by the environment."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, photos, daemon.socket],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "3",
+                "LOCAL_WORLD_SIZE": "3",
+                "TORCHELASTIC_RUN_ID": "shared-run",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    traces = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+    assert len({tuple(step for step, _ in trace) for trace in traces}) == 1
+    rows = [row for trace in traces for _, ids in trace for row in ids]
+    assert sorted(rows) == list(range(PICTURES))
+    assert {record["run"] for record in log()} == {"shared-run"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_under_the_log_is_waited_out(
+    photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", state])
+    if mounted.returncode != 0:
+        pytest.skip("this container may not mount")
+    try:
+        monkeypatch.setenv("LOADERD_STATE", str(state))
+        daemon = Daemon(tmp_path)
+        dataset = daemon.dataset(photos, columns=["label"], batch_size=1)
+        batches = iter(dataset)
+        found = [next(batches)["label"].item()]
+        filler = state / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        freed = threading.Timer(2.0, filler.unlink)
+        freed.start()
+        for _ in range(3):
+            # More steps than fit into pages that are there already.
+            found += [batch["label"].item() for batch in batches]
+            batches = iter(dataset)
+        freed.join()
+        dataset.close()
+        daemon.stop()
+        assert len(found) == 3 * PICTURES
+        assert len(log("--last", "1000")) == 3 * PICTURES
+    finally:
+        subprocess.run(["umount", state], check=True)
+
+
+def test_the_command_line_helps() -> None:
+    assert "ingest" in loaderd("--help").stdout
+    wrong = loaderd("ingets", check=False)
+    assert wrong.returncode != 0
+    assert "ingest" in wrong.stderr
+    missing = loaderd("ingest", "/nowhere", "/tmp/x.lance", check=False)
+    assert missing.returncode != 0
+    assert "/nowhere" in missing.stderr
