@@ -1105,6 +1105,12 @@ impl Publisher {
     /// Has the batches logged, then hands them to the client. False when the stream ended.
     fn log_and_send(&mut self, turn: &[Arc<Batch>]) -> bool {
         let records = turn.iter().map(|batch| batch.record()).collect();
+        // After the last look-up, which the records make: a damaged page map gives no rows
+        // worth recording.
+        if let Err(error) = self.session.job.source.check() {
+            self.end_stream(error.into(), turn);
+            return false;
+        }
         if let Err(error) = self.log.prepare(records) {
             if self.session.job.request.on_log_error == OnLogError::Stop {
                 self.end_stream(error.into(), turn);

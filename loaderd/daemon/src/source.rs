@@ -119,6 +119,8 @@ pub trait Source: Send + Sync {
     ) -> Result<(), SourceError>;
     /// Class names by number of a label column.
     fn classes(&self, column: &str) -> Option<Vec<String>>;
+    /// Whether every look-up so far could be trusted; cheap, and never blocks.
+    fn check(&self) -> Result<(), SourceError>;
     /// How this dataset is held, for those who ask.
     fn notices(&self) -> Vec<String>;
     /// What the user should see without asking.

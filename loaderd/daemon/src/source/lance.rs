@@ -148,6 +148,9 @@ impl Source for Lance {
     fn classes(&self, column: &str) -> Option<Vec<String>> {
         self.0.classes(column)
     }
+    fn check(&self) -> Result<(), SourceError> {
+        self.0.check().map_err(io)
+    }
     fn notices(&self) -> Vec<String> {
         vec![self.0.protection().to_string()]
     }

@@ -250,6 +250,9 @@ impl Source for Opened {
     fn classes(&self, _column: &str) -> Option<Vec<String>> {
         None
     }
+    fn check(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
     fn notices(&self) -> Vec<String> {
         Vec::new()
     }
