@@ -24,7 +24,9 @@ start() {
     [ -z "$OUT" ] || set -- "$@" "--json=$OUT/$bench.json"
     case $bench in
     read | plan)
-        cargo run --release --locked --quiet -p loaderd-benches --bin "$bench" -- "$@"
+        # With the daemon's package, so that Lance is not built anew with other features.
+        cargo build --release --locked --quiet -p loaderd -p loaderd-benches
+        "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
     *) "$BIN/python" "benches/$bench.py" "$@" ;;
     esac

@@ -15,24 +15,21 @@ use indicatif::HumanBytes;
 use loaderd_decode::{Decoder, Options, Pipeline};
 use loaderd_plan::{Draws, Order};
 use loaderd_read::{Config as ReadConfig, Reader};
-use loaderd_wire::WireError;
-use loaderd_wire::message::{
-    OpenRequest, Opened, PROTOCOL, Protect, Ready, ToClient, ToDaemon, Version,
-};
-use loaderd_wire::segment::Segment;
-use loaderd_wire::socket::Channel;
+use loaderd_wire::message::{OpenRequest, Protect, Version};
 use serde::Serialize;
 use serde_json::json;
 
+use self::consumer::{Consumed, Consumer, CpuParts, Settings};
 use super::say;
 use super::serve::Tuning;
 use crate::clock;
 use crate::server::{Config, Server};
 use crate::source::{self, Kind, Payload, Source, SourceRequest};
 
+mod consumer;
+
 /// Encoded images that the decode measurement keeps in memory, in bytes.
 const SAMPLE_BYTES_MAX: usize = 256 << 20;
-const ANSWER_WAIT: Duration = Duration::from_secs(600);
 /// Rows of one window of slow reads.
 const SLOW_WINDOW: usize = 256;
 
@@ -100,13 +97,6 @@ struct Report {
     handover_us_p50: f64,
     handover_us_p99: f64,
     verdict: String,
-}
-
-#[derive(Serialize)]
-struct CpuParts {
-    read_and_plan: f64,
-    decode: f64,
-    log_and_publish: f64,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -236,7 +226,7 @@ impl Bench<'_> {
         let mut how = None;
         let (started, cpu) = (Instant::now(), clock::process_cpu_ns());
         let mut indices = self.indices();
-        let files = self.source.files().filter(|files| files.len() > 0);
+        let files = self.source.files().filter(|files| !files.is_empty());
         let slow = matches!(self.source.payload(0, 0), Payload::Slow | Payload::Null);
         if let (Some(files), false) = (files, slow) {
             let config = ReadConfig {
@@ -400,216 +390,22 @@ impl Bench<'_> {
     }
 
     fn consume(&self) -> Result<Consumed> {
-        let channel = Channel::connect(&self.config.socket)?;
-        channel.send(
-            &ToDaemon::Hello {
-                protocol: PROTOCOL,
-                version: env!("CARGO_PKG_VERSION").into(),
-                binary: "loaderd bench".into(),
-            },
-            &[],
-        )?;
-        expect(&channel, |message| {
-            matches!(message, ToClient::Welcome { .. }).then_some(())
-        })?;
         let mut transform = std::collections::BTreeMap::new();
         if self.is_image {
             transform.insert(self.column.clone(), self.transform.clone());
         }
-        let request = json!({
+        let request: OpenRequest = serde_json::from_value(json!({
             "uri": self.arguments.uri, "version": self.version, "filter": self.arguments.filter,
             "columns": [self.column], "transform": transform, "batch_size": self.arguments.batch_size,
             "shuffle": true, "rank": 0, "world_size": 1, "slots": self.arguments.slots,
-            "protect": "none", "on_bad_sample": "zero", "drop_last": false,
-        });
-        let request: OpenRequest = serde_json::from_value(request)?;
-        channel.send(&ToDaemon::Open(Box::new(request)), &[])?;
-        let received = channel.receive::<ToClient>(Some(ANSWER_WAIT))?;
-        let opened: Box<Opened> = match received.message {
-            ToClient::Opened(opened) => opened,
-            ToClient::Failed(failure) => bail!(failure.message),
-            other => bail!("the daemon answered {other:?}"),
+            "protect": "none", "on_bad_sample": "zero",
+        }))?;
+        let settings = Settings {
+            time: self.time(),
+            hold: Duration::from_secs_f64(self.arguments.consume_ms / 1e3),
+            warm_up: self.arguments.slots,
         };
-        let fd = received
-            .fds
-            .into_iter()
-            .next()
-            .context("no segment came along")?;
-        let segment = Segment::from_fd(fd, opened.layout.slot_bytes, opened.slot_count)?;
-        Consumer {
-            bench: self,
-            channel,
-            segment,
-            row_bytes: opened.layout.tensors[0].row_bytes(),
-        }
-        .run()
-    }
-}
-
-struct Consumer<'a> {
-    bench: &'a Bench<'a>,
-    channel: Channel,
-    segment: Segment,
-    row_bytes: u64,
-}
-
-struct Consumed {
-    rows: u64,
-    bytes: u64,
-    time: Duration,
-    waited: Duration,
-    cpu_ns: u64,
-    parts: CpuParts,
-    handover_ns: Vec<u64>,
-}
-
-impl Consumer<'_> {
-    fn run(&self) -> Result<Consumed> {
-        let mut stream = 0;
-        let hold = Duration::from_secs_f64(self.bench.arguments.consume_ms / 1e3);
-        let start = |stream: u64| {
-            self.channel.send(
-                &ToDaemon::Start {
-                    stream,
-                    epoch: stream,
-                    step: 0,
-                },
-                &[],
-            )
-        };
-        // The first batches find empty slots and cold code; they are not counted.
-        let mut warm_up = self.bench.arguments.slots;
-        let mut measured: Option<(Instant, u64)> = None;
-        let mut consumed = Consumed {
-            rows: 0,
-            bytes: 0,
-            time: Duration::ZERO,
-            waited: Duration::ZERO,
-            cpu_ns: 0,
-            parts: CpuParts {
-                read_and_plan: 0.0,
-                decode: 0.0,
-                log_and_publish: 0.0,
-            },
-            handover_ns: Vec::new(),
-        };
-        let mut parts = [ThreadCpu::default(), ThreadCpu::default()];
-        stream += 1;
-        start(stream)?;
-        loop {
-            let waiting = Instant::now();
-            let message = match self.channel.receive(Some(ANSWER_WAIT)) {
-                Ok(received) => received.message,
-                Err(WireError::Timeout { .. }) => bail!("no batch in {ANSWER_WAIT:?}"),
-                Err(error) => return Err(error.into()),
-            };
-            let now_ns = clock::monotonic_ns();
-            let waited = waiting.elapsed();
-            match message {
-                ToClient::Ready(ready) => {
-                    if warm_up > 0 {
-                        warm_up -= 1;
-                        if warm_up == 0 {
-                            measured = Some((Instant::now(), clock::process_cpu_ns()));
-                            parts[0] = ThreadCpu::now();
-                        }
-                    } else {
-                        consumed.waited += waited;
-                        consumed.rows += u64::from(ready.rows);
-                        consumed.bytes += u64::from(ready.rows) * self.row_bytes;
-                        consumed
-                            .handover_ns
-                            .push(now_ns.saturating_sub(ready.published_ns));
-                    }
-                    self.take(&ready, hold)?;
-                }
-                ToClient::EndOfEpoch { .. } => {
-                    stream += 1;
-                    start(stream)?;
-                }
-                ToClient::Failed(failure) => bail!(failure.message),
-                other => bail!("the daemon sent {other:?}"),
-            }
-            if let Some((since, cpu)) = measured
-                && since.elapsed() >= self.bench.time()
-                && consumed.rows > 0
-            {
-                consumed.time = since.elapsed();
-                consumed.cpu_ns = clock::process_cpu_ns() - cpu;
-                parts[1] = ThreadCpu::now();
-                consumed.parts = parts[1].since(&parts[0], consumed.rows);
-                return Ok(consumed);
-            }
-        }
-    }
-
-    /// Holds a batch as a training step would, and touches it, so that it is really there.
-    fn take(&self, ready: &Ready, hold: Duration) -> Result<()> {
-        self.channel
-            .send(&ToDaemon::Delivered { lease: ready.lease }, &[])?;
-        // SAFETY: the slot is ours until `Release`, and mapped as long as the segment.
-        let first = unsafe { self.segment.slot_ptr(ready.slot).read_volatile() };
-        std::hint::black_box(first);
-        if !hold.is_zero() {
-            std::thread::sleep(hold);
-        }
-        self.channel
-            .send(&ToDaemon::Release { lease: ready.lease }, &[])?;
-        Ok(())
-    }
-}
-
-/// CPU time by kind of thread, read from the kernel's per-thread statistics, in ns.
-#[derive(Default)]
-struct ThreadCpu {
-    feed: u64,
-    decode: u64,
-    publish: u64,
-}
-
-impl ThreadCpu {
-    fn now() -> ThreadCpu {
-        let mut sum = ThreadCpu::default();
-        let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
-            return sum;
-        };
-        for task in tasks.flatten() {
-            let read = |name: &str| std::fs::read_to_string(task.path().join(name));
-            let (Ok(name), Ok(stat)) = (read("comm"), read("schedstat")) else {
-                continue;
-            };
-            // The first number is the time spent on a CPU, in ns (kernel: sched-stats.rst).
-            let ns = stat
-                .split_whitespace()
-                .next()
-                .and_then(|ns| ns.parse::<u64>().ok())
-                .unwrap_or(0);
-            match name.trim() {
-                "feeder" => sum.feed += ns,
-                "publisher" | "step-log" => sum.publish += ns,
-                name if name.starts_with("decode-") => sum.decode += ns,
-                _ => {}
-            }
-        }
-        sum
-    }
-
-    fn since(&self, then: &ThreadCpu, rows: u64) -> CpuParts {
-        let per_row = |now: u64, then: u64| (now.saturating_sub(then)) as f64 / rows as f64 / 1e3;
-        CpuParts {
-            read_and_plan: per_row(self.feed, then.feed),
-            decode: per_row(self.decode, then.decode),
-            log_and_publish: per_row(self.publish, then.publish),
-        }
-    }
-}
-
-fn expect<T>(channel: &Channel, wanted: impl Fn(&ToClient) -> Option<T>) -> Result<T> {
-    let message = channel.receive::<ToClient>(Some(ANSWER_WAIT))?.message;
-    match (wanted(&message), message) {
-        (Some(value), _) => Ok(value),
-        (None, ToClient::Failed(failure)) => bail!(failure.message),
-        (None, other) => bail!("the daemon answered {other:?}"),
+        Consumer::open(&self.config.socket, request, settings)?.run()
     }
 }
 

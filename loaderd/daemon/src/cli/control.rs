@@ -35,8 +35,9 @@ pub(super) struct StopArguments {
 /// Connects and greets.
 fn connect(socket: &Socket) -> Result<(Channel, u32)> {
     let path = socket.path()?;
-    let channel = Channel::connect(&path)
-        .with_context(|| format!("no loaderd answers at {}", path.display()))?;
+    let channel = Channel::connect(&path).context(
+        "no daemon answers: training processes start one by themselves, `loaderd serve` starts one by hand",
+    )?;
     channel.send(
         &ToDaemon::Hello {
             protocol: PROTOCOL,

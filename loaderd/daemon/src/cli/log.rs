@@ -183,7 +183,7 @@ fn cells(row: &LogRow) -> Vec<String> {
 /// Steps whose batches held a row: by arithmetic, from the row's place in the selection.
 fn steps_of_row(reader: &LogReader, arguments: &Arguments, row: u64) -> Result<Vec<LogRow>> {
     let mut found = Vec::new();
-    let mut places: Vec<(LoggedJob, Result<Option<(u64, u64)>, String>)> = Vec::new();
+    let mut places: Vec<(LoggedJob, Place)> = Vec::new();
     for job in reader.jobs(arguments.run.as_deref())? {
         // Attempts of a run read the same selection: look it up once.
         let known = places
@@ -245,8 +245,10 @@ fn steps_of_row(reader: &LogReader, arguments: &Arguments, row: u64) -> Result<V
     Ok(found.split_off(first))
 }
 
-/// Index and row address of a row id in the selection that a job read.
-fn place_of(job: &LoggedJob, row: u64) -> Result<Option<(u64, u64)>, String> {
+/// Index and row address of a row in a job's selection, if it is in it and that can be told.
+type Place = Result<Option<(u64, u64)>, String>;
+
+fn place_of(job: &LoggedJob, row: u64) -> Place {
     let source = source::open(SourceRequest {
         uri: job.record.uri.clone(),
         version: Some(Version::Number(job.record.version)),

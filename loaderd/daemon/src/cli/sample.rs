@@ -136,7 +136,7 @@ fn write(arguments: &Arguments, number: u32) -> Result<()> {
     let seed = mix(arguments.seed ^ (u64::from(number) << 20));
     // One in eight stands upright, and sizes vary a little, as in photo collections.
     let (mut width, mut height) = (arguments.width, arguments.height);
-    if seed % 8 == 0 {
+    if seed.is_multiple_of(8) {
         (width, height) = (height, width);
     }
     height -= (seed >> 8) as u32 % (height / 16 + 1);

@@ -1,0 +1,238 @@
+//! The consumer of `loaderd bench`: a client of the daemon's real socket.
+//!
+//! Enters: a request. Leaves: how many rows came, how long each took, and where the
+//! daemon's CPU time went. It holds one batch at a time.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use loaderd_wire::WireError;
+use loaderd_wire::message::{OpenRequest, Opened, PROTOCOL, Ready, ToClient, ToDaemon};
+use loaderd_wire::segment::Segment;
+use loaderd_wire::socket::Channel;
+use serde::Serialize;
+
+use crate::clock;
+
+const ANSWER_WAIT: Duration = Duration::from_secs(600);
+
+/// How to consume.
+pub(super) struct Settings {
+    /// For how long, after the warm-up.
+    pub(super) time: Duration,
+    /// How long each batch is held.
+    pub(super) hold: Duration,
+    /// Batches that don't count: they find empty slots and cold code.
+    pub(super) warm_up: u32,
+}
+
+/// An open job.
+pub(super) struct Consumer {
+    settings: Settings,
+    channel: Channel,
+    segment: Segment,
+    row_bytes: u64,
+}
+
+/// What the consumer saw.
+pub(super) struct Consumed {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) time: Duration,
+    pub(super) waited: Duration,
+    pub(super) cpu_ns: u64,
+    pub(super) parts: CpuParts,
+    pub(super) handover_ns: Vec<u64>,
+}
+
+/// CPU time by part of the daemon, in µs per row.
+#[derive(Serialize)]
+pub(super) struct CpuParts {
+    pub(super) read_and_plan: f64,
+    pub(super) decode: f64,
+    pub(super) log_and_publish: f64,
+}
+
+impl Consumer {
+    /// Connects and opens the job; blocks until the daemon has planned it.
+    pub(super) fn open(
+        socket: &Path,
+        request: OpenRequest,
+        settings: Settings,
+    ) -> Result<Consumer> {
+        let channel = Channel::connect(socket)?;
+        channel.send(
+            &ToDaemon::Hello {
+                protocol: PROTOCOL,
+                version: env!("CARGO_PKG_VERSION").into(),
+                binary: "loaderd bench".into(),
+            },
+            &[],
+        )?;
+        match channel.receive::<ToClient>(Some(ANSWER_WAIT))?.message {
+            ToClient::Welcome { .. } => {}
+            ToClient::Failed(failure) => bail!(failure.message),
+            other => bail!("the daemon answered {other:?}"),
+        }
+        channel.send(&ToDaemon::Open(Box::new(request)), &[])?;
+        let received = channel.receive::<ToClient>(Some(ANSWER_WAIT))?;
+        let opened: Box<Opened> = match received.message {
+            ToClient::Opened(opened) => opened,
+            ToClient::Failed(failure) => bail!(failure.message),
+            other => bail!("the daemon answered {other:?}"),
+        };
+        let fd = received
+            .fds
+            .into_iter()
+            .next()
+            .context("no segment came along")?;
+        let segment = Segment::from_fd(fd, opened.layout.slot_bytes, opened.slot_count)?;
+        Ok(Consumer {
+            settings,
+            channel,
+            segment,
+            row_bytes: opened.layout.tensors[0].row_bytes(),
+        })
+    }
+
+    /// Consumes batches, epoch after epoch, until the time is up.
+    pub(super) fn run(&self) -> Result<Consumed> {
+        let mut stream = 0;
+        let hold = self.settings.hold;
+        let start = |stream: u64| {
+            self.channel.send(
+                &ToDaemon::Start {
+                    stream,
+                    epoch: stream,
+                    step: 0,
+                },
+                &[],
+            )
+        };
+        // The first batches find empty slots and cold code; they are not counted.
+        let mut warm_up = self.settings.warm_up;
+        let mut measured: Option<(Instant, u64)> = None;
+        let mut consumed = Consumed {
+            rows: 0,
+            bytes: 0,
+            time: Duration::ZERO,
+            waited: Duration::ZERO,
+            cpu_ns: 0,
+            parts: CpuParts {
+                read_and_plan: 0.0,
+                decode: 0.0,
+                log_and_publish: 0.0,
+            },
+            handover_ns: Vec::new(),
+        };
+        let mut parts = [ThreadCpu::default(), ThreadCpu::default()];
+        stream += 1;
+        start(stream)?;
+        loop {
+            let waiting = Instant::now();
+            let message = match self.channel.receive(Some(ANSWER_WAIT)) {
+                Ok(received) => received.message,
+                Err(WireError::Timeout { .. }) => bail!("no batch in {ANSWER_WAIT:?}"),
+                Err(error) => return Err(error.into()),
+            };
+            let now_ns = clock::monotonic_ns();
+            let waited = waiting.elapsed();
+            match message {
+                ToClient::Ready(ready) => {
+                    if warm_up > 0 {
+                        warm_up -= 1;
+                        if warm_up == 0 {
+                            measured = Some((Instant::now(), clock::process_cpu_ns()));
+                            parts[0] = ThreadCpu::now();
+                        }
+                    } else {
+                        consumed.waited += waited;
+                        consumed.rows += u64::from(ready.rows);
+                        consumed.bytes += u64::from(ready.rows) * self.row_bytes;
+                        consumed
+                            .handover_ns
+                            .push(now_ns.saturating_sub(ready.published_ns));
+                    }
+                    self.take(&ready, hold)?;
+                }
+                ToClient::EndOfEpoch { .. } => {
+                    stream += 1;
+                    start(stream)?;
+                }
+                ToClient::Failed(failure) => bail!(failure.message),
+                other => bail!("the daemon sent {other:?}"),
+            }
+            if let Some((since, cpu)) = measured
+                && since.elapsed() >= self.settings.time
+                && consumed.rows > 0
+            {
+                consumed.time = since.elapsed();
+                consumed.cpu_ns = clock::process_cpu_ns() - cpu;
+                parts[1] = ThreadCpu::now();
+                consumed.parts = parts[1].since(&parts[0], consumed.rows);
+                return Ok(consumed);
+            }
+        }
+    }
+
+    /// Holds a batch as a training step would, and touches it, so that it is really there.
+    fn take(&self, ready: &Ready, hold: Duration) -> Result<()> {
+        self.channel
+            .send(&ToDaemon::Delivered { lease: ready.lease }, &[])?;
+        // SAFETY: the slot is ours until `Release`, and mapped as long as the segment.
+        let first = unsafe { self.segment.slot_ptr(ready.slot).read_volatile() };
+        std::hint::black_box(first);
+        if !hold.is_zero() {
+            std::thread::sleep(hold);
+        }
+        self.channel
+            .send(&ToDaemon::Release { lease: ready.lease }, &[])?;
+        Ok(())
+    }
+}
+
+/// CPU time by kind of thread, read from the kernel's per-thread statistics, in ns.
+#[derive(Default)]
+struct ThreadCpu {
+    feed: u64,
+    decode: u64,
+    publish: u64,
+}
+
+impl ThreadCpu {
+    fn now() -> ThreadCpu {
+        let mut sum = ThreadCpu::default();
+        let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
+            return sum;
+        };
+        for task in tasks.flatten() {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name));
+            let (Ok(name), Ok(stat)) = (read("comm"), read("schedstat")) else {
+                continue;
+            };
+            // The first number is the time spent on a CPU, in ns (kernel: sched-stats.rst).
+            let ns = stat
+                .split_whitespace()
+                .next()
+                .and_then(|ns| ns.parse::<u64>().ok())
+                .unwrap_or(0);
+            match name.trim() {
+                "feeder" => sum.feed += ns,
+                "publisher" | "step-log" => sum.publish += ns,
+                name if name.starts_with("decode-") => sum.decode += ns,
+                _ => {}
+            }
+        }
+        sum
+    }
+
+    fn since(&self, then: &ThreadCpu, rows: u64) -> CpuParts {
+        let per_row = |now: u64, then: u64| (now.saturating_sub(then)) as f64 / rows as f64 / 1e3;
+        CpuParts {
+            read_and_plan: per_row(self.feed, then.feed),
+            decode: per_row(self.decode, then.decode),
+            log_and_publish: per_row(self.publish, then.publish),
+        }
+    }
+}

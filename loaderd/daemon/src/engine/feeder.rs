@@ -1,0 +1,502 @@
+//! The feeder: one thread a session that plans steps and gets their bytes.
+//!
+//! Enters: free slots and a stream's start. Leaves: tasks for the decode workers, and
+//! everything of a batch that is not decoded. It alone reads files, through a ring that
+//! belongs to its thread.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Sender;
+use loaderd_plan::{Order, replacement};
+use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
+use loaderd_wire::message::{Failure, FailureKind};
+
+use super::worker::null;
+use super::{Encoded, NAP, Reading, Session, Start, Task};
+use crate::batch::{Batch, Progress};
+use crate::clock;
+use crate::job::{Origin, failure};
+use crate::source::Payload;
+
+/// Memory for encoded bytes of one session, in bytes: its reader's slabs.
+const SLAB_MEMORY_MAX: u64 = 16 << 20;
+/// Replacements tried for one position before the stream fails.
+const REPLACEMENTS_MAX: u32 = 32;
+/// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
+/// the workers in chunks of about this size.
+const COPY_CHUNK_BYTES: u64 = 1 << 20;
+
+/// A read that waits or is under way.
+struct Part {
+    batch: Arc<Batch>,
+    row: usize,
+    tensor: usize,
+    extent: Extent,
+}
+
+pub(super) struct Feeder {
+    session: Arc<Session>,
+    tasks: Sender<Task>,
+    read_mode: Mode,
+}
+
+/// A stream that is being fed.
+struct Feeding {
+    start: Start,
+    order: Order,
+    next: u64,
+}
+
+impl Feeder {
+    pub(super) fn new(session: Arc<Session>, tasks: Sender<Task>, read_mode: Mode) -> Feeder {
+        Feeder {
+            session,
+            tasks,
+            read_mode,
+        }
+    }
+
+    /// Runs until the session ends. Says on `opened` how it reads, or why it can't.
+    pub(super) fn run(self, opened: &Sender<Result<Option<Reading>, String>>) {
+        let mut reader = match self.reader() {
+            Ok(reader) => {
+                let report = reader
+                    .as_ref()
+                    .map(|reader| Reading::new(reader.engine(), self.read_mode));
+                let _ = opened.send(Ok(report));
+                reader
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return;
+            }
+        };
+        let whole_window = self.reads_slowly();
+        let mut feeding: Option<Feeding> = None;
+        let mut waiting: VecDeque<Part> = VecDeque::new();
+        let mut reading: Vec<Option<Part>> = Vec::new();
+        loop {
+            // 1. What others want of us.
+            let (slots, redo) = {
+                let mut state = self.session.lock();
+                loop {
+                    if let Some(start) = state.start.take() {
+                        feeding = Some(self.begin(start));
+                    }
+                    if state.ended {
+                        break;
+                    }
+                    let current = self.session.stream.load(Ordering::Relaxed);
+                    feeding.take_if(|feeding| feeding.start.stream != current);
+                    let wants_slot = feeding
+                        .as_ref()
+                        .is_some_and(|f| f.next < self.session.job.steps.count());
+                    let idle = waiting.is_empty()
+                        && reader.as_ref().is_none_or(|reader| reader.in_flight() == 0)
+                        && state.redo.is_empty()
+                        && !(wants_slot && state.slots.counts()[0] > 0);
+                    if !idle {
+                        break;
+                    }
+                    state = self
+                        .session
+                        .wake
+                        .wait_timeout(state, NAP)
+                        .expect("no panic while held")
+                        .0;
+                }
+                let redo = std::mem::take(&mut state.redo);
+                let left = feeding
+                    .as_ref()
+                    .map_or(0, |f| self.session.job.steps.count() - f.next);
+                let mut slots = Vec::new();
+                // One batch ahead of the reads is enough: slots that stay free are the
+                // ones whose memory is still in cache.
+                let ahead = waiting.len() >= self.session.job.request.batch_size as usize;
+                while !state.ended && !ahead && (slots.len() as u64) < left {
+                    match state.slots.acquire() {
+                        Some(slot) => slots.push(slot),
+                        None => break,
+                    }
+                    if !whole_window {
+                        break;
+                    }
+                }
+                if state.ended {
+                    // Reads under way come to an end with the reader; their batches and
+                    // those that wait are dropped whole.
+                    return;
+                }
+                (slots, redo)
+            };
+            // 2. Plan: rows of new batches, replacements of bad rows.
+            for (batch, row) in redo {
+                self.redo(&batch, row, &mut waiting);
+            }
+            if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
+                self.plan(feeding, &slots, &mut waiting);
+            }
+            // 3. Read.
+            if let Some(reader) = &mut reader {
+                self.read(reader, &mut waiting, &mut reading);
+            }
+            self.session
+                .counters
+                .feed_cpu_ns
+                .store(clock::thread_cpu_ns(), Ordering::Relaxed);
+        }
+    }
+
+    /// The reader, where the source has files.
+    fn reader(&self) -> Result<Option<Reader>, String> {
+        let source = &self.session.job.source;
+        let images = self
+            .session
+            .job
+            .origins
+            .iter()
+            .any(|origin| matches!(origin, Origin::Image { .. }));
+        let Some(files) = source.files().filter(|files| images && !files.is_empty()) else {
+            return Ok(None);
+        };
+        let config = Config {
+            mode: self.read_mode,
+            ..Config::for_lengths(source.typical_length(), SLAB_MEMORY_MAX)
+        };
+        Reader::new(files.clone(), config)
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
+
+    fn begin(&self, start: Start) -> Feeding {
+        let job = &self.session.job;
+        let rows = job.source.rows();
+        Feeding {
+            start,
+            order: if job.request.shuffle {
+                Order::shuffled(rows, job.request.seed, start.epoch)
+            } else {
+                Order::sequential(rows)
+            },
+            next: start.step,
+        }
+    }
+
+    /// True where rows come through Lance's `take`, which wants large windows.
+    fn reads_slowly(&self) -> bool {
+        let job = &self.session.job;
+        job.origins.iter().any(|origin| match origin {
+            Origin::Image { column, .. } => {
+                matches!(job.source.payload(*column, 0), Payload::Slow)
+            }
+            Origin::Fixed { column } => job.source.fixed(*column, 0).is_none(),
+            _ => false,
+        })
+    }
+
+    /// Makes a batch in each slot, and has its bytes fetched.
+    fn plan(&self, feeding: &mut Feeding, slots: &[u32], waiting: &mut VecDeque<Part>) {
+        let session = &self.session;
+        let job = &session.job;
+        let mut batches = Vec::with_capacity(slots.len());
+        for &slot in slots {
+            let step = feeding.next;
+            feeding.next += 1;
+            let share = job.steps.share(step, session.rank);
+            let order = &feeding.order;
+            batches.push(Arc::new(Batch::new(
+                job.clone(),
+                session.segment.clone(),
+                slot,
+                (feeding.start.stream, feeding.start.step),
+                (feeding.start.epoch, step, session.rank),
+                share.valid,
+                share
+                    .positions
+                    .clone()
+                    .map(|position| (position, order.row_at(position))),
+            )));
+        }
+        for batch in &batches {
+            self.fill_fixed(batch);
+        }
+        let mut parts = Vec::new();
+        let mut slow: BTreeMap<usize, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
+        for batch in &batches {
+            for row in 0..batch.rows.len() {
+                for (tensor, column) in batch.image_tensors() {
+                    match job.source.payload(column, batch.index(row)) {
+                        Payload::Extent(extent) => parts.push(Part {
+                            batch: batch.clone(),
+                            row,
+                            tensor,
+                            extent,
+                        }),
+                        Payload::Shared(bytes) => {
+                            self.decode(batch, row, tensor, Encoded::Shared(bytes));
+                        }
+                        Payload::Null => null(session, batch, row, tensor),
+                        Payload::Slow => {
+                            slow.entry(column)
+                                .or_default()
+                                .push((batch.clone(), row, tensor));
+                        }
+                    }
+                }
+            }
+        }
+        // Within the window, in the order in which they lie on the disk.
+        parts.sort_by_key(|part| (part.extent.file, part.extent.offset));
+        waiting.extend(parts);
+        for (column, rows) in slow {
+            self.read_slow(column, rows);
+        }
+        for batch in &batches {
+            // The feeder's own hold on the batch.
+            if batch.row_done() == Progress::Complete {
+                session.complete(batch);
+            }
+        }
+    }
+
+    /// Another row takes the place of a bad one.
+    fn redo(&self, batch: &Arc<Batch>, row: usize, waiting: &mut VecDeque<Part>) {
+        let session = &self.session;
+        let job = &session.job;
+        let attempt = batch.rows[row].attempt.load(Ordering::Relaxed) + 1;
+        let bad_address = job.source.row_address(batch.index(row));
+        if attempt > REPLACEMENTS_MAX {
+            batch.fail(failure(
+                FailureKind::BadSample,
+                format!(
+                    "position {} of epoch {}: {REPLACEMENTS_MAX} replacements in a row could not be decoded either, \
+                     the last at row address {bad_address}: is this an image column?",
+                    batch.rows[row].position, batch.epoch
+                ),
+            ));
+            let progress = batch.row_done();
+            session.after(batch, row, progress);
+            return;
+        }
+        let index = replacement(
+            job.source.rows(),
+            job.request.seed,
+            batch.epoch,
+            batch.rows[row].position,
+            attempt,
+        );
+        batch.replace(row, index, attempt);
+        for (tensor, origin) in job.origins.iter().enumerate() {
+            self.fill_row(batch, row, tensor, origin);
+        }
+        for (tensor, column) in batch.image_tensors() {
+            match job.source.payload(column, index) {
+                // To the front: its batch waits for nothing else.
+                Payload::Extent(extent) => waiting.push_front(Part {
+                    batch: batch.clone(),
+                    row,
+                    tensor,
+                    extent,
+                }),
+                Payload::Shared(bytes) => self.decode(batch, row, tensor, Encoded::Shared(bytes)),
+                Payload::Null => null(session, batch, row, tensor),
+                Payload::Slow => self.read_slow(column, vec![(batch.clone(), row, tensor)]),
+            }
+        }
+    }
+
+    /// Fills everything of a batch that is not decoded.
+    fn fill_fixed(&self, batch: &Arc<Batch>) {
+        let job = &self.session.job;
+        let has_images = batch.image_tensors().next().is_some();
+        for (tensor, origin) in job.origins.iter().enumerate() {
+            let bytes = job.layout.tensors[tensor].row_bytes();
+            match origin {
+                Origin::Fixed { column } if job.source.fixed(*column, 0).is_none() => {
+                    self.fill_fixed_slow(batch, tensor, *column);
+                }
+                Origin::Fixed { column }
+                    if !has_images && bytes * batch.rows.len() as u64 > COPY_CHUNK_BYTES =>
+                {
+                    self.copy_in_chunks(batch, tensor, *column, bytes);
+                }
+                _ => {
+                    for row in 0..batch.rows.len() {
+                        self.fill_row(batch, row, tensor, origin);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Fills one value that is not decoded.
+    fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
+        let source = &self.session.job.source;
+        let index = batch.index(row);
+        if matches!(origin, Origin::Image { .. }) {
+            return;
+        }
+        // SAFETY: the slot is FILLING, and values that are not images are written by this
+        // thread alone, but for `Copy` tasks, which are given tensors that no other code
+        // writes until they are done.
+        let place = unsafe { batch.part(row, tensor) };
+        match origin {
+            Origin::Image { .. } => {}
+            Origin::Fixed { column } => match source.fixed(*column, index) {
+                Some(value) => place.copy_from_slice(value),
+                None => {
+                    if let Err(error) = source.read_fixed_slow(*column, &[index], place) {
+                        batch.fail(error.into());
+                    }
+                }
+            },
+            Origin::RowId => place.copy_from_slice(&source.row_id(index).to_ne_bytes()),
+            Origin::RowAddress => place.copy_from_slice(&source.row_address(index).to_ne_bytes()),
+            Origin::Valid => place[0] = u8::from(batch.valid),
+        }
+    }
+
+    fn fill_fixed_slow(&self, batch: &Arc<Batch>, tensor: usize, column: usize) {
+        let job = &self.session.job;
+        let indices: Vec<u64> = (0..batch.rows.len()).map(|row| batch.index(row)).collect();
+        let mut values = vec![0; indices.len() * job.layout.tensors[tensor].row_bytes() as usize];
+        match job.source.read_fixed_slow(column, &indices, &mut values) {
+            Err(error) => batch.fail(error.into()),
+            Ok(()) => {
+                let bytes = job.layout.tensors[tensor].row_bytes() as usize;
+                for (row, value) in values.chunks_exact(bytes).enumerate() {
+                    // SAFETY: as in `fill_row`.
+                    unsafe { batch.part(row, tensor) }.copy_from_slice(value);
+                }
+            }
+        }
+    }
+
+    /// Has the workers copy a large fixed column. Only in batches without images, whose
+    /// rows are never redone: a redone row's values are rewritten by this thread.
+    fn copy_in_chunks(&self, batch: &Arc<Batch>, tensor: usize, column: usize, row_bytes: u64) {
+        let rows = batch.rows.len();
+        let rows_each = (COPY_CHUNK_BYTES / row_bytes.max(1)).max(1) as usize;
+        for first in (0..rows).step_by(rows_each) {
+            batch.expect_part();
+            self.send(Task::Copy {
+                session: self.session.clone(),
+                batch: batch.clone(),
+                tensor,
+                column,
+                rows: first..(first + rows_each).min(rows),
+            });
+        }
+    }
+
+    /// Reads through the source's own slow path.
+    fn read_slow(&self, column: usize, rows: Vec<(Arc<Batch>, usize, usize)>) {
+        let indices: Vec<u64> = rows
+            .iter()
+            .map(|(batch, row, _)| batch.index(*row))
+            .collect();
+        match self.session.job.source.read_slow(column, &indices) {
+            Ok(values) => {
+                for ((batch, row, tensor), value) in rows.into_iter().zip(values) {
+                    match value {
+                        Some(bytes) => {
+                            self.decode(&batch, row, tensor, Encoded::Read(Buffer::from(bytes)));
+                        }
+                        None => null(&self.session, &batch, row, tensor),
+                    }
+                }
+            }
+            Err(error) => {
+                let failure: Failure = error.into();
+                for (batch, row, _) in rows {
+                    batch.fail(failure.clone());
+                    let progress = batch.image_done(row, false);
+                    self.session.after(&batch, row, progress);
+                }
+            }
+        }
+    }
+
+    /// Keeps the reader busy, and hands on what it has read.
+    fn read(
+        &self,
+        reader: &mut Reader,
+        waiting: &mut VecDeque<Part>,
+        reading: &mut Vec<Option<Part>>,
+    ) {
+        while let Some(part) = waiting.front() {
+            if !self.session.is_current(&part.batch) || part.batch.failure().is_some() {
+                // The batch is dropped or has failed: its missing parts are done with.
+                let part = waiting.pop_front().expect("just seen");
+                let progress = part.batch.image_done(part.row, false);
+                self.session.after(&part.batch, part.row, progress);
+                continue;
+            }
+            let tag = match reading.iter().position(Option::is_none) {
+                Some(tag) => tag,
+                None => {
+                    reading.push(None);
+                    reading.len() - 1
+                }
+            };
+            if !reader.submit(tag as u64, part.extent) {
+                break;
+            }
+            reading[tag] = waiting.pop_front();
+        }
+        if reader.in_flight() == 0 && waiting.is_empty() {
+            return;
+        }
+        let result = reader.complete(NAP, &mut |tag, result| {
+            let part = reading[tag as usize]
+                .take()
+                .expect("a tag that is under way");
+            match result {
+                Ok(buffer) => {
+                    self.decode(&part.batch, part.row, part.tensor, Encoded::Read(buffer))
+                }
+                Err(error) => {
+                    part.batch.fail(failure(
+                        FailureKind::Io,
+                        format!(
+                            "row address {}: {error}",
+                            self.session
+                                .job
+                                .source
+                                .row_address(part.batch.index(part.row))
+                        ),
+                    ));
+                    let progress = part.batch.image_done(part.row, false);
+                    self.session.after(&part.batch, part.row, progress);
+                }
+            }
+        });
+        if let Err(error) = result {
+            // The engine itself has failed: no read of it will complete.
+            let text = error.to_string();
+            for part in reading.drain(..).flatten().chain(waiting.drain(..)) {
+                part.batch.fail(failure(FailureKind::Io, text.clone()));
+                let progress = part.batch.image_done(part.row, false);
+                self.session.after(&part.batch, part.row, progress);
+            }
+        }
+    }
+
+    fn decode(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
+        self.send(Task::Image {
+            session: self.session.clone(),
+            batch: batch.clone(),
+            row,
+            tensor,
+            encoded,
+        });
+    }
+
+    fn send(&self, task: Task) {
+        // Waits while the workers are behind. They live as long as the engine, which
+        // outlives every session.
+        let _ = self.tasks.send(task);
+    }
+}

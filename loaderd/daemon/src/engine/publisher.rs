@@ -1,0 +1,160 @@
+//! The publisher: one thread a session that hands finished batches to the client.
+//!
+//! Enters: finished batches, in any order. Leaves: events in step order, each batch only
+//! after its record is in the step log. It alone ends a stream early.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use loaderd_wire::message::{Failure, OnLogError};
+
+use super::{Event, Finished, Outlet, Session};
+use crate::batch::Batch;
+use crate::clock;
+use crate::steplog::StepLog;
+
+pub(super) struct Publisher {
+    session: Arc<Session>,
+    log: Arc<StepLog>,
+    outlet: Outlet,
+    /// The stream that is being published, and its next step.
+    stream: u64,
+    next: u64,
+    /// Finished batches that wait for an earlier one.
+    waiting: BTreeMap<u64, Arc<Batch>>,
+}
+
+impl Publisher {
+    pub(super) fn new(session: Arc<Session>, log: Arc<StepLog>, outlet: Outlet) -> Publisher {
+        Publisher {
+            session,
+            log,
+            outlet,
+            stream: 0,
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until it is told to quit.
+    pub(super) fn run(mut self, inbox: &Receiver<Finished>) {
+        for first in inbox.iter() {
+            for finished in std::iter::once(first).chain(inbox.try_iter()) {
+                match finished {
+                    Finished::Quit => return,
+                    Finished::Batch(batch) => self.take(batch),
+                }
+            }
+            self.publish();
+            self.session
+                .counters
+                .publish_cpu_ns
+                .store(clock::thread_cpu_ns(), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes in a finished batch; those of older streams are dropped.
+    fn take(&mut self, batch: Arc<Batch>) {
+        if self.stream != self.session.stream.load(Ordering::Relaxed) {
+            // What waits belongs to a stream that has ended; its slots are wanted.
+            for (_, old) in std::mem::take(&mut self.waiting) {
+                self.abandon(&old);
+            }
+        }
+        if !self.session.is_current(&batch) {
+            self.abandon(&batch);
+            return;
+        }
+        if batch.stream != self.stream {
+            self.stream = batch.stream;
+            self.next = batch.stream_start;
+        }
+        self.waiting.insert(batch.epoch_step, batch);
+    }
+
+    /// Publishes every batch whose turn it is.
+    fn publish(&mut self) {
+        let mut turn = Vec::new();
+        while let Some(batch) = self.waiting.remove(&(self.next + turn.len() as u64)) {
+            turn.push(batch);
+        }
+        self.next += turn.len() as u64;
+        let failed = turn.iter().position(|batch| batch.failure().is_some());
+        let rest = failed.map(|at| turn.split_off(at)).unwrap_or_default();
+        if !turn.is_empty() && !self.log_and_send(&turn) {
+            return;
+        }
+        if let Some(failure) = rest.first().and_then(|batch| batch.failure()) {
+            self.end_stream(failure, &rest);
+        }
+    }
+
+    /// Has the batches logged, then hands them to the client. False when the stream ended.
+    fn log_and_send(&mut self, turn: &[Arc<Batch>]) -> bool {
+        let records = turn.iter().map(|batch| batch.record()).collect();
+        // After the last look-up, which the records make: a damaged page map gives no rows
+        // worth recording.
+        if let Err(error) = self.session.job.source.check() {
+            self.end_stream(error.into(), turn);
+            return false;
+        }
+        if let Err(error) = self.log.prepare(records) {
+            if self.session.job.request.on_log_error == OnLogError::Stop {
+                self.end_stream(error.into(), turn);
+                return false;
+            }
+            self.log
+                .unlogged(self.session.job.key.job, turn.len() as u64);
+        }
+        for batch in turn {
+            if !self.session.is_current(batch) {
+                self.abandon(batch);
+                continue;
+            }
+            let lease = self.session.lock().slots.publish(batch.slot, batch.step());
+            let counters = &self.session.counters;
+            counters.batches.fetch_add(1, Ordering::Relaxed);
+            counters
+                .rows
+                .fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
+            let ready = batch.ready(lease, clock::monotonic_ns());
+            if !(self.outlet)(Event::Ready(ready)) {
+                return false;
+            }
+            if batch.epoch_step + 1 == self.session.job.steps.count() {
+                (self.outlet)(Event::EndOfEpoch {
+                    stream: batch.stream,
+                    epoch: batch.epoch,
+                });
+            }
+        }
+        true
+    }
+
+    /// Ends the current stream with a failure; its batches are dropped.
+    fn end_stream(&mut self, failure: Failure, batches: &[Arc<Batch>]) {
+        let stream = self.stream;
+        // No stream counts from here on, unless the client has started the next already.
+        let _ =
+            self.session
+                .stream
+                .compare_exchange(stream, 0, Ordering::Relaxed, Ordering::Relaxed);
+        for batch in batches {
+            self.abandon(batch);
+        }
+        for (_, batch) in std::mem::take(&mut self.waiting) {
+            self.abandon(&batch);
+        }
+        (self.outlet)(Event::Failed(Failure {
+            stream: Some(stream),
+            ..failure
+        }));
+    }
+
+    fn abandon(&self, batch: &Batch) {
+        self.session.lock().slots.abandon(batch.slot);
+        self.session.wake.notify_all();
+    }
+}

@@ -1,0 +1,183 @@
+//! The decode workers: one pool for all sessions.
+//!
+//! Enters: tasks. Leaves: pixels in slots, and what becomes of images that can't be
+//! decoded. A worker never waits for anything but its next task.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::Receiver;
+use loaderd_decode as decode;
+use loaderd_plan::{Draws, replacement};
+use loaderd_wire::message::{FailureKind, OnBadSample};
+
+use super::{Encoded, Session, Task};
+use crate::batch::{Batch, Progress};
+use crate::clock;
+use crate::job::{Origin, failure};
+use crate::source::Payload;
+use crate::steplog::BadRow;
+
+/// Works until the pool's channel closes.
+pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
+    let mut decoder = decode::Decoder::new(limits);
+    for task in inbox {
+        match task {
+            Task::Image {
+                session,
+                batch,
+                row,
+                tensor,
+                encoded,
+            } => decode_image(&mut decoder, &session, &batch, row, tensor, encoded),
+            Task::Copy {
+                session,
+                batch,
+                tensor,
+                column,
+                rows,
+            } => {
+                for row in rows {
+                    if let Some(value) = session.job.source.fixed(column, batch.index(row)) {
+                        // SAFETY: the slot is FILLING, and these rows of this tensor were
+                        // given to this task alone.
+                        unsafe { batch.part(row, tensor) }.copy_from_slice(value);
+                    }
+                }
+                if batch.row_done() == Progress::Complete {
+                    session.complete(&batch);
+                }
+            }
+        }
+    }
+}
+
+fn decode_image(
+    decoder: &mut decode::Decoder,
+    session: &Arc<Session>,
+    batch: &Arc<Batch>,
+    row: usize,
+    tensor: usize,
+    encoded: Encoded,
+) {
+    let job = &session.job;
+    if !session.is_current(batch) || batch.failure().is_some() {
+        drop(encoded);
+        let progress = batch.image_done(row, false);
+        session.after(batch, row, progress);
+        return;
+    }
+    let Origin::Image { column, pipeline } = &job.origins[tensor] else {
+        unreachable!("image tasks are made for images");
+    };
+    let mut draws = Draws::new(
+        job.request.seed,
+        batch.epoch,
+        batch.rows[row].position,
+        *column as u32,
+    );
+    let started = clock::thread_cpu_ns();
+    // SAFETY: the slot is FILLING, and this row of this tensor was given to this task alone.
+    let place = unsafe { batch.part(row, tensor) };
+    let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
+    let counters = &session.counters;
+    counters
+        .decode_cpu_ns
+        .fetch_add(clock::thread_cpu_ns() - started, Ordering::Relaxed);
+    match decoded {
+        Ok(_) => {
+            counters.images.fetch_add(1, Ordering::Relaxed);
+            counters
+                .encoded_bytes
+                .fetch_add(encoded.bytes().len() as u64, Ordering::Relaxed);
+            // The bytes go back before the batch can complete, so that a session that has
+            // ended holds no buffer.
+            drop(encoded);
+            let progress = batch.image_done(row, false);
+            session.after(batch, row, progress);
+        }
+        Err(error) => {
+            drop(encoded);
+            bad_image(session, batch, row, tensor, &error.to_string());
+        }
+    }
+}
+
+/// A row without an image.
+pub(super) fn null(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize) {
+    bad_image(session, batch, row, tensor, "the value is null");
+}
+
+/// Takes the policy for an image that can't be decoded.
+fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, cause: &str) {
+    let job = &session.job;
+    let index = batch.index(row);
+    let row_address = job.source.row_address(index);
+    let column = &job.layout.tensors[tensor].name;
+    session.counters.bad_rows.fetch_add(1, Ordering::Relaxed);
+    match job.request.on_bad_sample {
+        OnBadSample::Raise => {
+            let place = match (&job.origins[tensor], job.source.files()) {
+                (Origin::Image { column, .. }, Some(files)) => {
+                    match job.source.payload(*column, index) {
+                        Payload::Extent(extent) => format!(
+                            ", in {} at byte {} ({} bytes long)",
+                            files.path(extent.file).display(),
+                            extent.offset,
+                            extent.length
+                        ),
+                        _ => String::new(),
+                    }
+                }
+                _ => String::new(),
+            };
+            batch.fail(failure(
+                FailureKind::BadSample,
+                format!(
+                    "column {column:?}, row address {row_address} (row id {}){place}: {cause}; \
+                     on_bad_sample=\"replace\" or \"zero\" goes on without it",
+                    job.source.row_id(index)
+                ),
+            ));
+        }
+        OnBadSample::Zero => {
+            // SAFETY: the slot is FILLING, and this image's part is ours; `_valid` of a
+            // row is written by the feeder before any of the row's images is handed out.
+            unsafe { batch.part(row, tensor) }.fill(0);
+            for (other, origin) in job.origins.iter().enumerate() {
+                if matches!(origin, Origin::Valid) {
+                    // Two images of one row may both be bad, so this byte may be written
+                    // by two workers: an atomic store of the same value.
+                    // SAFETY: as above; a bool is one byte, and AtomicBool has its layout.
+                    let place =
+                        unsafe { AtomicBool::from_ptr(batch.part(row, other).as_mut_ptr().cast()) };
+                    place.store(false, Ordering::Relaxed);
+                }
+            }
+            batch.note_bad(BadRow {
+                position: batch.rows[row].position,
+                row_address,
+                replaced_by: None,
+                cause: format!("{column}: {cause}"),
+            });
+        }
+        OnBadSample::Replace => {
+            let attempt = batch.rows[row].attempt.load(Ordering::Relaxed) + 1;
+            let next = replacement(
+                job.source.rows(),
+                job.request.seed,
+                batch.epoch,
+                batch.rows[row].position,
+                attempt,
+            );
+            batch.note_bad(BadRow {
+                position: batch.rows[row].position,
+                row_address,
+                replaced_by: Some(job.source.row_address(next)),
+                cause: format!("{column}: {cause}"),
+            });
+        }
+    }
+    let progress = batch.image_done(row, true);
+    session.after(batch, row, progress);
+}
