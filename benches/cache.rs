@@ -111,10 +111,11 @@ fn look(file: &File, offset: u64, length: usize) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// A folder of the target directory's file system: one in memory keeps all its pages.
     #[test]
     fn files_go_in_and_out() {
-        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        // Beside the test itself: a file system in memory, as /tmp may be, keeps all its pages.
+        let test = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(test.parent().unwrap()).unwrap();
         let path = folder.path().join("bytes");
         std::fs::write(&path, vec![7; (3 << 20) + 5]).unwrap();
         let files = [path];

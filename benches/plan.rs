@@ -79,9 +79,11 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let rows = arguments
-        .rows
-        .unwrap_or(if arguments.brief { 500_000 } else { 100_000_000 });
+    let rows = arguments.rows.unwrap_or(if arguments.brief {
+        500_000
+    } else {
+        100_000_000
+    });
     let fragments = rows.div_ceil(FRAGMENT_ROWS);
     let base = std::path::absolute(arguments.dir.clone().unwrap_or_else(data_folder))?;
     let folder = base.join(format!("plan-{fragments}"));

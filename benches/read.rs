@@ -86,7 +86,7 @@ struct Way {
 
 enum Kind {
     Lance(LancePath),
-    Own(OwnPath),
+    Own(Box<OwnPath>),
 }
 
 impl Way {
@@ -322,7 +322,7 @@ fn ways(
     for (name, mode) in own {
         let opened = OwnPath::open(snapshot.clone(), mode).map(|path| {
             let engine = path.engine();
-            (Kind::Own(path), Some(engine))
+            (Kind::Own(Box::new(path)), Some(engine))
         });
         add(name, Layout::Packed, opened);
     }

@@ -95,6 +95,8 @@ def build_sdist(sdist_directory, config_settings=None):
 
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
     """PEP 517: names and versions only."""
+    # maturin wants its data folder there, even when it looks only at names.
+    SCRIPTS.mkdir(parents=True, exist_ok=True)
     return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
 
 
