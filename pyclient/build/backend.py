@@ -73,7 +73,7 @@ def _build_daemon() -> None:
     shutil.copy2(_target_dir() / "release" / "loaderd", target)
     strip = shutil.which("strip")
     if strip:
-        subprocess.run([strip, "--strip-debug", target], check=True, stdout=sys.stderr)
+        subprocess.run([strip, target], check=True, stdout=sys.stderr)
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
