@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
 use loaderd_wire::socket::Received;
 use loaderd_wire::{Channel, Layout, PROTOCOL, Segment, ToClient, ToDaemon, WireError};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
 use serde_json::Value;
 
 use crate::errors::{ProtocolError, to_python};
@@ -102,18 +104,18 @@ impl Session {
     ///
     /// Raises `ConnectionResetError` when the daemon is gone.
     #[pyo3(signature = (timeout_s=None))]
-    fn next(
+    fn next<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         timeout_s: Option<f64>,
-    ) -> PyResult<Option<(String, Option<Lease>)>> {
+    ) -> PyResult<Option<(Bound<'py, PyAny>, Option<Lease>)>> {
         let timeout = timeout_s.map(duration).transpose()?;
         let Some(Received { message, fds }) = self.wait(py, timeout)? else {
             return Ok(None);
         };
-        let json = message.to_string();
+        let event = plain(py, &message)?;
         let message: ToClient = serde_json::from_value(message)
-            .map_err(|error| ProtocolError::new_err(format!("{error} in {json}")))?;
+            .map_err(|error| ProtocolError::new_err(format!("{error} in {event}")))?;
         let lease = match &message {
             ToClient::Opened(opened) => {
                 self.map(opened, fds)?;
@@ -122,7 +124,7 @@ impl Session {
             ToClient::Ready(ready) => Some(self.lease(ready)?),
             _ => None,
         };
-        Ok(Some((json, lease)))
+        Ok(Some((event, lease)))
     }
 
     /// Leases that live in this process.
@@ -268,4 +270,32 @@ fn check_layout(layout: &Layout) -> Result<(), String> {
 fn duration(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds)
         .map_err(|error| PyValueError::new_err(format!("{seconds} s: {error}")))
+}
+
+/// JSON as Python's own objects, as `json.loads` makes them.
+fn plain<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Value::Null => py.None().into_bound(py),
+        Value::Bool(truth) => truth.into_bound_py_any(py)?,
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (Some(number), _) => number.into_bound_py_any(py)?,
+            (None, Some(number)) => number.into_bound_py_any(py)?,
+            (None, None) => number.as_f64().into_bound_py_any(py)?,
+        },
+        Value::String(text) => text.into_bound_py_any(py)?,
+        Value::Array(values) => {
+            let list = PyList::empty(py);
+            for value in values {
+                list.append(plain(py, value)?)?;
+            }
+            list.into_any()
+        }
+        Value::Object(fields) => {
+            let dict = PyDict::new(py);
+            for (name, value) in fields {
+                dict.set_item(name, plain(py, value)?)?;
+            }
+            dict.into_any()
+        }
+    })
 }

@@ -43,8 +43,8 @@ class Session:
     def delivered(self, lease: int) -> None:
         """Tells the daemon that the user has the batch."""
 
-    def next(self, timeout_s: float | None = None) -> tuple[str, Lease | None] | None:
-        """The next message as JSON, with a lease where it is ``ready``; ``None`` in time.
+    def next(self, timeout_s: float | None = None) -> tuple[dict[str, Any], Lease | None] | None:
+        """The next message as a dict, with a lease where it is ``ready``; ``None`` in time.
 
         Lets go of the interpreter while it waits, and notices Ctrl-C.
         """

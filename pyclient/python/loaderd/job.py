@@ -114,7 +114,11 @@ class Job:
         """The ``open`` request; with a cursor, the job goes on as its run."""
         run = self.run
         if run is None:
-            run = launcher_id(world_size=self.ranks.world_size) if resume is None else resume.get("run")
+            run = (
+                launcher_id(world_size=self.ranks.world_size)
+                if resume is None
+                else resume.get("run")
+            )
         return {
             "uri": self.uri,
             "version": self.version,

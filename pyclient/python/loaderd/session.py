@@ -239,7 +239,7 @@ class Session:
             raise InternalError(f"{error}; {self._versions()}") from None
         if received is None:
             return None
-        event: dict[str, Any] = json.loads(received[0])
+        event: dict[str, Any] = received[0]
         if event["type"] == "failed":
             self._failed(event)
             return {}, None
@@ -260,7 +260,7 @@ class Session:
         if self._over is None:
             with contextlib.suppress(Exception):
                 while (received := self._native.next(0.0)) is not None:
-                    event = json.loads(received[0])
+                    event = received[0]
                     if event["type"] == "failed":
                         self._over = event
         self.close()
