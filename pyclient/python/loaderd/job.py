@@ -6,7 +6,6 @@ looked up here: whether a dataset, column or filter exists is the daemon's to sa
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
