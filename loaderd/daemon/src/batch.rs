@@ -157,6 +157,16 @@ impl Batch {
         }
     }
 
+    /// Which row of the source comes next where this one is bad, and the attempt's number:
+    /// a pure function of seed, epoch, position and attempt.
+    pub(crate) fn successor(&self, row: usize) -> (u32, u64) {
+        let row = &self.rows[row];
+        let attempt = row.attempt.load(Ordering::Relaxed) + 1;
+        let (rows, seed) = (self.job.source.rows(), self.job.request.seed);
+        let index = loaderd_plan::replacement(rows, seed, self.epoch, row.position, attempt);
+        (attempt, index)
+    }
+
     /// Another row of the source takes this one's place; its images are to be read.
     pub(crate) fn replace(&self, row: usize, index: u64, attempt: u32) {
         let images = self.images() as u32;

@@ -59,27 +59,6 @@ pub enum Event {
 /// Takes events; returns false when nobody listens any more. May block.
 pub type Outlet = Box<dyn Fn(Event) -> bool + Send + Sync>;
 
-/// What the stages have done, summed over a session; all counters only grow.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Batches published.
-    pub batches: AtomicU64,
-    /// Rows published.
-    pub rows: AtomicU64,
-    /// Images decoded.
-    pub images: AtomicU64,
-    /// Encoded bytes that were decoded.
-    pub encoded_bytes: AtomicU64,
-    /// CPU time of the workers in decode, resize and normalise, in ns.
-    pub decode_cpu_ns: AtomicU64,
-    /// CPU time of the feeder: planning, reading, copying labels, in ns.
-    pub feed_cpu_ns: AtomicU64,
-    /// CPU time of the publisher, in ns.
-    pub publish_cpu_ns: AtomicU64,
-    /// Bad samples met.
-    pub bad_rows: AtomicU64,
-}
-
 enum Encoded {
     Read(Buffer),
     Shared(Arc<[u8]>),
@@ -191,7 +170,6 @@ impl Engine {
             wake: Condvar::new(),
             stream: AtomicU64::new(0),
             ended: AtomicBool::new(false),
-            counters: Counters::default(),
             finished,
         });
         let feeder = Feeder::new(
@@ -237,7 +215,6 @@ struct Session {
     /// saves work: what decides is the publisher, which alone ends a stream early.
     stream: AtomicU64,
     ended: AtomicBool,
-    counters: Counters,
     finished: Sender<Finished>,
 }
 
@@ -365,11 +342,6 @@ impl SessionHandle {
     /// Slots by state: free, filling, ready, leased.
     pub fn slots(&self) -> [u32; 4] {
         self.session.lock().slots.counts()
-    }
-
-    /// What the stages have done so far.
-    pub fn counters(&self) -> &Counters {
-        &self.session.counters
     }
 }
 

@@ -37,8 +37,6 @@ pub struct Config {
     pub socket: PathBuf,
     /// Folder of the step log.
     pub state_dir: PathBuf,
-    /// Folder of the page maps.
-    pub cache_dir: PathBuf,
     /// Leave after this long without a connection; None: stay.
     pub idle_exit: Option<Duration>,
     /// Decode workers.
@@ -256,11 +254,6 @@ impl Server {
         for thread in threads {
             let _ = thread.join();
         }
-    }
-
-    /// What sessions share, for the bench, which runs a daemon in its own process.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
     }
 }
 

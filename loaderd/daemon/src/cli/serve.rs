@@ -57,7 +57,6 @@ impl Tuning {
         Ok(Config {
             socket,
             state_dir: paths::state_dir()?,
-            cache_dir: paths::cache_dir()?,
             idle_exit: None,
             decode_threads: self.decode_threads.map_or(cores, usize::from),
             read_mode: self.read_mode,

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Sender;
-use loaderd_plan::{Order, replacement};
+use loaderd_plan::Order;
 use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
 use loaderd_wire::message::{Failure, FailureKind};
 
 use super::worker::null;
 use super::{Encoded, NAP, Reading, Session, Start, Task};
 use crate::batch::{Batch, Progress};
-use crate::clock;
 use crate::job::{Origin, failure};
 use crate::source::Payload;
 
@@ -142,10 +141,6 @@ impl Feeder {
             if let Some(reader) = &mut reader {
                 self.read(reader, &mut waiting, &mut reading);
             }
-            self.session
-                .counters
-                .feed_cpu_ns
-                .store(clock::thread_cpu_ns(), Ordering::Relaxed);
         }
     }
 
@@ -265,7 +260,7 @@ impl Feeder {
     fn redo(&self, batch: &Arc<Batch>, row: usize, waiting: &mut VecDeque<Part>) {
         let session = &self.session;
         let job = &session.job;
-        let attempt = batch.rows[row].attempt.load(Ordering::Relaxed) + 1;
+        let (attempt, index) = batch.successor(row);
         let bad_address = job.source.row_address(batch.index(row));
         if attempt > REPLACEMENTS_MAX {
             batch.fail(failure(
@@ -280,13 +275,6 @@ impl Feeder {
             session.after(batch, row, progress);
             return;
         }
-        let index = replacement(
-            job.source.rows(),
-            job.request.seed,
-            batch.epoch,
-            batch.rows[row].position,
-            attempt,
-        );
         batch.replace(row, index, attempt);
         for (tensor, origin) in job.origins.iter().enumerate() {
             self.fill_row(batch, row, tensor, origin);

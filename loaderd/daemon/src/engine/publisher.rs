@@ -48,10 +48,6 @@ impl Publisher {
                 }
             }
             self.publish();
-            self.session
-                .counters
-                .publish_cpu_ns
-                .store(clock::thread_cpu_ns(), Ordering::Relaxed);
         }
     }
 
@@ -114,11 +110,6 @@ impl Publisher {
                 continue;
             }
             let lease = self.session.lock().slots.publish(batch.slot, batch.step());
-            let counters = &self.session.counters;
-            counters.batches.fetch_add(1, Ordering::Relaxed);
-            counters
-                .rows
-                .fetch_add(batch.rows.len() as u64, Ordering::Relaxed);
             let ready = batch.ready(lease, clock::monotonic_ns());
             if !(self.outlet)(Event::Ready(ready)) {
                 return false;

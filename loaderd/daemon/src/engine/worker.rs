@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::Receiver;
 use loaderd_decode as decode;
-use loaderd_plan::{Draws, replacement};
+use loaderd_plan::Draws;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
 use super::{Encoded, Session, Task};
 use crate::batch::{Batch, Progress};
-use crate::clock;
 use crate::job::{Origin, failure};
 use crate::source::Payload;
 use crate::steplog::BadRow;
@@ -83,20 +82,11 @@ fn decode_image(
         batch.rows[row].position,
         *column as u32,
     );
-    let started = clock::thread_cpu_ns();
     // SAFETY: the slot is FILLING, and this row of this tensor was given to this task alone.
     let place = unsafe { batch.part(row, tensor) };
     let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
-    let counters = &session.counters;
-    counters
-        .decode_cpu_ns
-        .fetch_add(clock::thread_cpu_ns() - started, Ordering::Relaxed);
     match decoded {
         Ok(_) => {
-            counters.images.fetch_add(1, Ordering::Relaxed);
-            counters
-                .encoded_bytes
-                .fetch_add(encoded.bytes().len() as u64, Ordering::Relaxed);
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);
@@ -121,7 +111,6 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
     let index = batch.index(row);
     let row_address = job.source.row_address(index);
     let column = &job.layout.tensors[tensor].name;
-    session.counters.bad_rows.fetch_add(1, Ordering::Relaxed);
     match job.request.on_bad_sample {
         OnBadSample::Raise => {
             let place = match (&job.origins[tensor], job.source.files()) {
@@ -169,14 +158,7 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
             });
         }
         OnBadSample::Replace => {
-            let attempt = batch.rows[row].attempt.load(Ordering::Relaxed) + 1;
-            let next = replacement(
-                job.source.rows(),
-                job.request.seed,
-                batch.epoch,
-                batch.rows[row].position,
-                attempt,
-            );
+            let (_, next) = batch.successor(row);
             batch.note_bad(BadRow {
                 position: batch.rows[row].position,
                 row_address,
