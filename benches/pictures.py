@@ -83,8 +83,8 @@ def write_large_binary(pictures: Pictures, uri: Path) -> Path:
     """The dataset as pylance writes it, the images in a ``LargeBinary`` column.
 
     JPEGs don't compress, so compression is off, which spares the reader the work. Written
-    by a process of its own, because Lance's threads have been seen to crash an interpreter
-    that shuts down around them.
+    by a process of its own: an interpreter with pylance and our extension in it has been seen
+    to crash as it ended, once, for a reason not yet found.
     """
     command = [sys.executable, __file__, os.fspath(pictures.tree), os.fspath(uri)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +63,6 @@ def photos(pictures: Path, tmp_path: Path) -> str:
     uri = tmp_path / "photos.lance"
     loaderd("ingest", pictures, uri)
     return str(uri)
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
 
 
 def delivered(batches: Any) -> list[tuple[int, list[int], str]]:

@@ -30,6 +30,7 @@ use crate::job::{Job, failure};
 use crate::slots::{SlotTable, UnknownLease};
 use crate::steplog::StepLog;
 
+mod copy;
 mod feeder;
 mod publisher;
 mod worker;

@@ -161,9 +161,9 @@ class Session:
         return self.stream
 
     def next(self) -> tuple[dict[str, Any], _native.Lease] | None:
-        """The stream's next batch, marked as delivered; ``None`` at the end of the epoch.
+        """The stream's next batch; ``None`` at the end of the epoch.
 
-        Waits for the daemon. Raises what the daemon reports, ``DaemonDied`` when it is
+        The batch counts as delivered when :meth:`delivered` has said so. Waits for the daemon. Raises what the daemon reports, ``DaemonDied`` when it is
         gone, and ``SlotsExhausted`` when the user's tensors hold all slots.
         """
         self.check_process()
@@ -185,11 +185,18 @@ class Session:
             if event["type"] == "end_of_epoch":
                 return None
             if event["type"] == "ready" and lease is not None:
-                try:
-                    self._native.delivered(lease.id)
-                except ConnectionError:
-                    raise self._died() from None
                 return event, lease
+
+    def delivered(self, lease: _native.Lease) -> None:
+        """Tells the daemon that the user has the batch, for the step log.
+
+        The last thing to do before the batch is handed out: it wakes the daemon, which then
+        wants a core.
+        """
+        try:
+            self._native.delivered(lease.id)
+        except ConnectionError:
+            raise self._died() from None
 
     def check_process(self) -> None:
         """A forked child has the parent's connection, which only one can use."""

@@ -312,5 +312,6 @@ class _Epoch(Iterator[Batch]):
             bad_rows=event["bad_rows"],
             state=session.cursor(event["epoch"], event["position"]),
         )
+        session.delivered(lease)
         dataset._done = (event["epoch"], event["epoch_step"] + 1)
         return batch

@@ -11,7 +11,7 @@ use loaderd_decode as decode;
 use loaderd_plan::Draws;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
-use super::{Encoded, Session, Task};
+use super::{Encoded, Session, Task, copy};
 use crate::batch::{Batch, Progress};
 use crate::job::{Origin, failure};
 use crate::source::Payload;
@@ -47,7 +47,7 @@ pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
                     if let Some(value) = session.job.source.fixed(column, batch.index(row)) {
                         // SAFETY: the slot is FILLING, and these rows of this tensor were
                         // given to this task alone.
-                        unsafe { batch.part(row, tensor) }.copy_from_slice(value);
+                        copy::past_cache(unsafe { batch.part(row, tensor) }, value);
                     }
                 }
                 if batch.row_done() == Progress::Complete {
