@@ -186,6 +186,26 @@ def test_appending_makes_a_version_and_old_checkpoints_are_refused(
     assert pinned.rows == PICTURES
 
 
+def test_ranks_that_say_latest_at_different_times_read_one_version(
+    daemon: Daemon, photos: str, pictures: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"columns": ["label"], "run": "a", "world_size": 2}
+    first = daemon.dataset(photos, rank=0, **arguments)
+    version, rows = first.version, first.rows
+    shutil.copytree(pictures / "sea", tmp_path / "more" / "sea")
+    loaderd("ingest", tmp_path / "more", photos)
+    second = daemon.dataset(photos, rank=1, **arguments)
+    assert (second.version, second.rows) == (version, rows)
+    # One that comes back names the version that it had, and keeps the others company.
+    first.close()
+    next(iter(first))
+    second.close()
+    late = daemon.dataset(photos, rank=1, **arguments)
+    assert (late.version, late.rows) == (version, rows)
+    other_run = daemon.dataset(photos, rank=0, **{**arguments, "run": "b"})
+    assert other_run.version == version + 1
+
+
 def test_filters_select_by_any_column(daemon: Daemon, photos: str) -> None:
     dataset = daemon.dataset(photos, columns=["label"], filter="label = 2 OR label = 4")
     labels = [label for batch in dataset for label in batch["label"].tolist()]

@@ -211,9 +211,12 @@ impl Job {
             .remove(&rank);
     }
 
-    /// True while a session has a rank of it.
-    pub fn in_use(&self) -> bool {
-        !self.ranks.lock().expect("no panic while held").is_empty()
+    /// True while a session has this rank.
+    pub fn has(&self, rank: u32) -> bool {
+        self.ranks
+            .lock()
+            .expect("no panic while held")
+            .contains(&rank)
     }
 
     /// The answer to the client, less what only the session knows.

@@ -1,21 +1,23 @@
 //! The jobs that are open, and which sessions share one.
 //!
 //! Enters: open requests. Leaves: shared [`Job`]s. Ranks that bring the same run id and
-//! the same request share a job; the first of them resolves the dataset version. A job
-//! lives as long as one of its ranks is connected.
+//! the same request share a job; the first of them resolves the dataset version for all, also
+//! for a rank that comes back and names that version. A job lives as long as one of its ranks
+//! is connected.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, Weak};
 
-use loaderd_wire::message::{Failure, OpenRequest};
+use loaderd_wire::message::{Failure, OpenRequest, Version};
 
 use crate::job::Job;
 use crate::steplog::StepLog;
 
-/// One place in the registry; its lock is held while the job opens, so that other ranks
-/// of the same run wait for it instead of opening it again.
-type Place = Arc<Mutex<Weak<Job>>>;
+/// One place in the registry: the jobs of a run that differ in nothing but the dataset
+/// version. Its lock is held while a job opens, so that other ranks of the same run wait for
+/// it instead of opening it again.
+type Place = Arc<Mutex<Vec<Weak<Job>>>>;
 
 /// See the module.
 #[derive(Default)]
@@ -49,18 +51,23 @@ impl Jobs {
             // Jobs that are gone leave their place here; nobody else can hold it, since
             // places are cloned only under this lock.
             places.retain(|_, place| {
-                Arc::strong_count(place) > 1 || place.lock().is_ok_and(|job| job.strong_count() > 0)
+                Arc::strong_count(place) > 1
+                    || place
+                        .lock()
+                        .is_ok_and(|jobs| jobs.iter().any(|job| job.strong_count() > 0))
             });
             places.entry(place_name(request, &run)).or_default().clone()
         };
         let mut held = place
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let job = match held.upgrade() {
-            Some(job) => job,
+        held.retain(|job| job.strong_count() > 0);
+        let open: Vec<Arc<Job>> = held.iter().filter_map(Weak::upgrade).collect();
+        let job = match shared(&open, request) {
+            Some(job) => job.clone(),
             None => {
                 let job = Arc::new(Job::open(request, &run, log)?);
-                *held = Arc::downgrade(&job);
+                held.push(Arc::downgrade(&job));
                 job
             }
         };
@@ -72,11 +79,31 @@ impl Jobs {
     }
 }
 
-/// Two requests share a job when they differ only in the rank.
+/// The job among those of a place that a request shares: one that was asked for in the same
+/// words, else one of a fitting version in which the request's rank is missing. Ranks that say
+/// "latest" at different times must not read different versions.
+fn shared<'a>(open: &'a [Arc<Job>], request: &OpenRequest) -> Option<&'a Arc<Job>> {
+    open.iter()
+        .find(|job| job.request.version == request.version)
+        .or_else(|| {
+            open.iter().find(|job| {
+                let fits = match &request.version {
+                    None => true,
+                    Some(Version::Number(number)) => job.source.version() == *number,
+                    Some(Version::Tag(tag)) => job.source.tag() == Some(tag),
+                };
+                fits && !job.has(request.rank)
+            })
+        })
+}
+
+/// Two requests may share a job when they differ only in the rank, the number of its slots, and
+/// how they name the version.
 fn place_name(request: &OpenRequest, run: &str) -> String {
     let same_for_all = OpenRequest {
         rank: 0,
         slots: None,
+        version: None,
         run: Some(run.into()),
         ..request.clone()
     };

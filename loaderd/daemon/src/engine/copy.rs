@@ -22,7 +22,12 @@ pub(super) fn past_cache(to: &mut [u8], from: &[u8]) {
         for (to, from) in lanes.by_ref().zip(from_rest.chunks_exact(LANE)) {
             // SAFETY: SSE2 belongs to every x86-64. Both chunks are LANE bytes long, and
             // `to` is aligned to LANE: the first one by `head`, the others by following it.
-            unsafe { _mm_stream_si128(to.as_mut_ptr().cast(), _mm_loadu_si128(from.as_ptr().cast())) }
+            unsafe {
+                _mm_stream_si128(
+                    to.as_mut_ptr().cast(),
+                    _mm_loadu_si128(from.as_ptr().cast()),
+                )
+            }
         }
         let tail = lanes.into_remainder();
         tail.copy_from_slice(&from_rest[from_rest.len() - tail.len()..]);
