@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -13,9 +15,10 @@ LOADERD = Path(sysconfig.get_path("scripts")) / "loaderd"
 def sample_dataset(count: int) -> str:
     """Draws ``count`` pictures of six classes and ingests them; returns the dataset's path.
 
-    It lies in a temporary folder that is left to the system to clean up.
+    It lies in a temporary folder that goes when the example ends.
     """
     folder = Path(tempfile.mkdtemp(prefix="loaderd-example-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     pictures, dataset = folder / "pictures", folder / "pictures.lance"
     subprocess.run([LOADERD, "sample", pictures, "--count", str(count)], check=True)
     subprocess.run([LOADERD, "ingest", pictures, dataset], check=True)
