@@ -267,8 +267,9 @@ class Session:
         if self._over is None:
             message = (
                 f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay "
-                "readable. Load the last checkpoint's state with load_state_dict() and go on: that "
-                f"starts a new daemon, unless autostart is off. Its log: {self.daemon_log}"
+                "readable. Load the last checkpoint's state (load_state_dict() in PyTorch, "
+                "set_state() in JAX) and go on: that starts a new daemon, unless autostart is "
+                f"off. Its log: {self.daemon_log}"
             )
             self._over = {"kind": "stopping", "message": message}
             # A killed daemon can't remove its socket. Where we can't either, the next
@@ -321,7 +322,7 @@ class _Patience:
             count = session.slot_count
             raise SlotsExhausted(
                 f"tensors that are still alive hold all {count} slots of this rank, so there is "
-                "none to fill: keep copies instead (batch.clone() or tensor.clone()), or ask for "
+                "none to fill: keep copies instead (batch.clone()), or ask for "
                 f"more with slots={2 * count}"
             )
 
