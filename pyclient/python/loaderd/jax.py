@@ -97,8 +97,9 @@ class LanceLoader(Loader[Batch]):
     ``float64`` as ``float32``. An integer that does not fit is an error, never another
     number; ``_rowid`` and ``_rowaddr`` never fit, and are refused.
 
-    On the CPU the arrays are the daemon's memory, without a copy (narrowed types are
-    copied). On other devices JAX copies from that memory, and the slot is free when it has.
+    On the CPU the arrays are the daemon's memory, without a copy, and committed to their
+    device. What is narrowed, padded or cut up for several devices is copied; for other
+    devices JAX copies from that memory, and the slot is free when it has.
 
     Epochs: each ``iter()`` begins the next epoch once the one before was exhausted. After a
     ``break``, it begins the same epoch anew. :meth:`set_epoch` chooses the epoch, and
@@ -234,17 +235,17 @@ class LanceLoader(Loader[Batch]):
         return session.next()
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
+        # Where an array comes to lie that nobody places.
+        (device,) = jnp.empty(()).devices()
         return Batch(
-            ((name, self._array(name, lease.tensor(name))) for name in lease.names),
+            ((name, self._array(name, lease.tensor(name), device)) for name in lease.names),
             **about,
         )
 
-    def _array(self, name: str, tensor: SlotTensor) -> jax.Array:
+    def _array(self, name: str, tensor: SlotTensor, device: jax.Device) -> jax.Array:
         array = self._padded(_on_cpu(name, tensor))
         if self._sharding is not None:
             return self._laid_out(name, array, self._sharding)
-        # Where an array comes to lie that nobody places.
-        (device,) = jnp.empty(()).devices()
         return array if array.devices() == {device} else jax.device_put(array, device)
 
     def _padded(self, array: jax.Array) -> jax.Array:
