@@ -15,6 +15,7 @@ import pytest
 from fake_daemon import FakeDaemon
 
 if TYPE_CHECKING:
+    from daemon_process import Daemon
     from loaderd.torch import LanceIterableDataset
 
 
@@ -42,3 +43,15 @@ def dataset(fake_daemon: FakeDaemon) -> Iterator[LanceIterableDataset]:
     dataset = connect(fake_daemon)
     yield dataset
     dataset.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A real daemon, which must neither fail nor panic."""
+    from daemon_process import Daemon
+
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.stop()
+    assert daemon.process.returncode == 0, daemon.log.read_text()
+    assert "panicked" not in daemon.log.read_text()

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,6 @@ torch = pytest.importorskip("torch")
 
 from daemon_process import ROWS, Daemon  # noqa: E402
 from loaderd.torch import LanceIterableDataset  # noqa: E402
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
 
 
 def trace(batches: Any) -> list[tuple[int, list[int]]]:
