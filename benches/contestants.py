@@ -1,4 +1,4 @@
-"""One loader at a time, into PyTorch: RandomResizedCrop(224), flip, normalise, float32 NCHW.
+"""One loader at a time, into PyTorch or JAX: RandomResizedCrop(224), flip, normalise, float32 NCHW.
 
 Enters: a contestant's name and its data, on the command line of a process of its own, so
 that no contestant inherits another's threads, memory or imports. Leaves: one line of JSON
@@ -10,6 +10,7 @@ with images, seconds and CPU seconds of the process and all below it, warm-up ex
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,11 +20,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from harness import BATCH_SIZE, Daemon, tree_cpu_s
+
+if TYPE_CHECKING:
+    import jax
+    import torch
 
 SIZE = 224
 MEAN = (0.485, 0.456, 0.406)
@@ -34,30 +37,48 @@ WARM_UP_BATCHES_MIN = 8
 
 def loaderd(data: Path, threads: int) -> Iterator[torch.Tensor]:
     """A Lance dataset through the daemon. Epoch follows epoch, as in training."""
-    from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
     from loaderd.torch import LanceIterableDataset
+
+    with loaderd_arguments(data, threads) as arguments:
+        yield from loaderd_images(LanceIterableDataset(drop_last=True, **arguments))
+
+
+def loaderd_jax(data: Path, threads: int) -> Iterator[jax.Array]:
+    """The same into JAX on the CPU."""
+    from loaderd.jax import LanceLoader
+
+    with loaderd_arguments(data, threads) as arguments:
+        yield from loaderd_images(LanceLoader(**arguments))
+
+
+@contextlib.contextmanager
+def loaderd_arguments(data: Path, threads: int) -> Iterator[dict[str, Any]]:
+    """What both frameworks' loaders are given, with a daemon for as long as the block."""
+    from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
 
     transforms = [RandomResizedCrop(SIZE), RandomHorizontalFlip(), Normalize.imagenet("float32")]
     with (
         tempfile.TemporaryDirectory(prefix="loaderd-bench-") as folder,
         Daemon(Path(folder), f"--decode-threads={threads}") as daemon,
     ):
-        dataset = LanceIterableDataset(
-            os.fspath(data),
-            columns=["image", "label"],
-            transform={"image": transforms},
-            batch_size=BATCH_SIZE,
-            shuffle=True,
-            drop_last=True,
-            protect="none",
-            socket=daemon.socket,
-            autostart=False,
-        )
-        # For the record: which read engine it took, and why.
-        print(*dataset.notices, sep="\n", file=sys.stderr)
-        while True:
-            for batch in dataset:
-                yield batch["image"]
+        yield {
+            "uri": os.fspath(data),
+            "columns": ["image", "label"],
+            "transform": {"image": transforms},
+            "batch_size": BATCH_SIZE,
+            "shuffle": True,
+            "protect": "none",
+            "socket": daemon.socket,
+            "autostart": False,
+        }
+
+
+def loaderd_images(loader: Any) -> Iterator[Any]:
+    # For the record: which read engine it took, and why.
+    print(*loader.notices, sep="\n", file=sys.stderr)
+    while True:
+        for batch in loader:
+            yield batch["image"]
 
 
 def dali(data: Path, threads: int) -> Iterator[torch.Tensor]:
@@ -110,6 +131,7 @@ def torchvision(data: Path, threads: int) -> Iterator[torch.Tensor]:
     stay. The sampler is endless, so no worker idles at the end of an epoch.
     """
     from lance.torch.data import get_safe_loader
+    from torch.utils.data import RandomSampler
 
     dataset = LanceRows(os.fspath(data))
     yield from (
@@ -120,12 +142,12 @@ def torchvision(data: Path, threads: int) -> Iterator[torch.Tensor]:
             num_workers=threads,
             persistent_workers=True,
             drop_last=True,
-            sampler=torch.utils.data.RandomSampler(dataset, num_samples=2**62),
+            sampler=RandomSampler(dataset, num_samples=2**62),
         )
     )
 
 
-class LanceRows(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+class LanceRows:
     """Decoded and transformed rows of a Lance dataset, fetched a batch at a time."""
 
     def __init__(self, uri: str) -> None:
@@ -140,6 +162,7 @@ class LanceRows(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return self._rows
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        import torch
         from torchvision.io import ImageReadMode, decode_jpeg
 
         if self._dataset is None:
@@ -158,6 +181,7 @@ class LanceRows(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def torchvision_transform() -> Any:
+    import torch
     from torchvision.transforms import v2
 
     return v2.Compose(
@@ -170,13 +194,16 @@ def torchvision_transform() -> Any:
     )
 
 
-def measure(batches: Iterator[torch.Tensor], seconds: float, warm_up: float) -> dict[str, Any]:
+def measure(batches: Iterator[Any], seconds: float, warm_up: float) -> dict[str, Any]:
     """Images, seconds and CPU seconds of the time after the warm-up."""
     first = next(batches)
-    shape = (BATCH_SIZE, 3, SIZE, SIZE)
-    if (first.shape, first.dtype) != (shape, torch.float32) or not first.is_contiguous():
-        raise SystemExit(f"a batch is {first.dtype} {list(first.shape)}, not float32 {shape}")
-    mean = first.mean().item()
+    found = (str(first.dtype).removeprefix("torch."), tuple(first.shape))
+    expected = ("float32", (BATCH_SIZE, 3, SIZE, SIZE))
+    # JAX's arrays are always contiguous.
+    is_contiguous = not hasattr(first, "is_contiguous") or first.is_contiguous()
+    if found != expected or not is_contiguous:
+        raise SystemExit(f"a batch is {found}, not {expected} and contiguous")
+    mean = float(first.mean())
     # What is held is a slot that can't be filled.
     del first
     began, count = time.perf_counter(), 0
@@ -191,7 +218,12 @@ def measure(batches: Iterator[torch.Tensor], seconds: float, warm_up: float) -> 
     return {"images": images, "seconds": taken, "cpu_s": cpu_s, "first_mean": mean}
 
 
-CONTESTANTS = {"loaderd": loaderd, "dali": dali, "torchvision": torchvision}
+CONTESTANTS = {
+    "loaderd": loaderd,
+    "loaderd_jax": loaderd_jax,
+    "dali": dali,
+    "torchvision": torchvision,
+}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""End to end into PyTorch: loaderd, DALI and DataLoader + torchvision over the same pictures.
+"""End to end: loaderd into PyTorch and JAX, DALI, DataLoader + torchvision, the same pictures.
 
 Enters: a folder of JPEGs, or drawn ones. Leaves: images/s, CPU time per image, and the
 ratios with their spread beside the targets. Everything is warm in the page cache, rounds
@@ -25,9 +25,12 @@ from harness import Spread, Target
 CEILING_SHARE_MIN = 0.85
 DALI_RATIO_MIN = 1.8
 TORCHVISION_RATIO_MIN = 2.2
+#: Of loaderd into JAX against loaderd into PyTorch.
+JAX_RATIO_MIN = 0.95
 
 #: What a contestant is called, and what must be there to run it.
 PEERS = {
+    "loaderd_jax": ("loaderd into JAX", ("jax",)),
     "dali": ("DALI, CPU pipeline", ("nvidia.dali",)),
     "torchvision": ("DataLoader + torchvision", ("lance", "torchvision")),
 }
@@ -100,12 +103,15 @@ def enter(
     def decode(threads: int) -> Callable[[], Found]:
         return lambda: run_decode(rows, threads, given.seconds)
 
+    ingested = pictures.ingest(rows, folder / "ingested.lance")
     contestants = {
         "one thread": decode(1),
         "all threads": decode(given.threads),
-        "loaderd": contestant("loaderd", pictures.ingest(rows, folder / "ingested.lance")),
+        "loaderd": contestant("loaderd", ingested),
     }
     missing = [name for name, (_, modules) in PEERS.items() if not harness.installed(*modules)]
+    if "loaderd_jax" not in missing:
+        contestants["loaderd_jax"] = contestant("loaderd_jax", ingested)
     if "dali" not in missing:
         contestants["dali"] = contestant("dali", rows.tree)
     if "torchvision" not in missing:
@@ -191,6 +197,12 @@ def judge(rounds: list[Round], threads: int) -> list[Target]:
         if name in rounds[0]:
             ratio = ratios(rounds, lambda found, name=name: found[name]["images_per_s"])
             targets.append(Target(f"loaderd / {PEERS[name][0]}", ratio, bound))
+    if "loaderd_jax" in rounds[0]:
+        rates = [
+            round_["loaderd_jax"]["images_per_s"] / round_["loaderd"]["images_per_s"]
+            for round_ in rounds
+        ]
+        targets.append(Target("loaderd into JAX / into PyTorch", Spread.of(rates), JAX_RATIO_MIN))
     return targets
 
 

@@ -28,7 +28,7 @@ from loaderd import launch
 #: Rows a batch, in every bench that does not say otherwise.
 BATCH_SIZE = 128
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_VERSIONS_OF = ("loaderd", "torch", "torchvision", "pylance", "nvidia-dali-cuda130")
+_VERSIONS_OF = ("loaderd", "torch", "jax", "torchvision", "pylance", "nvidia-dali-cuda130")
 
 
 def arguments(text: str, rounds: bool = True) -> argparse.ArgumentParser:

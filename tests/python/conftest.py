@@ -16,7 +16,6 @@ from fake_daemon import FakeDaemon
 
 if TYPE_CHECKING:
     from daemon_process import Daemon
-
     from loaderd.torch import LanceIterableDataset
 
 
@@ -27,18 +26,6 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("LOADERD_STATE", "LOADERD_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    """A real daemon, which must end well."""
-    from daemon_process import Daemon
-
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
 
 
 @pytest.fixture
@@ -56,3 +43,15 @@ def dataset(fake_daemon: FakeDaemon) -> Iterator[LanceIterableDataset]:
     dataset = connect(fake_daemon)
     yield dataset
     dataset.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A real daemon, which must neither fail nor panic."""
+    from daemon_process import Daemon
+
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.stop()
+    assert daemon.process.returncode == 0, daemon.log.read_text()
+    assert "panicked" not in daemon.log.read_text()

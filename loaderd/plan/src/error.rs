@@ -25,7 +25,8 @@ pub enum PlanError {
     /// `drop_last` leaves an epoch without any step.
     #[error(
         "drop_last leaves no step: {rows} rows are fewer than one global batch of {global_batch_size} \
-         (batch_size {batch_size} × world_size {world_size}); lower batch_size, or set drop_last=False"
+         (batch_size {batch_size} × world_size {world_size}); lower batch_size, or set drop_last=False \
+         (in JAX: partial=\"pad\")"
     )]
     NoStep {
         /// Rows in the selection.

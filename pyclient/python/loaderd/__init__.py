@@ -1,7 +1,8 @@
 """Shuffled, exact, fast training batches from Lance datasets.
 
-Start at :class:`loaderd.torch.LanceIterableDataset`. This module has what does not
-depend on a framework: the transforms, the batch, and the errors.
+Start at :class:`loaderd.torch.LanceIterableDataset` or :class:`loaderd.jax.LanceLoader`.
+This module has what does not depend on a framework: the transforms, the batch, and the
+errors.
 """
 
 from __future__ import annotations

@@ -23,6 +23,9 @@ class Batch(dict[str, Any]):
     Attributes survive ``copy.copy``, ``pickle`` and ``DataLoader``'s default conversion.
     """
 
+    #: How a batch loses its attributes, and the way out.
+    _LOST = "a wrapper rebuilt it as type(batch)(...) and lost it; read it before the wrapper does"
+
     version: int
     """Dataset version that the rows were read from."""
     step: int
@@ -59,10 +62,7 @@ class Batch(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         # Only reached where the attribute is not there.
         if name in _ATTRIBUTES:
-            raise AttributeError(
-                f"this batch has no {name!r}: a wrapper rebuilt it as type(batch)(...) and lost "
-                "it; read it before the wrapper does"
-            )
+            raise AttributeError(f"this batch has no {name!r}: {self._LOST}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def copy(self) -> Batch:

@@ -163,8 +163,9 @@ class Session:
     def next(self) -> tuple[dict[str, Any], _native.Lease] | None:
         """The stream's next batch; ``None`` at the end of the epoch.
 
-        The batch counts as delivered when :meth:`delivered` has said so. Waits for the daemon. Raises what the daemon reports, ``DaemonDied`` when it is
-        gone, and ``SlotsExhausted`` when the user's tensors hold all slots.
+        The batch counts as delivered when :meth:`delivered` has said so. Waits for the
+        daemon. Raises what the daemon reports, ``DaemonDied`` when it is gone, and
+        ``SlotsExhausted`` when the user's tensors hold all slots.
         """
         self.check_process()
         if self._over is not None:
@@ -274,8 +275,9 @@ class Session:
         if self._over is None:
             message = (
                 f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay "
-                "readable. Load the last checkpoint's state with load_state_dict() and go on: that "
-                f"starts a new daemon, unless autostart is off. Its log: {self.daemon_log}"
+                "readable. Load the last checkpoint's state (load_state_dict() in PyTorch, "
+                "set_state() in JAX) and go on: that starts a new daemon, unless autostart is "
+                f"off. Its log: {self.daemon_log}"
             )
             self._over = {"kind": "stopping", "message": message}
             # A killed daemon can't remove its socket. Where we can't either, the next
@@ -328,7 +330,7 @@ class _Patience:
             count = session.slot_count
             raise SlotsExhausted(
                 f"tensors that are still alive hold all {count} slots of this rank, so there is "
-                "none to fill: keep copies instead (batch.clone() or tensor.clone()), or ask for "
+                "none to fill: keep copies instead (batch.clone()), or ask for "
                 f"more with slots={2 * count}"
             )
 

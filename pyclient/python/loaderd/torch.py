@@ -8,23 +8,23 @@ of ``torch.Tensor``. It decodes nothing, has no workers, and never touches
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.utils.data
 from torch.utils.dlpack import from_dlpack
 
+from loaderd._native import Lease
 from loaderd.batch import Batch
-from loaderd.errors import RequestError, ResumeRefused, WorkerProcessError
+from loaderd.errors import WorkerProcessError
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
-from loaderd.session import Session
+from loaderd.loader import Loader
 from loaderd.transforms import Transform
 
 __all__ = ["LanceIterableDataset"]
 
 
-class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
+class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch]):
     """Shuffled batches of a Lance dataset, decoded by the node's daemon.
 
     Iterating gives one epoch of :class:`~loaderd.batch.Batch` objects: a dict from column
@@ -98,8 +98,7 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
     ) -> None:
-        super().__init__()
-        self._job = Job.make(
+        job = Job.make(
             uri,
             columns=columns,
             filter=filter,
@@ -119,41 +118,7 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
             fast_dct=fast_dct,
             slots=slots,
         )
-        self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
-        self._autostart = autostart
-        self._begin_unconnected()
-
-    def _begin_unconnected(self) -> None:
-        self._session: Session | None = None
-        #: Epoch, and how many of its steps ``next()`` has handed out.
-        self._done = (0, 0)
-        #: Whether ``_done`` is where the next iteration goes on, mid-epoch or not.
-        self._resumed = False
-        #: What ``set_epoch`` asks for.
-        self._wanted_epoch: int | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Begins an epoch. An iterator made before ends with an error."""
-        session = self._connected()
-        epoch, step = self._place(session)
-        self._wanted_epoch = None
-        self._resumed = False
-        self._done = (epoch, step)
-        return _Epoch(self, session, session.start(epoch, step))
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch, the same on every rank."""
-        return self._connected().steps_per_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next ``iter()``.
-
-        The epoch of a loaded state goes on where the state says, which is at its very
-        end where the state was taken after its last batch. Any other begins at step 0.
-        """
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
-            raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
-        self._wanted_epoch = epoch
+        super().__init__(job, socket=socket, autostart=autostart)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the job stands after the batches that ``next()`` has handed out.
@@ -161,13 +126,7 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
         A few hundred bytes of JSON, the same on all ranks. Where a wrapper reads ahead,
         save ``batch.state`` instead.
         """
-        # A connection that is over still knows what its batches were.
-        session = self._session or self._connected()
-        session.check_process()
-        epoch, steps = self._done
-        if self._wanted_epoch is not None and not (self._resumed and self._wanted_epoch == epoch):
-            epoch, steps = self._wanted_epoch, 0
-        return session.cursor_at(epoch, steps)
+        return self._state()
 
     def load_state_dict(self, state: Mapping[str, Any], allow_changed: bool = False) -> None:
         """The next ``iter()`` goes on with the batch after ``state``, as a new attempt.
@@ -176,89 +135,15 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
         dataset version, filter, columns or transform; ``allow_changed=True`` accepts it
         as long as its position means something.
         """
-        self._check_worker()
-        if not isinstance(state, Mapping) or "fingerprint" not in state:
-            raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
-        job = self._job
-        if self._session is not None:
-            # The version was resolved once, for the whole run.
-            job = replace(job, version=self._session.version)
-            self.close()
-        self._session = Session.open(
-            job,
-            socket=self._socket,
-            autostart=self._autostart,
-            resume=state,
-            allow_changed=allow_changed,
+        self._load_state(state, allow_changed)
+
+    def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
+        return Batch(
+            ((name, from_dlpack(lease.tensor(name))) for name in lease.names),
+            **about,
         )
-        epoch, step = self._session.resume_at
-        if step == 0 and epoch == state.get("epoch", epoch) + 1:
-            # The end of an epoch and the start of the next are one place, unless
-            # `set_epoch` asks for either.
-            epoch, step = epoch - 1, self._session.steps_per_epoch
-        self._done = (epoch, step)
-        self._resumed = True
-        self._wanted_epoch = None
 
-    def close(self) -> None:
-        """Ends the connection and gives back all slots. Batches in hand stay readable.
-
-        Iterating again connects again, as the same run.
-        """
-        if self._session is not None:
-            self._session.check_process()
-            self._session.close()
-
-    @property
-    def version(self) -> int:
-        """Dataset version that is read."""
-        return self._connected().version
-
-    @property
-    def run(self) -> str:
-        """Run id in the step log."""
-        return self._connected().run
-
-    @property
-    def rows(self) -> int:
-        """Selected rows, over all ranks."""
-        return self._connected().rows
-
-    @property
-    def classes(self) -> dict[str, list[str]]:
-        """Class names by number, for columns that have them."""
-        return self._connected().classes
-
-    @property
-    def notices(self) -> list[str]:
-        """What the daemon had to say, such as which read engine it took and why."""
-        return list(self._connected().notices)
-
-    def _connected(self) -> Session:
-        self._check_worker()
-        if self._session is None:
-            self._session = Session.open(self._job, socket=self._socket, autostart=self._autostart)
-        self._session.check_process()
-        if self._session.closed:
-            self._session = Session.open(
-                replace(self._job, run=self._session.run, version=self._session.version),
-                socket=self._socket,
-                autostart=self._autostart,
-            )
-        return self._session
-
-    def _place(self, session: Session) -> tuple[int, int]:
-        """Epoch and step that the next iteration begins at."""
-        epoch, steps = self._done
-        if self._wanted_epoch is not None:
-            if self._resumed and self._wanted_epoch == epoch:
-                return epoch, steps
-            return self._wanted_epoch, 0
-        if steps >= session.steps_per_epoch:
-            return epoch + 1, 0
-        return epoch, steps if self._resumed else 0
-
-    def _check_worker(self) -> None:
+    def _check_place(self) -> None:
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
             raise WorkerProcessError(
@@ -266,52 +151,3 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
                 f"{worker.num_workers}: take DataLoader(dataset, batch_size=None, num_workers=0); "
                 "the daemon reads and decodes in parallel already"
             )
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        for name in ("_session", "_done", "_resumed", "_wanted_epoch"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin_unconnected()
-
-
-class _Epoch(Iterator[Batch]):
-    """One pass over an epoch, from some step on."""
-
-    def __init__(self, dataset: LanceIterableDataset, session: Session, stream: int) -> None:
-        self._dataset = dataset
-        self._session = session
-        self._stream = stream
-        self._ended = False
-
-    def __next__(self) -> Batch:
-        if self._ended:
-            raise StopIteration
-        dataset, session = self._dataset, self._session
-        session.check_process()
-        if dataset._session is not session or session.stream != self._stream:
-            raise RuntimeError(
-                "this iterator has ended, because its dataset began another iteration or was "
-                "closed; one dataset gives one stream of batches at a time"
-            )
-        received = session.next()
-        if received is None:
-            self._ended = True
-            raise StopIteration
-        event, lease = received
-        batch = Batch(
-            ((name, from_dlpack(lease.tensor(name))) for name in lease.names),
-            version=session.version,
-            step=event["step"],
-            epoch=event["epoch"],
-            epoch_step=event["epoch_step"],
-            rows=event["rows"],
-            bad_rows=event["bad_rows"],
-            state=session.cursor(event["epoch"], event["position"]),
-        )
-        session.delivered(lease)
-        dataset._done = (event["epoch"], event["epoch_step"] + 1)
-        return batch

@@ -1,0 +1,372 @@
+"""Batches for JAX: finished, as pytrees of arrays that own their slot.
+
+Enters: leases from :mod:`loaderd.session`. Leaves: :class:`Batch` objects of ``jax.Array``.
+It decodes nothing, starts no thread, never initialises ``jax.distributed``, and never
+imports PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+
+from loaderd import batch
+from loaderd._native import Lease, SlotTensor
+from loaderd.errors import RequestError, SlotsExhausted
+from loaderd.job import Job, OnBadSample, OnLogError, Protect
+from loaderd.loader import Loader
+from loaderd.session import Session
+from loaderd.transforms import Transform
+
+__all__ = ["Batch", "LanceLoader"]
+
+Partial = Literal["drop", "pad"]
+
+#: 64 bits wide, and far from zero: a file's number is in the upper half.
+_WIDE_COLUMNS = ("_rowid", "_rowaddr")
+_VALID = "_valid"
+_X64 = 'jax.config.update("jax_enable_x64", True)'
+
+
+class Batch(batch.Batch):
+    """Column name to ``jax.Array`` ``[rows, ...]``: a pytree, in the order of ``columns``.
+
+    As a pytree it is its arrays and their names, the same in each batch, so that a jitted
+    function that takes batches is traced once. Its attributes (``step``, ``state`` and so
+    on) differ from batch to batch: they are for the outside of ``jit``, and
+    ``jax.tree.map`` leaves them out.
+
+    On the CPU the arrays share one slot of the loader without a copy. JAX never writes
+    to them, nor does the daemon: the slot is filled anew once all of them are gone, and
+    all computations that read them are done. :meth:`clone` what you keep for long.
+    """
+
+    _LOST = (
+        "jax's functions rebuild it from its arrays alone; read it from the batch that the "
+        "loader gave, outside of jit and tree.map"
+    )
+
+    def clone(self) -> Batch:
+        """A copy of the arrays in memory of their own, so that the slot is free again."""
+        return self._with({name: jnp.array(array, copy=True) for name, array in self.items()})
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """The batch after ``jax.device_put`` of every array, e.g. to a device or a sharding."""
+        return self._with(
+            {name: jax.device_put(array, *args, **kwargs) for name, array in self.items()}
+        )
+
+    def _with(self, tensors: Mapping[str, Any]) -> Batch:
+        copied = super()._with(tensors)
+        assert isinstance(copied, Batch)
+        return copied
+
+
+def _flatten_with_keys(batch: Batch) -> tuple[list[tuple[Any, Any]], Any]:
+    return [(jax.tree_util.DictKey(name), array) for name, array in batch.items()], tuple(batch)
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], Any]:
+    return list(batch.values()), tuple(batch)
+
+
+def _unflatten(names: tuple[str, ...], arrays: Iterable[Any]) -> Batch:
+    return Batch(zip(names, arrays, strict=True))
+
+
+jax.tree_util.register_pytree_with_keys(Batch, _flatten_with_keys, _unflatten, _flatten)
+
+
+class LanceLoader(Loader[Batch]):
+    """Shuffled batches of a Lance dataset, decoded by the node's daemon.
+
+    Iterating gives one epoch of :class:`Batch` objects: a dict from column to
+    ``jax.Array``, ``[batch_size, ...]`` in every step. They are those of
+    :class:`loaderd.torch.LanceIterableDataset`, in the same order, byte for byte:
+    fixed-size lists are ``[batch_size, length]``, images ``[batch_size, 3, height, width]``
+    in the type that their transforms end in.
+
+    Types are kept, but for those of 64 bits, which JAX has only with ``jax_enable_x64``:
+    without it, ``int64`` (labels) arrives as ``int32``, ``uint64`` as ``uint32`` and
+    ``float64`` as ``float32``. An integer that does not fit is an error, never another
+    number; ``_rowid`` and ``_rowaddr`` never fit, and are refused.
+
+    On the CPU the arrays are the daemon's memory, without a copy, and committed to their
+    device. What is narrowed, padded or cut up for several devices is copied; for other
+    devices JAX copies from that memory, and the slot is free when it has.
+
+    Epochs: each ``iter()`` begins the next epoch once the one before was exhausted. After a
+    ``break``, it begins the same epoch anew. :meth:`set_epoch` chooses the epoch, and
+    :meth:`set_state` the very step.
+
+    It connects when first used, so it can be pickled before, as far as its ``sharding``
+    can; a pickled or copied loader starts without a connection, at epoch 0.
+
+    Args:
+        uri: The dataset: a path, or a ``file://`` URI.
+        columns: What to deliver, in order. ``_valid`` may be among them, and with
+            ``jax_enable_x64`` ``_rowid`` and ``_rowaddr``.
+        filter: SQL over any columns; rows that fulfil it are selected.
+        version: A version number, a tag's name, or ``None`` for the latest. Resolved once
+            and held for the whole run.
+        transform: By image column, a list of transforms (:mod:`loaderd.transforms`).
+        batch_size: Rows per process and step. Or give
+        global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
+        shuffle: A new order each epoch; else the dataset's.
+        seed: Of order and augmentation.
+        drop_last: What the PyTorch class calls ``partial="drop"``; there is no need for it.
+        rank: This process, with
+        world_size: the number of processes that share the dataset; where they are not
+            given, ``jax.process_index()`` and ``jax.process_count()`` if
+            ``jax.distributed`` is initialised by now, else ``RANK`` and ``WORLD_SIZE`` from
+            the environment, else 0 of 1.
+        run: Run id in the step log, the same on all ranks; by default derived from the
+            launcher's id, or made up.
+        protect: Holds the version against clean-up: ``"run"`` while the run lasts,
+            ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
+        on_bad_sample: For a row that can't be decoded: ``"raise"``, ``"replace"`` it by
+            another row, or ``"zero"`` it (and set ``_valid`` to false).
+        on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
+        fast_dct: Lets the decoder scale down to the target size instead of one and a half
+            times that: faster, and a little less exact.
+        slots: Batches that may be in flight or in use at once, at least 2; by default the
+            daemon's choice.
+        socket: The daemon's socket, instead of the node's usual one.
+        autostart: Start a daemon where none answers.
+        sharding: Lays the batch over devices, such as
+            ``NamedSharding(mesh, PartitionSpec("data"))``. Arrays are then global: ``[rows
+            of all processes, ...]``, of which this process's devices hold its
+            ``batch_size`` rows, each once or in several replicas. By default arrays are
+            this process's own, on the device where JAX puts new arrays.
+        partial: What becomes of the rows that are left at the end of an epoch and fill no
+            batch, so that shapes stay the same: ``"drop"`` leaves them out, and ``"pad"``
+            adds rows of zeros, which ``_valid`` (``[batch_size]`` bool, in every batch
+            then) marks as false. ``batch.rows`` counts without padding.
+    """
+
+    def __init__(
+        self,
+        uri: str | os.PathLike[str],
+        *,
+        columns: Sequence[str],
+        filter: str | None = None,
+        version: int | str | None = None,
+        transform: Mapping[str, Transform | Sequence[Transform]] | None = None,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        run: str | None = None,
+        protect: Protect = "run",
+        on_bad_sample: OnBadSample = "raise",
+        on_log_error: OnLogError = "stop",
+        fast_dct: bool = False,
+        slots: int | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        autostart: bool = True,
+        sharding: Sharding | None = None,
+        partial: Partial = "drop",
+    ) -> None:
+        rank, world_size = _processes(rank, world_size)
+        job = Job.make(
+            uri,
+            columns=_with_valid(columns, partial),
+            filter=filter,
+            version=version,
+            transform=transform,
+            batch_size=batch_size,
+            global_batch_size=global_batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=_is_dropped(drop_last, partial),
+            rank=rank,
+            world_size=world_size,
+            run=run,
+            protect=protect,
+            on_bad_sample=on_bad_sample,
+            on_log_error=on_log_error,
+            fast_dct=fast_dct,
+            slots=slots,
+        )
+        _check_wide(job.columns)
+        if sharding is not None and not isinstance(sharding, Sharding):
+            raise RequestError(
+                "sharding must be a jax.sharding.Sharding, such as NamedSharding(mesh, "
+                f'PartitionSpec("data")), not {sharding!r}'
+            )
+        self._sharding = sharding
+        super().__init__(job, socket=socket, autostart=autostart)
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the job stands after the batches that ``next()`` has handed out.
+
+        A few hundred bytes of JSON, the same on all processes: for Orbax,
+        ``ocp.args.JsonSave(loader.get_state())``. Grain has this on its iterator; here
+        it is the loader's, because an iterator ends with its epoch. Where a wrapper reads
+        ahead, save ``batch.state`` instead.
+        """
+        return self._state()
+
+    def set_state(self, state: Mapping[str, Any], allow_changed: bool = False) -> None:
+        """The next ``iter()`` goes on with the batch after ``state``, as a new attempt.
+
+        Raises ``ResumeRefused``, with the differences, when the state is of another
+        dataset version, filter, columns or transform; ``allow_changed=True`` accepts it
+        as long as its position means something.
+        """
+        self._load_state(state, allow_changed)
+
+    def _next(self, session: Session) -> tuple[dict[str, Any], Lease] | None:
+        try:
+            return session.next()
+        except SlotsExhausted:
+            pass
+        # JAX runs ahead of its computations, and those under way hold what they read.
+        jax.block_until_ready(jax.live_arrays())  # type: ignore[no-untyped-call]
+        return session.next()
+
+    def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
+        # Where an array comes to lie that nobody places.
+        (device,) = jnp.empty(()).devices()
+        return Batch(
+            ((name, self._array(name, lease.tensor(name), device)) for name in lease.names),
+            **about,
+        )
+
+    def _array(self, name: str, tensor: SlotTensor, device: jax.Device) -> jax.Array:
+        array = self._padded(_on_cpu(name, tensor))
+        if self._sharding is not None:
+            return self._laid_out(name, array, self._sharding)
+        return array if array.devices() == {device} else jax.device_put(array, device)
+
+    def _padded(self, array: jax.Array) -> jax.Array:
+        missing = self._job.batch_size - array.shape[0]
+        if missing == 0:
+            return array
+        return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+    def _laid_out(self, name: str, local: jax.Array, sharding: Sharding) -> jax.Array:
+        """The global array, of which ``local`` is this process's part."""
+        rows, *sides = local.shape
+        ranks = self._job.ranks
+        shape = (rows * ranks.world_size, *sides)
+        try:
+            sharding.shard_shape(shape)
+            places = {
+                device: [_bounds(*axis) for axis in zip(index or (), shape, strict=True)]
+                for device, index in sharding.addressable_devices_indices_map(shape).items()
+            }
+        except (ValueError, IndexError):
+            raise RequestError(
+                f"{sharding} can't lay out column {name!r}, {list(shape)} over all processes: the "
+                "rows of a step must divide evenly among the devices, and a PartitionSpec has no "
+                'more axes than each column (PartitionSpec("data") fits all)'
+            ) from None
+        parts = sorted({bounds[0] for bounds in places.values()})
+        if sum(stop - start for start, stop in parts) != rows:
+            raise RequestError(
+                f"{sharding} gives rows {parts} of {shape[0]} to the devices of this process, "
+                f"which reads {rows} (rank {ranks.rank} of {ranks.world_size}): the batch axis "
+                "must go over all processes, or rank= and world_size= count the parts there are"
+            )
+        # Where each part begins in `local`.
+        starts, read = {}, 0
+        for start, stop in parts:
+            starts[start] = read
+            read += stop - start
+        pieces = []
+        for device, ((start, stop), *others) in places.items():
+            here = [(starts[start], starts[start] + stop - start), *others]
+            piece = local
+            if here != [(0, side) for side in local.shape]:
+                piece = local[tuple(slice(*bounds) for bounds in here)]
+            pieces.append(jax.device_put(piece, device))
+        return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+
+def _on_cpu(name: str, tensor: SlotTensor) -> jax.Array:
+    """A column as an array on the CPU: the slot's memory, unless its type is narrowed."""
+    device = _cpu()
+    try:
+        values = np.from_dlpack(tensor)
+    except (BufferError, RuntimeError):  # Such as bfloat16, which NumPy doesn't have.
+        return _shared(tensor)
+    narrow = jax.dtypes.canonicalize_dtype(values.dtype)
+    if narrow == values.dtype:
+        return _shared(tensor)
+    # Left to itself, JAX would cut off the upper half of integers.
+    if narrow.kind != "f" and values.size:
+        bounds = np.iinfo(narrow)
+        low, high = int(values.min()), int(values.max())
+        if low < bounds.min or high > bounds.max:
+            raise RequestError(
+                f"column {name!r} holds {low if low < bounds.min else high}, which is no {narrow}, "
+                f"and JAX has {values.dtype} only with {_X64}: set it, or leave the column out"
+            )
+    array: jax.Array = jax.device_put(values.astype(narrow), device)
+    return array
+
+
+def _shared(tensor: SlotTensor) -> jax.Array:
+    # Released by the last array itself; JAX keeps NumPy's until it is called again.
+    array: jax.Array = jax.dlpack.from_dlpack(tensor)
+    return array
+
+
+def _cpu() -> jax.Device:
+    try:
+        device: jax.Device = jax.local_devices(backend="cpu")[0]
+        return device
+    except RuntimeError as error:
+        raise RequestError(
+            f"JAX has no CPU platform here ({error}), and batches arrive in the CPU's memory: "
+            "let JAX_PLATFORMS name cpu after the others, such as cuda,cpu"
+        ) from None
+
+
+def _bounds(side: slice, length: int) -> tuple[int, int]:
+    start, stop, _ = side.indices(length)
+    return start, stop
+
+
+def _processes(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:
+    """JAX's own count where there is one; asked only then, because asking starts backends."""
+    if rank is None and world_size is None and jax.distributed.is_initialized():
+        return jax.process_index(), jax.process_count()
+    return rank, world_size
+
+
+def _with_valid(columns: Sequence[str], partial: Partial) -> Sequence[str]:
+    if partial not in ("drop", "pad"):
+        raise RequestError(f"partial must be one of drop, pad, not {partial!r}")
+    if partial == "drop" or isinstance(columns, str) or _VALID in columns:
+        return columns
+    return [*columns, _VALID]
+
+
+def _is_dropped(drop_last: bool | None, partial: Partial) -> bool:
+    if drop_last is not None and drop_last != (partial == "drop"):
+        raise RequestError(
+            f"drop_last={drop_last} and partial={partial!r} contradict each other: a short last "
+            'batch, which JAX would compile for anew, is dropped (partial="drop") or padded '
+            '(partial="pad"); leave drop_last out'
+        )
+    return partial == "drop"
+
+
+def _check_wide(columns: Sequence[str]) -> None:
+    wide = [name for name in columns if name in _WIDE_COLUMNS]
+    if wide and jax.dtypes.canonicalize_dtype(np.uint64) != np.uint64:
+        raise RequestError(
+            f"{wide[0]} takes 64 bits, which JAX has only with {_X64}: set it, or leave "
+            f"{wide[0]} out"
+        )

@@ -1,0 +1,224 @@
+"""Epochs of one job, for any framework: when it connects, and where it goes on.
+
+Enters: a :class:`~loaderd.job.Job`, and what a framework's class makes of a lease. Leaves:
+batches in order, and cursors. It holds no tensors and imports no framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from loaderd._native import Lease
+from loaderd.batch import Batch
+from loaderd.errors import RequestError, ResumeRefused
+from loaderd.job import Job
+from loaderd.session import Session
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Loader(Generic[BatchT]):
+    """What the frameworks' classes share; they add arguments and make the batches.
+
+    It connects when first used, so it can be pickled before; a pickled or copied one
+    starts without a connection, at epoch 0.
+    """
+
+    def __init__(self, job: Job, *, socket: str | os.PathLike[str] | None, autostart: bool) -> None:
+        self._job = job
+        self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
+        self._autostart = autostart
+        self._begin_unconnected()
+
+    def _make_batch(self, lease: Lease, about: dict[str, Any]) -> BatchT:
+        """The batch of a lease; ``about`` holds its attributes by name."""
+        raise NotImplementedError
+
+    def _next(self, session: Session) -> tuple[dict[str, Any], Lease] | None:
+        """The session's next batch, for frameworks that may hold slots on their own."""
+        return session.next()
+
+    def _check_place(self) -> None:
+        """Raises where the framework has this loader run in a place that it can't serve."""
+
+    def _begin_unconnected(self) -> None:
+        self._session: Session | None = None
+        #: Epoch, and how many of its steps ``next()`` has handed out.
+        self._done = (0, 0)
+        #: Whether ``_done`` is where the next iteration goes on, mid-epoch or not.
+        self._resumed = False
+        #: What ``set_epoch`` asks for.
+        self._wanted_epoch: int | None = None
+
+    def __iter__(self) -> Iterator[BatchT]:
+        """Begins an epoch. An iterator made before ends with an error."""
+        session = self._connected()
+        epoch, step = self._place(session)
+        self._wanted_epoch = None
+        self._resumed = False
+        self._done = (epoch, step)
+        return _Epoch(self, session, session.start(epoch, step))
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch, the same on every rank."""
+        return self._connected().steps_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next ``iter()``.
+
+        The epoch of a loaded state goes on where the state says, which is at its very
+        end where the state was taken after its last batch. Any other begins at step 0.
+        """
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+            raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
+        self._wanted_epoch = epoch
+
+    def close(self) -> None:
+        """Ends the connection and gives back all slots. Batches in hand stay readable.
+
+        Iterating again connects again, as the same run.
+        """
+        if self._session is not None:
+            self._session.check_process()
+            self._session.close()
+
+    @property
+    def version(self) -> int:
+        """Dataset version that is read."""
+        return self._connected().version
+
+    @property
+    def run(self) -> str:
+        """Run id in the step log."""
+        return self._connected().run
+
+    @property
+    def rows(self) -> int:
+        """Selected rows, over all ranks."""
+        return self._connected().rows
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Class names by number, for columns that have them."""
+        return self._connected().classes
+
+    @property
+    def notices(self) -> list[str]:
+        """What the daemon had to say, such as which read engine it took and why."""
+        return list(self._connected().notices)
+
+    def _state(self) -> dict[str, Any]:
+        """The cursor after the batches that ``next()`` has handed out."""
+        # A connection that is over still knows what its batches were.
+        session = self._session or self._connected()
+        session.check_process()
+        epoch, steps = self._done
+        if self._wanted_epoch is not None and not (self._resumed and self._wanted_epoch == epoch):
+            epoch, steps = self._wanted_epoch, 0
+        return session.cursor_at(epoch, steps)
+
+    def _load_state(self, state: Mapping[str, Any], allow_changed: bool) -> None:
+        """The next ``iter()`` goes on with the batch after ``state``, as a new attempt."""
+        self._check_place()
+        if not isinstance(state, Mapping) or "fingerprint" not in state:
+            raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
+        job = self._job
+        if self._session is not None:
+            # The version was resolved once, for the whole run.
+            job = replace(job, version=self._session.version)
+            self.close()
+        self._session = Session.open(
+            job,
+            socket=self._socket,
+            autostart=self._autostart,
+            resume=state,
+            allow_changed=allow_changed,
+        )
+        epoch, step = self._session.resume_at
+        if step == 0 and epoch == state.get("epoch", epoch) + 1:
+            # The end of an epoch and the start of the next are one place, unless
+            # `set_epoch` asks for either.
+            epoch, step = epoch - 1, self._session.steps_per_epoch
+        self._done = (epoch, step)
+        self._resumed = True
+        self._wanted_epoch = None
+
+    def _connected(self) -> Session:
+        self._check_place()
+        if self._session is None:
+            self._session = Session.open(self._job, socket=self._socket, autostart=self._autostart)
+        self._session.check_process()
+        if self._session.closed:
+            self._session = Session.open(
+                replace(self._job, run=self._session.run, version=self._session.version),
+                socket=self._socket,
+                autostart=self._autostart,
+            )
+        return self._session
+
+    def _place(self, session: Session) -> tuple[int, int]:
+        """Epoch and step that the next iteration begins at."""
+        epoch, steps = self._done
+        if self._wanted_epoch is not None:
+            if self._resumed and self._wanted_epoch == epoch:
+                return epoch, steps
+            return self._wanted_epoch, 0
+        if steps >= session.steps_per_epoch:
+            return epoch + 1, 0
+        return epoch, steps if self._resumed else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for name in ("_session", "_done", "_resumed", "_wanted_epoch"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin_unconnected()
+
+
+class _Epoch(Iterator[BatchT]):
+    """One pass over an epoch, from some step on."""
+
+    def __init__(self, loader: Loader[BatchT], session: Session, stream: int) -> None:
+        self._loader = loader
+        self._session = session
+        #: ``None`` once a batch could not be made: those after it must not hide that.
+        self._stream: int | None = stream
+        self._ended = False
+
+    def __next__(self) -> BatchT:
+        if self._ended:
+            raise StopIteration
+        loader, session = self._loader, self._session
+        session.check_process()
+        if loader._session is not session or session.stream != self._stream:
+            raise RuntimeError(
+                "this iterator has ended, because a batch of it could not be made, or its loader "
+                "began another iteration or was closed; one loader gives one stream of batches at "
+                "a time"
+            )
+        received = loader._next(session)
+        if received is None:
+            self._ended = True
+            raise StopIteration
+        event, lease = received
+        about = {
+            "version": session.version,
+            "step": event["step"],
+            "epoch": event["epoch"],
+            "epoch_step": event["epoch_step"],
+            "rows": event["rows"],
+            "bad_rows": event["bad_rows"],
+            "state": session.cursor(event["epoch"], event["position"]),
+        }
+        stream, self._stream = self._stream, None
+        batch = loader._make_batch(lease, about)
+        self._stream = stream
+        session.delivered(lease)
+        loader._done = (event["epoch"], event["epoch_step"] + 1)
+        return batch
