@@ -57,7 +57,10 @@ impl<'a> Opened<'a> {
     ) -> Result<Opened<'a>, DecodeError> {
         Ok(match parsed {
             Parsed::Jpeg(header) => Opened::Jpeg(open_jpeg(jpeg, encoded, &header, limits)?),
-            Parsed::Png(layout) => Opened::Png(layout),
+            Parsed::Png(layout) => {
+                layout.check_data()?;
+                Opened::Png(layout)
+            }
             Parsed::WebP(layout) => Opened::WebP(layout),
             Parsed::Gif(layout) => Opened::Gif(layout),
         })

@@ -190,34 +190,45 @@ impl<'a> Layout<'a> {
         2 * (self.samples.row_bytes(self.width) + 1) + 3 * u64::from(self.width)
     }
 
-    /// Writes the region's pixels to `out`, RGB without gaps. Rows below it are not
-    /// decoded, unless the file is interlaced.
-    pub(crate) fn read(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
+    /// Where the file's passes lie, with their columns and rows. One that has no columns
+    /// has no rows either.
+    fn passes(&self) -> impl Iterator<Item = ([u32; 4], u32, u32)> {
         let passes: &[[u32; 4]] = if self.interlaced {
             &ADAM7
         } else {
             &[[0, 0, 1, 1]]
         };
-        let grids = passes.iter().map(|&[left, top, across, down]| {
+        passes.iter().map(|&pass| {
+            let [left, top, across, down] = pass;
             let columns = self.width.saturating_sub(left).div_ceil(across);
             let rows = self.height.saturating_sub(top).div_ceil(down);
-            // A pass without columns has no rows either.
-            (columns, if columns == 0 { 0 } else { rows })
-        });
-        let bytes: u64 = grids
-            .clone()
-            .map(|(columns, rows)| (self.samples.row_bytes(columns) + 1) * u64::from(rows))
+            (pass, columns, if columns == 0 { 0 } else { rows })
+        })
+    }
+
+    /// Refuses a few bytes that claim to be a large image, before any memory is taken
+    /// for it.
+    pub(crate) fn check_data(&self) -> Result<(), DecodeError> {
+        let bytes: u64 = self
+            .passes()
+            .map(|(_, columns, rows)| (self.samples.row_bytes(columns) + 1) * u64::from(rows))
             .sum();
-        if self.data_bytes.saturating_mul(DEFLATE_RATIO_MAX) < bytes {
-            return Err(corrupt(format!(
-                "{} bytes of data cannot hold {}x{} pixels",
-                self.data_bytes, self.width, self.height
-            )));
+        if self.data_bytes.saturating_mul(DEFLATE_RATIO_MAX) >= bytes {
+            return Ok(());
         }
+        Err(corrupt(format!(
+            "{} bytes of data cannot hold {}x{} pixels",
+            self.data_bytes, self.width, self.height
+        )))
+    }
+
+    /// Writes the region's pixels to `out`, RGB without gaps. Rows below it are not
+    /// decoded, unless the file is interlaced.
+    pub(crate) fn read(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
         let mut rows = Rows::new(self.data, self.samples.row_bytes(self.width) as usize);
         let mut colours = vec![0; self.width as usize * 3];
         let stride = region.columns() as usize * 3;
-        for (&[left, top, across, down], (columns, count)) in passes.iter().zip(grids) {
+        for ([left, top, across, down], columns, count) in self.passes() {
             rows.begin_pass();
             // The pass's columns that lie in the region.
             let from = region.left.saturating_sub(left).div_ceil(across);

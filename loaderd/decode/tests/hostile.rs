@@ -413,11 +413,17 @@ fn other_headers_cannot_ask_for_memory() {
         file[at + 7..at + 9].copy_from_slice(&side.to_le_bytes());
         file
     };
+    // One row that deflate could hold, of more bytes than are allowed.
+    let mut wide = sized(100_000_000, 1, 6, 8, false);
+    let data = files::png_chunk(b"IDAT", &[0; 400_000]);
+    wide.splice(wide.len() - 12..wide.len() - 12, data);
     let mut check = |file: &[u8], expected: &str| {
         let clock = Instant::now();
-        let error = decode(&mut decoder, file, 0).unwrap_err();
+        let error = decoder.decode_full(file).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
-        assert!(decoder.decode_full(file).is_err());
+        // A crop above the missing rows may be there.
+        let crop = decode(&mut decoder, file, 0);
+        assert!(crop.is_err() || expected == "end early", "{error}");
         assert!(clock.elapsed() < TIME_MAX, "{error}");
     };
     check(&sized(60_000, 60_000, 2, 8, false), "more than the limit");
@@ -426,10 +432,10 @@ fn other_headers_cannot_ask_for_memory() {
         "more than the limit",
     );
     check(&sized(u32::MAX, 1, 0, 1, false), "a size of");
-    check(&sized(170_000_000, 1, 6, 16, false), "scratch memory");
-    check(&sized(13_000, 13_000, 6, 16, true), "cannot hold");
-    check(&sized(13_000, 13_000, 0, 1, false), "cannot hold");
-    check(&sized(500, 500, 0, 1, false), "end early");
+    check(&wide, "scratch memory");
+    check(&sized(9_000, 9_000, 6, 16, true), "cannot hold");
+    check(&sized(9_000, 9_000, 0, 1, false), "cannot hold");
+    check(&sized(200, 200, 0, 1, false), "end early");
     check(&lossless(16_384, 16_384), "more than the limit");
     check(&lossless(12_000, 12_000), "scratch memory");
     check(&lossless(2000, 2000), "corrupt WebP");
@@ -524,41 +530,57 @@ fn odd_jpegs_cost_little() {
     let end = [0xff, 0xd9];
     let start = &tail[..14];
     let odd = [
-        ("all 0xff", [&[0xff, 0xd8][..], &[0xff; 100_000]].concat()),
+        (
+            "all 0xff",
+            Some(true),
+            [&[0xff, 0xd8][..], &[0xff; 100_000]].concat(),
+        ),
         (
             "a scan of 0xff",
+            Some(true),
             [head, start, &[0xff; 100_000], &end].concat(),
         ),
         (
             "a scan of zeros",
+            None,
             [head, start, &[0; 100_000], &end].concat(),
         ),
         (
             "all restart markers",
+            Some(true),
             [head, start, &restarts, &end].concat(),
         ),
         (
             "restart markers first",
+            Some(true),
             [&[0xff, 0xd8][..], &restarts].concat(),
         ),
-        ("no Huffman tables", [&head[..tables], tail].concat()),
         (
+            "no Huffman tables",
+            Some(false),
+            [&head[..tables], tail].concat(),
+        ),
+        (
+            // What is no code there is taken for 0, and what comes out for a picture.
             "another's Huffman tables",
+            None,
             [&head[..tables], &other[from..to], tail].concat(),
         ),
-        ("no scan", [head, &end].concat()),
+        ("no scan", Some(true), [head, &end].concat()),
     ];
-    let mut refused = 0;
-    for (name, file) in odd {
+    for (name, refused, file) in odd {
         let clock = Instant::now();
         for seed in 0..3 {
             let result = decode(&mut decoder, &file, seed);
-            refused += usize::from(result.is_err());
+            assert!(
+                refused.is_none_or(|refused| result.is_err() == refused),
+                "{name}"
+            );
+            assert!(decode(&mut decoder, &file, seed) == result, "{name}");
         }
         assert!(clock.elapsed() < TIME_MAX, "{name}");
     }
     // Without tables, libjpeg takes the standard ones, which these files have.
-    assert!(refused >= 18, "{refused}");
     assert_eq!(
         decode(&mut decoder, &[&head[..tables], tail].concat(), 0),
         decode(&mut decoder, &baseline, 0)
