@@ -83,6 +83,7 @@ def test_request_has_what_the_daemon_wants() -> None:
         "on_bad_sample": "raise",
         "on_log_error": "stop",
         "fast_dct": False,
+        "exif_orientation": True,
         "slots": None,
         "resume": None,
         "allow_changed": False,

@@ -157,6 +157,7 @@ impl Engine {
         let slots = segment.slot_count();
         // Room for every slot: a worker that finishes a batch never waits here.
         let (finished, inbox) = bounded(slots as usize + 1);
+        let animated = job.origins.iter().map(|_| AtomicBool::new(false)).collect();
         let session = Arc::new(Session {
             job,
             rank,
@@ -171,6 +172,7 @@ impl Engine {
             wake: Condvar::new(),
             stream: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            animated,
             finished,
         });
         let feeder = Feeder::new(
@@ -216,6 +218,9 @@ struct Session {
     /// saves work: what decides is the publisher, which alone ends a stream early.
     stream: AtomicU64,
     ended: AtomicBool,
+    /// By tensor: whether it was said that frames besides the first are left out. Only
+    /// keeps the daemon's log short, so nothing is published with it.
+    animated: Vec<AtomicBool>,
     finished: Sender<Finished>,
 }
 

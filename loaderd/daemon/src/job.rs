@@ -328,6 +328,7 @@ fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, Failure> {
             (Kind::Bytes, Some(transform)) => {
                 let options = decode::Options {
                     fast_dct: request.fast_dct,
+                    exif_orientation: request.exif_orientation,
                 };
                 let pipeline = decode::Pipeline::parse(transform, options).map_err(|error| {
                     failure(FailureKind::Transform, format!("column {name:?}: {error}"))

@@ -1,11 +1,11 @@
-//! Single-thread speed of decoding, cropping and resizing a folder of JPEGs: the
+//! Single-thread speed of decoding, cropping and resizing a folder of images: the
 //! reference that end-to-end benches are judged against.
 //!
 //! ```text
 //! cargo run --release -p loaderd-decode --example crop_decode_speed -- DIR [ROUNDS]
 //! ```
 //!
-//! Loads every JPEG below DIR into memory, decodes each whole, then runs
+//! Loads every image below DIR into memory, decodes each whole, then runs
 //! RandomResizedCrop(224) + RandomHorizontalFlip + Normalize to float32 over all of them,
 //! ROUNDS times (default 5), into a batch of 128 that is overwritten over and over as a
 //! slot would be. Prints microseconds per image, by stage: the mean over images of each
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut images = Vec::new();
     load(Path::new(&folder), &mut images)?;
     if images.is_empty() {
-        return Err(format!("{folder} holds no JPEG").into());
+        return Err(format!("{folder} holds no image").into());
     }
     let bytes: usize = images.iter().map(Vec::len).sum();
     println!(
@@ -56,7 +56,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 {"name": "RandomHorizontalFlip"},
                 {"name": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
             ]),
-            Options { fast_dct },
+            Options {
+                fast_dct,
+                ..Options::default()
+            },
         )?;
         let image_bytes = pipeline.output().bytes() as usize;
         let mut slot = vec![0u8; BATCH * image_bytes];
@@ -143,7 +146,7 @@ impl std::fmt::Display for Timing {
     }
 }
 
-/// Every JPEG in `folder` and the folders below it, by name.
+/// Every image in `folder` and the folders below it, by name.
 fn load(folder: &Path, images: &mut Vec<Vec<u8>>) -> std::io::Result<()> {
     let mut paths = std::fs::read_dir(folder)?
         .map(|entry| entry.map(|entry| entry.path()))

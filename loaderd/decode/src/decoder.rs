@@ -1,6 +1,7 @@
 //! One image at a time: header, placement, decode, resize, finish.
 //!
 //! Enters: a pipeline, encoded bytes, draws, a slice of a slot. Leaves: the slice filled.
+//! Crops are drawn on the upright image and decoded where they lie in the stored one.
 //! Scratch memory grows to what the largest recent image needed and is reused. Never:
 //! more memory than [`Limits`] say, whatever a header claims.
 
@@ -9,8 +10,11 @@ use std::time::Instant;
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
 use crate::geometry::Placement;
-use crate::header::{Header, probe};
-use crate::jpeg::{Jpeg, OpenJpeg, StartedJpeg, scaled};
+use crate::header::Parsed;
+use crate::jpeg::Jpeg;
+use crate::limits::Limits;
+use crate::opened::{Opened, Region, room};
+use crate::orientation::Orientation;
 use crate::pipeline::Pipeline;
 use crate::region::{Need, eighths_for};
 use crate::resize::{FractionalBox, Resampler, View};
@@ -18,31 +22,6 @@ use crate::resize::{FractionalBox, Resampler, View};
 /// Scratch beyond this is given back after the image that needed it, so that one huge
 /// photo does not weigh on a decode thread for good.
 const SCRATCH_KEPT_BYTES: usize = 16 << 20;
-
-/// What no image may make a decoder exceed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Columns times rows, as the header says. Default 178,956,970: where Pillow, too,
-    /// refuses an image as a decompression bomb.
-    pub pixels_max: u64,
-    /// Scans of a progressive file. Default 100; encoders write 10, and the finest
-    /// script that makes sense about 60.
-    pub scans_max: u32,
-    /// Bytes of scratch memory for one image, coefficients of a progressive file
-    /// included. Default 256 MiB. libjpeg's own strips come on top: some 40 rows of the
-    /// image, so 10 MB for the widest there can be.
-    pub scratch_bytes_max: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            pixels_max: 178_956_970,
-            scans_max: 100,
-            scratch_bytes_max: 256 << 20,
-        }
-    }
-}
 
 /// Time spent on one image, by stage, in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,10 +39,13 @@ pub struct StageNs {
 /// What decoding one image took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decoded {
-    /// Columns of the encoded image.
+    /// Columns of the image as the transforms saw it: upright, unless
+    /// [`Options::exif_orientation`](crate::Options::exif_orientation) is off.
     pub width: u32,
-    /// Rows of the encoded image.
+    /// Rows of it.
     pub height: u32,
+    /// Whether the file has more frames than the first, which alone is decoded.
+    pub frames_ignored: bool,
     /// Pixels that were turned into RGB, after scaling in the DCT.
     pub decoded_pixels: u64,
     /// The scale of that, in eighths: 8, 4, 2 or 1.
@@ -89,9 +71,12 @@ pub struct Decoder {
     limits: Limits,
     jpeg: Jpeg,
     resampler: Resampler,
+    /// A whole frame, of formats that can't be decoded in part.
+    frame: Vec<u8>,
     pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
+    upright: Vec<u8>,
 }
 
 impl Decoder {
@@ -101,9 +86,11 @@ impl Decoder {
             limits,
             jpeg: Jpeg::new(),
             resampler: Resampler::default(),
+            frame: Vec::new(),
             pixels: Vec::new(),
             canvas: Vec::new(),
             resized: Vec::new(),
+            upright: Vec::new(),
         }
     }
 
@@ -139,12 +126,25 @@ impl Decoder {
     ) -> Result<Decoded, DecodeError> {
         let output = pipeline.output();
         let clock = Instant::now();
-        let header = self.check(encoded)?;
-        let place = Placement::draw(pipeline.transforms(), header.width, header.height, draws);
-        let eighths = eighths_for(&place, pipeline.options().fast_dct);
+        let parsed = Parsed::of(encoded)?;
+        let header = parsed.header();
+        self.limits.check_pixels(&header)?;
+        let orientation = if pipeline.options().exif_orientation {
+            header.orientation
+        } else {
+            Orientation::UPRIGHT
+        };
+        let (width, height) = orientation.upright(header.width, header.height);
+        let upright = Placement::draw(pipeline.transforms(), width, height, draws);
+        let place = orientation.stored(&upright, header.width, header.height);
+        let open = Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
+        let eighths = if open.shrinks() {
+            eighths_for(&place, pipeline.options().fast_dct)
+        } else {
+            8
+        };
         let x = Need::of(&place.x, place.filter, eighths);
         let y = Need::of(&place.y, place.filter, eighths);
-        let open = open(&mut self.jpeg, encoded, &header, &self.limits)?;
         let mut stages = StageNs {
             header_ns: ns_since(clock),
             ..StageNs::default()
@@ -154,8 +154,8 @@ impl Decoder {
         let mut frame = Frame {
             pixels: &[],
             stride_bytes: 0,
-            columns: x.filled,
-            rows: y.filled,
+            columns: upright.x.filled(),
+            rows: upright.y.filled(),
             width: output.shape[2] as usize,
             height: output.shape[1] as usize,
             flipped: place.flipped,
@@ -166,38 +166,33 @@ impl Decoder {
             frame.columns = (0, 0);
             frame.rows = (0, 0);
         } else {
-            // Upsampled chroma at a crop's edge depends on the next chroma sample.
-            let margin = match open.chroma_columns() {
-                1 => 0,
-                columns => columns,
+            let region = Region {
+                left: x.decode.0,
+                right: x.decode.1,
+                top: y.decode.0,
+                bottom: y.decode.1,
             };
-            let left = x.decode.0.saturating_sub(margin);
-            let right = (x.decode.1 + margin).min(scaled(header.width, eighths));
-            let rows = y.decode.1 - y.decode.0;
-            let (between, coefficients) = (between_passes(&x, &y), open.coefficient_bytes());
-            // Rows may start up to one MCU, 32 columns, further left than asked for.
-            let decoded = u64::from(right - left + 32) * u64::from(rows) * 3;
             let canvas = if x.padded || y.padded {
                 x.canvas_len() * y.canvas_len() * 3
             } else {
                 0
             };
-            self.limits
-                .check_scratch(&header, decoded + canvas + between + coefficients)?;
-            let started = open.start(eighths, left, right - left)?;
-            let stride = started.width;
-            let skipped = x.decode.0 - started.left;
-            decoded_pixels = u64::from(stride) * u64::from(rows);
-            read_rows(started, y.decode.0, rows, &mut self.pixels)?;
+            self.limits.check_scratch(
+                &header,
+                open.scratch_bytes(&region) + canvas + between_passes(&x, &y),
+            )?;
+            let rows = open.read(eighths, &region, &mut self.frame, &mut self.pixels)?;
+            let stride = rows.stride;
+            decoded_pixels = u64::from(stride) * u64::from(region.rows());
             stages.decode_ns = ns_since(clock);
 
             let clock = Instant::now();
             let mut view = View {
                 pixels: &self.pixels,
                 stride,
-                left: skipped,
-                width: x.decode.1 - x.decode.0,
-                height: rows,
+                left: rows.skipped,
+                width: region.columns(),
+                height: region.rows(),
             };
             if let Some(filter) = place.filter {
                 if x.padded || y.padded {
@@ -220,62 +215,91 @@ impl Decoder {
                 frame.pixels = &view.pixels[view.left as usize * 3..];
                 frame.stride_bytes = stride as usize * 3;
             }
+            if orientation != Orientation::UPRIGHT {
+                let (width, height) = (x.filled_len() as usize, y.filled_len() as usize);
+                let turned = room(&mut self.upright, width * height * 3);
+                orientation.turn(frame.pixels, frame.stride_bytes, width, height, turned);
+                frame.pixels = turned;
+                frame.stride_bytes = (frame.columns.1 - frame.columns.0) * 3;
+            }
         }
 
         let clock = Instant::now();
         finish::write(&frame, pipeline.levels(), out);
         stages.finish_ns = ns_since(clock);
         Ok(Decoded {
-            width: header.width,
-            height: header.height,
+            width,
+            height,
+            frames_ignored: header.frames_ignored,
             decoded_pixels,
             dct_scale: eighths,
             stages,
         })
     }
 
-    /// Decodes a whole image to RGB. Allocates the result, which counts as scratch
-    /// memory against the limit.
+    /// Decodes a whole image to RGB, upright by its EXIF block. Allocates the result,
+    /// which counts as scratch memory against the limit.
     pub fn decode_full(&mut self, encoded: &[u8]) -> Result<Image, DecodeError> {
-        let header = self.check(encoded)?;
-        let open = open(&mut self.jpeg, encoded, &header, &self.limits)?;
-        let bytes = header.pixels() * 3;
-        self.limits
-            .check_scratch(&header, bytes + open.coefficient_bytes())?;
-        let mut rgb = vec![0; bytes as usize];
-        open.start(8, 0, header.width)?
-            .read(0, header.height, &mut rgb)?;
-        Ok(Image {
-            width: header.width,
-            height: header.height,
-            rgb,
-        })
+        let image = self.decode_full_untrimmed(encoded);
+        self.trim();
+        image
     }
 
-    /// Bytes of scratch memory held between images, at most 16 MiB in each of four
+    fn decode_full_untrimmed(&mut self, encoded: &[u8]) -> Result<Image, DecodeError> {
+        let parsed = Parsed::of(encoded)?;
+        let header = parsed.header();
+        self.limits.check_pixels(&header)?;
+        let open = Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
+        let region = Region {
+            left: 0,
+            right: header.width,
+            top: 0,
+            bottom: header.height,
+        };
+        let turned_bytes = match header.orientation {
+            Orientation::UPRIGHT => 0,
+            _ => header.pixels() * 3,
+        };
+        self.limits
+            .check_scratch(&header, open.scratch_bytes(&region) + turned_bytes)?;
+        let mut rgb = Vec::new();
+        let rows = open.read(8, &region, &mut self.frame, &mut rgb)?;
+        assert_eq!(
+            (rows.stride, rows.skipped),
+            (header.width, 0),
+            "all columns"
+        );
+        if header.orientation != Orientation::UPRIGHT {
+            let mut turned = vec![0; rgb.len()];
+            let (width, height) = (header.width as usize, header.height as usize);
+            header
+                .orientation
+                .turn(&rgb, width * 3, width, height, &mut turned);
+            rgb = turned;
+        }
+        let (width, height) = header.orientation.upright(header.width, header.height);
+        Ok(Image { width, height, rgb })
+    }
+
+    /// Bytes of scratch memory held between images, at most 16 MiB in each of six
     /// buffers.
     pub fn scratch_bytes(&self) -> usize {
-        self.pixels.capacity()
+        self.frame.capacity()
+            + self.pixels.capacity()
             + self.canvas.capacity()
             + self.resized.capacity()
+            + self.upright.capacity()
             + self.resampler.scratch_bytes()
     }
 
-    fn check(&self, encoded: &[u8]) -> Result<Header, DecodeError> {
-        let header = probe(encoded)?;
-        header.supported()?;
-        if header.pixels() > self.limits.pixels_max {
-            return Err(DecodeError::TooLarge {
-                width: header.width,
-                height: header.height,
-                pixels_max: self.limits.pixels_max,
-            });
-        }
-        Ok(header)
-    }
-
     fn trim(&mut self) {
-        for buffer in [&mut self.pixels, &mut self.canvas, &mut self.resized] {
+        for buffer in [
+            &mut self.frame,
+            &mut self.pixels,
+            &mut self.canvas,
+            &mut self.resized,
+            &mut self.upright,
+        ] {
             if buffer.capacity() > SCRATCH_KEPT_BYTES {
                 *buffer = Vec::new();
             }
@@ -284,59 +308,6 @@ impl Decoder {
             self.resampler.free_scratch();
         }
     }
-}
-
-impl Limits {
-    fn check_scratch(&self, header: &Header, needed_bytes: u64) -> Result<(), DecodeError> {
-        if needed_bytes <= self.scratch_bytes_max {
-            return Ok(());
-        }
-        Err(DecodeError::ScratchTooLarge {
-            width: header.width,
-            height: header.height,
-            needed_bytes,
-            scratch_bytes_max: self.scratch_bytes_max,
-        })
-    }
-}
-
-/// Opens a JPEG whose header has been checked, and checks what only libjpeg can say.
-fn open<'a>(
-    jpeg: &'a mut Jpeg,
-    encoded: &'a [u8],
-    header: &Header,
-    limits: &Limits,
-) -> Result<OpenJpeg<'a>, DecodeError> {
-    let open = jpeg.open(encoded, limits.scans_max, limits.scratch_bytes_max)?;
-    // The limits were checked against our reading of the header: it must be libjpeg's.
-    if open.size() != (header.width, header.height) {
-        return Err(DecodeError::Corrupt {
-            message: "two frame headers that differ in size".to_string(),
-        });
-    }
-    open.check_colour()?;
-    open.check_end()?;
-    Ok(open)
-}
-
-fn read_rows(
-    started: StartedJpeg<'_>,
-    top: u32,
-    rows: u32,
-    pixels: &mut Vec<u8>,
-) -> Result<(), DecodeError> {
-    let bytes = started.row_bytes() * rows as usize;
-    started.read(top, rows, room(pixels, bytes))
-}
-
-/// The first `bytes` of a scratch buffer, grown if need be; contents are leftovers.
-fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if buffer.len() < bytes {
-        // Nothing in it is worth copying to the new place.
-        buffer.clear();
-        buffer.resize(bytes, 0);
-    }
-    &mut buffer[..bytes]
 }
 
 fn ns_since(clock: Instant) -> u64 {

@@ -1,5 +1,7 @@
 //! What can go wrong, with the facts: a list of transforms, an encoded image, an encode.
 
+use crate::magic::Format;
+
 /// A list of transforms that cannot become a [`Pipeline`](crate::Pipeline).
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TransformError {
@@ -60,15 +62,17 @@ pub enum DecodeError {
     /// There are no bytes.
     #[error("the image has no bytes")]
     Empty,
-    /// The bytes do not start as a JPEG does.
-    #[error("not a JPEG: {found}; only JPEG is decoded so far")]
-    NotJpeg {
+    /// The bytes start as no format does that is decoded.
+    #[error(
+        "only JPEG, PNG, WebP and GIF are decoded, and {found}: save it as one of these, or leave it out"
+    )]
+    UnknownFormat {
         /// What it is instead, or its first bytes.
         found: String,
     },
-    /// A JPEG of a kind that is not decoded.
+    /// An image of a known format, but of a kind that is not decoded.
     #[error(
-        "{what} is not supported; baseline and progressive JPEGs in colour or grey, 8 bits a channel, are"
+        "{what} is not supported: save it as a JPEG with 8 or 12 bits a sample, baseline or progressive, or as PNG"
     )]
     Unsupported {
         /// The kind.
@@ -98,16 +102,18 @@ pub enum DecodeError {
         /// The bound, [`Limits::scratch_bytes_max`](crate::Limits::scratch_bytes_max).
         scratch_bytes_max: u64,
     },
-    /// The data end before the image does, or without an end-of-image marker.
-    #[error("the JPEG ends early: its {bytes} bytes are cut short")]
+    /// The data end before the image does, or without the format's own end.
+    #[error("the image ends early: its {bytes} bytes are cut short")]
     Truncated {
         /// Bytes given.
         bytes: usize,
     },
     /// The data contradict themselves.
-    #[error("corrupt JPEG: {message}")]
+    #[error("corrupt {format}: {message}")]
     Corrupt {
-        /// libjpeg's words, or ours where the header is at fault.
+        /// What the data say they are.
+        format: Format,
+        /// The decoder's words, or ours where the header is at fault.
         message: String,
     },
     /// A file with more scans than the limit, which costs time out of proportion.

@@ -96,6 +96,12 @@ impl Axis {
     pub(crate) fn output(&self) -> Span {
         self.current()
     }
+
+    /// `[from, to)` of the output that gets pixels; the rest is black.
+    pub(crate) fn filled(&self) -> (usize, usize) {
+        let Span { start, seen, .. } = self.output();
+        ((seen.0 - start) as usize, (seen.1 - start) as usize)
+    }
 }
 
 /// Where an image's pixels go.

@@ -2,7 +2,8 @@
  * The only code of loaderd that calls libjpeg.
  *
  * Enters: a whole JPEG in memory, a scale and a region. Leaves: rows of RGB, 8 bits
- * a channel; or, the other way, RGB in and a JPEG out. Every entry point arms its own
+ * a channel, whatever the file's inks and bits are; or, the other way, pixels in and a
+ * JPEG out. Every entry point arms its own
  * setjmp, so that libjpeg's way out of an error ends here and never crosses Rust.
  * Never: I/O, threads, global state.
  */
@@ -27,8 +28,7 @@ enum {
 /* Colour spaces that src/jpeg.rs tells apart. */
 enum {
   LOADERD_JPEG_OTHER = 0,
-  LOADERD_JPEG_RGB_LIKE = 1,
-  LOADERD_JPEG_FOUR_INKS = 2,
+  LOADERD_JPEG_KNOWN = 1,
 };
 
 struct loaderd_jpeg_header {
@@ -40,6 +40,11 @@ struct loaderd_jpeg_header {
   uint64_t scan_offset;        /* where the first scan's data start */
 };
 
+/* Of the two precisions that libjpeg decodes here, the one that needs functions of its
+ * own and 16 bits a sample. */
+#define LONG_BITS 12
+#define LONG_MAX_SAMPLE 4095
+
 struct loaderd_jpeg {
   struct jpeg_decompress_struct info;
   struct jpeg_error_mgr errors;
@@ -48,6 +53,8 @@ struct loaderd_jpeg {
   jmp_buf escape;
   int status;
   int scans_max;
+  /* One row as the file has it, where that is not 8-bit RGB; of libjpeg's pool. */
+  void *strip;
   char message[JMSG_LENGTH_MAX];
 };
 
@@ -145,6 +152,7 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
                       uint32_t scans_max, uint64_t memory_max,
                       struct loaderd_jpeg_header *header) {
   jpeg->status = LOADERD_JPEG_OK;
+  jpeg->strip = NULL;
   jpeg->message[0] = '\0';
   jpeg->scans_max = scans_max > INT32_MAX ? INT32_MAX : (int)scans_max;
   jpeg->info.err = jpeg_std_error(&jpeg->errors);
@@ -175,11 +183,9 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
   case JCS_GRAYSCALE:
   case JCS_YCbCr:
   case JCS_RGB:
-    header->colour = LOADERD_JPEG_RGB_LIKE;
-    break;
   case JCS_CMYK:
   case JCS_YCCK:
-    header->colour = LOADERD_JPEG_FOUR_INKS;
+    header->colour = LOADERD_JPEG_KNOWN;
     break;
   default:
     header->colour = LOADERD_JPEG_OTHER;
@@ -201,6 +207,10 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
   return LOADERD_JPEG_OK;
 }
 
+static int four_inks(const struct jpeg_decompress_struct *info) {
+  return info->jpeg_color_space == JCS_CMYK || info->jpeg_color_space == JCS_YCCK;
+}
+
 /* Sets the scale (`eighths` of 8), starts decoding (a multi-scan file is entropy-decoded
  * whole here) and narrows rows to hold the columns [left, left + width) of the scaled
  * image. *out_left and *out_width say which columns the rows then really hold. */
@@ -210,17 +220,70 @@ int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t lef
     return jpeg->status;
   jpeg->info.scale_num = eighths;
   jpeg->info.scale_denom = 8;
-  jpeg->info.out_color_space = JCS_RGB;
+  int inks = four_inks(&jpeg->info);
+  int long_samples = jpeg->info.data_precision == LONG_BITS;
+  jpeg->info.out_color_space = inks ? JCS_CMYK : JCS_RGB;
   jpeg->info.dct_method = JDCT_ISLOW;
   jpeg->info.do_fancy_upsampling = TRUE;
   /* Smoothing looks at neighbouring blocks, so a crop would differ from the whole. */
   jpeg->info.do_block_smoothing = FALSE;
   jpeg_start_decompress(&jpeg->info);
   JDIMENSION x = left, columns = width;
-  jpeg_crop_scanline(&jpeg->info, &x, &columns);
+  if (long_samples)
+    jpeg12_crop_scanline(&jpeg->info, &x, &columns);
+  else
+    jpeg_crop_scanline(&jpeg->info, &x, &columns);
+  if (inks || long_samples) {
+    size_t samples = (size_t)columns * (inks ? 4 : 3);
+    jpeg->strip = (*jpeg->info.mem->alloc_large)(
+        (j_common_ptr)&jpeg->info, JPOOL_IMAGE, samples * (long_samples ? sizeof(J12SAMPLE) : 1));
+  }
   *out_left = x;
   *out_width = columns;
   return LOADERD_JPEG_OK;
+}
+
+/* A 12-bit sample as a byte, rounded. */
+static uint8_t shortened(J12SAMPLE sample) {
+  int value = sample < 0 ? 0 : sample > LONG_MAX_SAMPLE ? LONG_MAX_SAMPLE : sample;
+  return (uint8_t)((value * 255 + LONG_MAX_SAMPLE / 2) / LONG_MAX_SAMPLE);
+}
+
+/* a * b / 255, rounded, as Pillow's MULDIV255. */
+static int scaled_by(int a, int b) {
+  int product = a * b + 128;
+  return ((product >> 8) + product) >> 8;
+}
+
+/* One pixel of inks to RGB, as Pillow's convert("RGB") does it. Inks are taken as Adobe
+ * writes them, 255 for none, which Pillow takes for granted, too. */
+static void mix(const uint8_t inks[4], uint8_t rgb[3]) {
+  int paper = inks[3];
+  for (int channel = 0; channel < 3; channel++)
+    rgb[channel] = (uint8_t)(paper - scaled_by(255 - inks[channel], paper));
+}
+
+/* Turns the row in the strip into `width` pixels of RGB. */
+static void convert_strip(const struct loaderd_jpeg *jpeg, uint8_t *out) {
+  size_t width = jpeg->info.output_width;
+  if (jpeg->info.data_precision != LONG_BITS) {
+    const uint8_t *inks = jpeg->strip;
+    for (size_t x = 0; x < width; x++)
+      mix(inks + 4 * x, out + 3 * x);
+    return;
+  }
+  const J12SAMPLE *samples = jpeg->strip;
+  if (!four_inks(&jpeg->info)) {
+    for (size_t i = 0; i < 3 * width; i++)
+      out[i] = shortened(samples[i]);
+    return;
+  }
+  for (size_t x = 0; x < width; x++) {
+    uint8_t inks[4];
+    for (int i = 0; i < 4; i++)
+      inks[i] = shortened(samples[4 * x + i]);
+    mix(inks, out + 3 * x);
+  }
 }
 
 /* Writes `rows` rows from row `top` of the scaled image to `out`, `stride` bytes apart.
@@ -229,9 +292,21 @@ int loaderd_jpeg_read(struct loaderd_jpeg *jpeg, uint32_t top, uint32_t rows, ui
                       size_t stride) {
   if (setjmp(jpeg->escape))
     return jpeg->status;
-  if (top > 0)
-    jpeg_skip_scanlines(&jpeg->info, top);
   JDIMENSION end = top + rows;
+  int long_samples = jpeg->info.data_precision == LONG_BITS;
+  if (top > 0 && long_samples)
+    jpeg12_skip_scanlines(&jpeg->info, top);
+  else if (top > 0)
+    jpeg_skip_scanlines(&jpeg->info, top);
+  while (jpeg->strip != NULL && jpeg->info.output_scanline < end) {
+    uint8_t *row = out + (size_t)(jpeg->info.output_scanline - top) * stride;
+    J12SAMPROW long_line = jpeg->strip;
+    JSAMPROW line = jpeg->strip;
+    JDIMENSION count = long_samples ? jpeg12_read_scanlines(&jpeg->info, &long_line, 1)
+                                    : jpeg_read_scanlines(&jpeg->info, &line, 1);
+    if (count == 1)
+      convert_strip(jpeg, row);
+  }
   while (jpeg->info.output_scanline < end) {
     JSAMPROW lines[16];
     JDIMENSION count = end - jpeg->info.output_scanline;
@@ -247,7 +322,9 @@ int loaderd_jpeg_read(struct loaderd_jpeg *jpeg, uint32_t top, uint32_t rows, ui
 struct loaderd_jpeg_layout {
   uint32_t width;
   uint32_t height;
-  uint32_t components;  /* 1: `pixels` hold grey; 3: RGB */
+  uint32_t components;  /* 1: `pixels` hold grey; 3: RGB; 4: CMYK, 255 for no ink */
+  uint32_t direct;      /* the file's colours are those of `pixels`, without YCC */
+  uint32_t bits;        /* 8, or 12: `pixels` are then stretched to 0..4095 */
   uint32_t quality;     /* 1 to 100 */
   uint32_t luma_h;      /* sampling factors of the first component; others have 1x1 */
   uint32_t luma_v;
@@ -259,6 +336,8 @@ struct loaderd_jpeg_layout {
 };
 
 struct compressor {
+  /* One row of 12-bit samples, or NULL; of libjpeg's pool. */
+  J12SAMPROW strip;
   struct jpeg_compress_struct info;
   struct jpeg_error_mgr errors;
   jmp_buf escape;
@@ -282,7 +361,7 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   unsigned long size = 0;
   /* jpeg_mem_dest keeps these addresses; volatile access after longjmp goes through them. */
   unsigned char *volatile *buffer_at = (unsigned char *volatile *)&buffer;
-  jpeg_scan_info scans[3];
+  jpeg_scan_info scans[4];
 
   memset(&compressor, 0, sizeof(compressor));
   compressor.info.err = jpeg_std_error(&compressor.errors);
@@ -301,11 +380,22 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   compressor.info.image_width = layout->width;
   compressor.info.image_height = layout->height;
   compressor.info.input_components = (int)layout->components;
-  compressor.info.in_color_space = layout->components == 1 ? JCS_GRAYSCALE : JCS_RGB;
+  compressor.info.in_color_space = layout->components == 1   ? JCS_GRAYSCALE
+                                   : layout->components == 3 ? JCS_RGB
+                                                             : JCS_CMYK;
+  compressor.info.data_precision = (int)layout->bits;
   jpeg_set_defaults(&compressor.info);
+  if (layout->direct)
+    jpeg_set_colorspace(&compressor.info, compressor.info.in_color_space);
+  else if (layout->components == 4)
+    jpeg_set_colorspace(&compressor.info, JCS_YCCK);
   jpeg_set_quality(&compressor.info, (int)layout->quality, TRUE);
   compressor.info.comp_info[0].h_samp_factor = (int)layout->luma_h;
   compressor.info.comp_info[0].v_samp_factor = (int)layout->luma_v;
+  if (layout->components == 4) {
+    compressor.info.comp_info[3].h_samp_factor = (int)layout->luma_h;
+    compressor.info.comp_info[3].v_samp_factor = (int)layout->luma_v;
+  }
   compressor.info.optimize_coding = layout->optimise != 0;
   compressor.info.arith_code = layout->arithmetic != 0;
   compressor.info.restart_in_rows = (int)layout->restart_rows;
@@ -323,9 +413,19 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   }
   jpeg_start_compress(&compressor.info, TRUE);
   size_t stride = (size_t)layout->width * layout->components;
+  if (layout->bits == LONG_BITS)
+    compressor.strip = (*compressor.info.mem->alloc_large)(
+        (j_common_ptr)&compressor.info, JPOOL_IMAGE, stride * sizeof(J12SAMPLE));
   while (compressor.info.next_scanline < layout->height) {
-    JSAMPROW row = (JSAMPROW)(pixels + compressor.info.next_scanline * stride);
-    jpeg_write_scanlines(&compressor.info, &row, 1);
+    const uint8_t *row = pixels + compressor.info.next_scanline * stride;
+    JSAMPROW line = (JSAMPROW)row;
+    if (compressor.strip == NULL) {
+      jpeg_write_scanlines(&compressor.info, &line, 1);
+      continue;
+    }
+    for (size_t i = 0; i < stride; i++)
+      compressor.strip[i] = (J12SAMPLE)((row[i] * LONG_MAX_SAMPLE + 127) / 255);
+    jpeg12_write_scanlines(&compressor.info, &compressor.strip, 1);
   }
   jpeg_finish_compress(&compressor.info);
   jpeg_destroy_compress(&compressor.info);

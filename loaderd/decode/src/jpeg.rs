@@ -3,6 +3,8 @@
 //! Enters: encoded bytes, a scale, a region. Leaves: RGB rows in a buffer of the caller.
 //! Never: geometry decisions, buffers of its own.
 
+pub(crate) mod header;
+
 // The symbols that jpeg.c calls come from this crate's static library.
 use turbojpeg_sys as _;
 
@@ -11,14 +13,14 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use crate::error::{DecodeError, EncodeError};
+use crate::magic::Format;
 
 const OK: c_int = 0;
 const CORRUPT: c_int = 1;
 const TRUNCATED: c_int = 2;
 const TOO_MANY_SCANS: c_int = 3;
 
-const COLOUR_RGB_LIKE: u32 = 1;
-const COLOUR_FOUR_INKS: u32 = 2;
+const COLOUR_KNOWN: u32 = 1;
 
 /// `JMSG_LENGTH_MAX` of jpeglib.h.
 const MESSAGE_BYTES: usize = 200;
@@ -41,6 +43,8 @@ pub(crate) struct EncodeLayout {
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) components: u32,
+    pub(crate) direct: u32,
+    pub(crate) bits: u32,
     pub(crate) quality: u32,
     pub(crate) luma_h: u32,
     pub(crate) luma_v: u32,
@@ -194,13 +198,11 @@ impl<'a> OpenJpeg<'a> {
 
     /// Refuses colour spaces that do not convert to RGB.
     pub(crate) fn check_colour(&self) -> Result<(), DecodeError> {
-        let what = match self.header.colour {
-            COLOUR_RGB_LIKE => return Ok(()),
-            COLOUR_FOUR_INKS => "a CMYK or YCCK JPEG",
-            _ => "a JPEG of unknown colour space",
-        };
+        if self.header.colour == COLOUR_KNOWN {
+            return Ok(());
+        }
         Err(DecodeError::Unsupported {
-            what: what.to_string(),
+            what: "a JPEG of unknown colour space".to_string(),
         })
     }
 
@@ -266,6 +268,7 @@ impl<'a> OpenJpeg<'a> {
                 // which lives as long as `raw`.
                 let message = unsafe { CStr::from_ptr(loaderd_jpeg_message(self.raw.as_ptr())) };
                 Err(DecodeError::Corrupt {
+                    format: Format::Jpeg,
                     message: message.to_string_lossy().into_owned(),
                 })
             }

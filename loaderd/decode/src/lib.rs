@@ -1,28 +1,39 @@
 //! Encoded image + transforms + random draws → finished pixels in the caller's slot.
 //!
-//! Enters: the bytes of one JPEG, a [`Pipeline`], an endless stream of random `u32`s.
+//! Enters: the bytes of one JPEG, PNG, WebP or GIF, a [`Pipeline`], an endless stream of random `u32`s.
 //! Leaves: `[C, H, W]` pixels, written once, at the place where the consumer reads
 //! them. Only what the crop needs is decoded. Never: I/O, threads, `unsafe` pixels from
 //! a file that lies about its size.
 
 mod error;
 mod header;
+mod magic;
 
 mod pipeline;
 mod transforms;
 
 mod decoder;
 mod finish;
+mod frame;
 mod geometry;
+mod gif;
 mod jpeg;
+mod limits;
+mod opened;
+mod orientation;
+mod png;
 mod region;
 mod resize;
+mod webp;
 
 pub mod encode;
 
-pub use decoder::{Decoded, Decoder, Image, Limits, StageNs};
+pub use decoder::{Decoded, Decoder, Image, StageNs};
 pub use error::{DecodeError, EncodeError, TransformError};
-pub use header::{Coding, Header, probe};
+pub use header::{Header, probe};
+pub use limits::Limits;
+pub use magic::Format;
+pub use orientation::Orientation;
 pub use pipeline::{Options, Output, Pipeline};
 pub use transforms::{DType, Interpolation, ResizeTo, Transform};
 

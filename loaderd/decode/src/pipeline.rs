@@ -13,12 +13,31 @@ use crate::geometry;
 use crate::transforms::{DType, ResizeTo, Transform};
 
 /// What a user may trade besides the transforms themselves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Options {
     /// Lets the JPEG decoder shrink the image while the crop still has as many pixels
     /// as the target in both dimensions; without it, while it has 1.5 times as many.
     /// Faster on large photos, and up to 3 grey levels off the exact resize on average.
     pub fast_dct: bool,
+    /// Turns images upright as their EXIF block says, before any transform sees them.
+    /// Left out of the canonical form where it is off, because pipelines that were
+    /// recorded before there was such an option did without.
+    #[serde(skip_serializing_if = "is_false")]
+    pub exif_orientation: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            fast_dct: false,
+            exif_orientation: true,
+        }
+    }
+}
+
+/// In the form that serde asks for.
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One image of a pipeline's output: C-contiguous, native byte order.
@@ -401,12 +420,27 @@ mod tests {
         assert_eq!(short.canonical(), long.canonical());
         let fast = Pipeline::parse(
             &json!([{"name": "CenterCrop", "size": [8, 8]}]),
-            Options { fast_dct: true },
+            Options {
+                fast_dct: true,
+                ..Options::default()
+            },
         )
         .unwrap();
         assert_eq!(
             fast.canonical(),
-            r#"{"transforms":[{"name":"CenterCrop","size":[8,8]}],"fast_dct":true}"#
+            r#"{"transforms":[{"name":"CenterCrop","size":[8,8]}],"fast_dct":true,"exif_orientation":true}"#
+        );
+        let as_stored = Pipeline::parse(
+            &json!([{"name": "CenterCrop", "size": [8, 8]}]),
+            Options {
+                exif_orientation: false,
+                ..Options::default()
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            as_stored.canonical(),
+            r#"{"transforms":[{"name":"CenterCrop","size":[8,8]}],"fast_dct":false}"#
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Placement → the JPEG's scale, the pixels to decode at it, and the box to resize.
+//! Placement → the decoder's scale, the pixels to decode at it, and the box to resize.
 //!
 //! Enters: one image's [`Placement`](crate::geometry::Placement). Leaves: eighths of
 //! full size, and per axis a [`Need`] in pixels of the scaled image. Never: a pixel more
@@ -45,11 +45,7 @@ pub(crate) struct Need {
 
 impl Need {
     pub(crate) fn of(axis: &Axis, filter: Option<Interpolation>, eighths: u32) -> Need {
-        let output = axis.output();
-        let filled = (
-            (output.seen.0 - output.start) as usize,
-            (output.seen.1 - output.start) as usize,
-        );
+        let filled = axis.filled();
         let source = axis.source;
         let (Some((grid, window)), Some(filter)) = (axis.resized, filter) else {
             // Without a resize, the picture's part of the source box is the output.

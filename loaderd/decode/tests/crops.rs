@@ -72,7 +72,7 @@ proptest! {
         seed in any::<u32>(),
     ) {
         let pixels = picture(width, height, subsampling.channels(), seed);
-        let encoder = Encoder { subsampling, scans, restart_rows, quality: 60, optimise: seed % 2 == 0 };
+        let encoder = Encoder { subsampling, scans, restart_rows, quality: 60, optimise: seed % 2 == 0, ..Encoder::default() };
         let encoded = encoder.encode(&pixels, width, height).unwrap();
         let mut decoder = Decoder::new(Limits::default());
         let whole = decoder.decode_full(&encoded).unwrap();
@@ -246,7 +246,14 @@ fn pixels_are_the_recorded_ones() {
             sum = (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     };
-    for subsampling in Subsampling::ALL {
+    for subsampling in [
+        Subsampling::S444,
+        Subsampling::S422,
+        Subsampling::S420,
+        Subsampling::S440,
+        Subsampling::S411,
+        Subsampling::Grey,
+    ] {
         let pixels = picture(333, 251, subsampling.channels(), 11);
         let encoder = Encoder {
             subsampling,

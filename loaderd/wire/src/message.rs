@@ -191,6 +191,9 @@ pub struct OpenRequest {
     /// Scaled inverse DCT down to 1 × the target size instead of 1.5 ×: faster, less exact.
     #[serde(default)]
     pub fast_dct: bool,
+    /// Turn images upright as their EXIF block says, before any transform sees them.
+    #[serde(default = "yes")]
+    pub exif_orientation: bool,
     /// Slots of this rank; None: the daemon's default.
     #[serde(default)]
     pub slots: Option<u32>,
@@ -200,6 +203,11 @@ pub struct OpenRequest {
     /// Accept a cursor of another dataset version, filter, columns or transform.
     #[serde(default)]
     pub allow_changed: bool,
+}
+
+/// A default, in the form that serde asks for.
+fn yes() -> bool {
+    true
 }
 
 /// The answer to [`OpenRequest`].

@@ -43,6 +43,7 @@ class Job:
     on_bad_sample: OnBadSample
     on_log_error: OnLogError
     fast_dct: bool
+    exif_orientation: bool
     slots: int | None
 
     @classmethod
@@ -66,6 +67,7 @@ class Job:
         on_bad_sample: OnBadSample = "raise",
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
+        exif_orientation: bool = True,
         slots: int | None = None,
     ) -> Job:
         """Checks all that can be checked without the dataset."""
@@ -79,7 +81,12 @@ class Job:
             _bound("version", version, 0, 2**64 - 1)
         _optional_text("filter", filter)
         _optional_text("run", run)
-        for name, value in (("shuffle", shuffle), ("drop_last", drop_last), ("fast_dct", fast_dct)):
+        for name, value in (
+            ("shuffle", shuffle),
+            ("drop_last", drop_last),
+            ("fast_dct", fast_dct),
+            ("exif_orientation", exif_orientation),
+        ):
             if not isinstance(value, bool):
                 raise RequestError(f"{name} must be True or False, not {value!r}")
         _bound("seed", seed, 0, 2**64 - 1)
@@ -104,6 +111,7 @@ class Job:
             on_bad_sample=on_bad_sample,
             on_log_error=on_log_error,
             fast_dct=fast_dct,
+            exif_orientation=exif_orientation,
             slots=slots,
         )
 
@@ -136,6 +144,7 @@ class Job:
             "on_bad_sample": self.on_bad_sample,
             "on_log_error": self.on_log_error,
             "fast_dct": self.fast_dct,
+            "exif_orientation": self.exif_orientation,
             "slots": self.slots,
             "resume": None if resume is None else dict(resume),
             "allow_changed": allow_changed,

@@ -68,6 +68,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
         fast_dct: Lets the decoder scale down to the target size instead of one and a half
             times that: faster, and a little less exact.
+        exif_orientation: Turns images upright as their EXIF block says before any transform
+            sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
+            are stored.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
         socket: The daemon's socket, instead of the node's usual one.
@@ -94,6 +97,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         on_bad_sample: OnBadSample = "raise",
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
+        exif_orientation: bool = True,
         slots: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
@@ -116,6 +120,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             on_bad_sample=on_bad_sample,
             on_log_error=on_log_error,
             fast_dct=fast_dct,
+            exif_orientation=exif_orientation,
             slots=slots,
         )
         super().__init__(job, socket=socket, autostart=autostart)

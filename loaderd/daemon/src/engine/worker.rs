@@ -86,7 +86,10 @@ fn decode_image(
     let place = unsafe { batch.part(row, tensor) };
     let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
     match decoded {
-        Ok(_) => {
+        Ok(decoded) => {
+            if decoded.frames_ignored {
+                say_animated(session, batch, row, tensor);
+            }
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);
@@ -98,6 +101,22 @@ fn decode_image(
             bad_image(session, batch, row, tensor, &error.to_string());
         }
     }
+}
+
+/// Says in the daemon's log, once for each column of a session, that an image has more
+/// frames than the one that is delivered.
+fn say_animated(session: &Session, batch: &Batch, row: usize, tensor: usize) {
+    if session.animated[tensor].swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let source = &session.job.source;
+    eprintln!(
+        "loaderd: {}: column {:?} has animated images, such as row address {}: their first \
+         frame is delivered, the others are not",
+        source.uri(),
+        session.job.layout.tensors[tensor].name,
+        source.row_address(batch.index(row)),
+    );
 }
 
 /// A row without an image.

@@ -1,0 +1,283 @@
+//! PNG (W3C, third edition): the chunks of a file, and its rows as RGB.
+//!
+//! Enters: the bytes of a PNG, a region. Leaves: RGB rows of that region: grey repeated,
+//! palettes looked up, 16 bits rounded to 8, transparency dropped, as Pillow's
+//! `convert("RGB")` does. Of an animated PNG that is the image which readers show that
+//! know no animation. Never: colour management, or more memory than three rows.
+
+mod rows;
+
+use zlib_rs::crc32::crc32;
+
+use crate::error::DecodeError;
+use crate::header::Header;
+use crate::magic::Format;
+use crate::opened::Region;
+use crate::orientation::Orientation;
+use rows::{Rows, Samples};
+
+const SIGNATURE_BYTES: usize = 8;
+
+/// Length, name and sum of a chunk.
+const FRAME_BYTES: usize = 12;
+
+/// Deflate makes at most this many bytes of one (zlib's technical details).
+const DEFLATE_RATIO_MAX: u64 = 1032;
+
+/// Where the interlaced pixels lie: first column and row, then the distances (section 8).
+const ADAM7: [[u32; 4]; 7] = [
+    [0, 0, 8, 8],
+    [4, 0, 8, 8],
+    [0, 4, 4, 8],
+    [2, 0, 4, 4],
+    [0, 2, 2, 4],
+    [1, 0, 2, 2],
+    [0, 1, 1, 2],
+];
+
+/// A PNG whose chunks are all there, and whose sums are right as far as pixels go.
+#[derive(Debug)]
+pub(crate) struct Layout<'a> {
+    width: u32,
+    height: u32,
+    samples: Samples<'a>,
+    interlaced: bool,
+    /// From the first IDAT chunk on.
+    data: &'a [u8],
+    data_bytes: u64,
+    orientation: Orientation,
+    frames_ignored: bool,
+}
+
+struct Chunk<'a> {
+    name: [u8; 4],
+    body: &'a [u8],
+    /// Name and body, and the sum over them.
+    summed: &'a [u8],
+    sum: u32,
+}
+
+impl<'a> Chunk<'a> {
+    /// The chunk that `rest` begins with; `None` where it is cut short.
+    fn first_of(rest: &'a [u8]) -> Option<Chunk<'a>> {
+        let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let summed = rest.get(4..length.checked_add(8)?)?;
+        let sum = rest.get(length + 8..length + FRAME_BYTES)?;
+        Some(Chunk {
+            name: summed[..4].try_into().ok()?,
+            body: &summed[4..],
+            summed,
+            sum: u32::from_be_bytes(sum.try_into().ok()?),
+        })
+    }
+
+    fn check_sum(&self) -> Result<(), DecodeError> {
+        if crc32(0, self.summed) == self.sum {
+            return Ok(());
+        }
+        Err(corrupt(format!(
+            "the checksum of a chunk {} is wrong",
+            self.name.escape_ascii()
+        )))
+    }
+}
+
+impl<'a> Layout<'a> {
+    /// Walks over all chunks, so that a file cut short is refused whichever part of it a
+    /// crop needs.
+    pub(crate) fn of(encoded: &'a [u8]) -> Result<Layout<'a>, DecodeError> {
+        let truncated = || DecodeError::Truncated {
+            bytes: encoded.len(),
+        };
+        let first = encoded
+            .get(SIGNATURE_BYTES..)
+            .and_then(Chunk::first_of)
+            .ok_or_else(truncated)?;
+        if &first.name != b"IHDR" {
+            return Err(DecodeError::Unsupported {
+                what: format!("a PNG that begins with {}", first.name.escape_ascii()),
+            });
+        }
+        first.check_sum()?;
+        let mut layout = Layout::of_header(first.body)?;
+        let mut at = SIGNATURE_BYTES + FRAME_BYTES + first.body.len();
+        let (mut frames, mut own_frame, mut data_ended) = (0, false, false);
+        let mut palette = None;
+        loop {
+            let chunk = Chunk::first_of(&encoded[at..]).ok_or_else(truncated)?;
+            if layout.data_bytes > 0 && &chunk.name != b"IDAT" {
+                data_ended = true;
+            }
+            match &chunk.name {
+                b"IEND" => break,
+                b"IDAT" if data_ended => {
+                    return Err(corrupt("image data in two places".to_string()));
+                }
+                b"IDAT" => {
+                    chunk.check_sum()?;
+                    if layout.data.is_empty() {
+                        layout.data = &encoded[at..];
+                    }
+                    layout.data_bytes += chunk.body.len() as u64;
+                }
+                b"PLTE" => {
+                    chunk.check_sum()?;
+                    palette = Some(chunk.body);
+                }
+                b"eXIf" => layout.orientation = Orientation::of_exif(chunk.body),
+                b"acTL" => {
+                    let count = chunk.body.first_chunk().copied().map(u32::from_be_bytes);
+                    frames = count.unwrap_or(0);
+                }
+                b"fcTL" if layout.data.is_empty() => own_frame = true,
+                name if name[0].is_ascii_uppercase() => {
+                    return Err(DecodeError::Unsupported {
+                        what: format!("a PNG with a critical chunk {}", name.escape_ascii()),
+                    });
+                }
+                _ => {}
+            }
+            at += FRAME_BYTES + chunk.body.len();
+        }
+        if layout.data.is_empty() {
+            return Err(corrupt("no image data".to_string()));
+        }
+        // Without a frame control of its own, the image is no part of the animation.
+        layout.frames_ignored = frames > u32::from(own_frame);
+        layout.samples.set_palette(palette)?;
+        Ok(layout)
+    }
+
+    fn of_header(body: &[u8]) -> Result<Layout<'a>, DecodeError> {
+        let Ok::<[u8; 13], _>(fields) = body.try_into() else {
+            return Err(corrupt(format!("a header of {} bytes", body.len())));
+        };
+        let long = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| fields[at + i]));
+        let (width, height) = (long(0), long(4));
+        if width == 0 || height == 0 || width.max(height) > i32::MAX as u32 {
+            return Err(corrupt(format!("a size of {width}x{height}")));
+        }
+        let [depth, colour, compression, filter, interlace] = [8, 9, 10, 11, 12].map(|i| fields[i]);
+        if (compression, filter) != (0, 0) || interlace > 1 {
+            return Err(corrupt(format!(
+                "methods {compression}, {filter} and {interlace} of compression, filter and interlacing"
+            )));
+        }
+        Ok(Layout {
+            width,
+            height,
+            samples: Samples::of(colour, depth)?,
+            interlaced: interlace == 1,
+            data: &[],
+            data_bytes: 0,
+            orientation: Orientation::UPRIGHT,
+            frames_ignored: false,
+        })
+    }
+
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            format: Format::Png,
+            width: self.width,
+            height: self.height,
+            orientation: self.orientation,
+            frames_ignored: self.frames_ignored,
+        }
+    }
+
+    /// Bytes that [`read`](Self::read) allocates besides its output.
+    pub(crate) fn scratch_bytes(&self) -> u64 {
+        2 * (self.samples.row_bytes(self.width) + 1) + 3 * u64::from(self.width)
+    }
+
+    /// Where the file's passes lie, with their columns and rows. One that has no columns
+    /// has no rows either.
+    fn passes(&self) -> impl Iterator<Item = ([u32; 4], u32, u32)> {
+        let passes: &[[u32; 4]] = if self.interlaced {
+            &ADAM7
+        } else {
+            &[[0, 0, 1, 1]]
+        };
+        passes.iter().map(|&pass| {
+            let [left, top, across, down] = pass;
+            let columns = self.width.saturating_sub(left).div_ceil(across);
+            let rows = self.height.saturating_sub(top).div_ceil(down);
+            (pass, columns, if columns == 0 { 0 } else { rows })
+        })
+    }
+
+    /// Refuses a few bytes that claim to be a large image, before any memory is taken
+    /// for it.
+    pub(crate) fn check_data(&self) -> Result<(), DecodeError> {
+        let bytes: u64 = self
+            .passes()
+            .map(|(_, columns, rows)| (self.samples.row_bytes(columns) + 1) * u64::from(rows))
+            .sum();
+        if self.data_bytes.saturating_mul(DEFLATE_RATIO_MAX) >= bytes {
+            return Ok(());
+        }
+        Err(corrupt(format!(
+            "{} bytes of data cannot hold {}x{} pixels",
+            self.data_bytes, self.width, self.height
+        )))
+    }
+
+    /// Writes the region's pixels to `out`, RGB without gaps. Rows below it are not
+    /// decoded, unless the file is interlaced.
+    pub(crate) fn read(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
+        let mut rows = Rows::new(self.data, self.samples.row_bytes(self.width) as usize);
+        let mut colours = vec![0; self.width as usize * 3];
+        let stride = region.columns() as usize * 3;
+        for ([left, top, across, down], columns, count) in self.passes() {
+            rows.begin_pass();
+            // The pass's columns that lie in the region.
+            let from = region.left.saturating_sub(left).div_ceil(across);
+            let to = region
+                .right
+                .saturating_sub(left)
+                .div_ceil(across)
+                .min(columns);
+            for index in 0..count {
+                let y = top + index * down;
+                if !self.interlaced && y >= region.bottom {
+                    break;
+                }
+                let row = rows.next(
+                    self.samples.row_bytes(columns) as usize,
+                    self.samples.pixel_bytes(),
+                )?;
+                if !(region.top..region.bottom).contains(&y) || from >= to {
+                    continue;
+                }
+                let line = &mut out[(y - region.top) as usize * stride..][..stride];
+                if !self.interlaced {
+                    self.samples.to_rgb(row, from as usize, line);
+                    continue;
+                }
+                let colours = &mut colours[..(to - from) as usize * 3];
+                self.samples.to_rgb(row, from as usize, colours);
+                for (x, pixel) in (from..to).zip(colours.chunks_exact(3)) {
+                    let at = (left + x * across - region.left) as usize * 3;
+                    line[at..at + 3].copy_from_slice(pixel);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bodies of the IDAT chunks that `data` begins with, which have been checked.
+fn image_data(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let chunk = Chunk::first_of(data).filter(|chunk| &chunk.name == b"IDAT")?;
+        data = &data[FRAME_BYTES + chunk.body.len()..];
+        Some(chunk.body)
+    })
+}
+
+fn corrupt(message: String) -> DecodeError {
+    DecodeError::Corrupt {
+        format: Format::Png,
+        message,
+    }
+}
