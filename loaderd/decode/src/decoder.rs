@@ -1,4 +1,4 @@
-//! One image at a time: header, placement, decode, resize, finish.
+//! One image at a time: header, placement, decode, resize, augment, finish.
 //!
 //! Enters: a pipeline, encoded bytes, draws, a slice of a slot. Leaves: the slice filled.
 //! Scratch memory grows to what the largest recent image needed and is reused. Never:
@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use crate::augment::Augmenter;
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
 use crate::geometry::Placement;
@@ -53,6 +54,8 @@ pub struct StageNs {
     pub decode_ns: u64,
     /// Resizing; 0 where there was none.
     pub resize_ns: u64,
+    /// Augmenting at the finished size; 0 where there was nothing to do.
+    pub augment_ns: u64,
     /// Normalising, casting, laying out: the writes to the slot.
     pub finish_ns: u64,
 }
@@ -89,6 +92,7 @@ pub struct Decoder {
     limits: Limits,
     jpeg: Jpeg,
     resampler: Resampler,
+    augmenter: Augmenter,
     pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
@@ -101,14 +105,15 @@ impl Decoder {
             limits,
             jpeg: Jpeg::new(),
             resampler: Resampler::default(),
+            augmenter: Augmenter::default(),
             pixels: Vec::new(),
             canvas: Vec::new(),
             resized: Vec::new(),
         }
     }
 
-    /// Decodes what the pipeline needs of `encoded`, and writes one finished image,
-    /// `[C, H, W]` in native byte order, to `out`.
+    /// Decodes what the pipeline needs of `encoded`, and writes one finished image, of
+    /// [`Output::shape`](crate::Output::shape) in native byte order, to `out`.
     ///
     /// `out` must be exactly [`Output::bytes`](crate::Output::bytes) long (else this
     /// panics), at any alignment; its old contents don't matter, and after an error they
@@ -137,10 +142,10 @@ impl Decoder {
         draws: &mut dyn Iterator<Item = u32>,
         out: &mut [u8],
     ) -> Result<Decoded, DecodeError> {
-        let output = pipeline.output();
         let clock = Instant::now();
         let header = self.check(encoded)?;
-        let place = Placement::draw(pipeline.transforms(), header.width, header.height, draws);
+        let place = Placement::draw(pipeline.geometry(), header.width, header.height, draws)?;
+        self.augmenter.draw(pipeline, draws);
         let eighths = eighths_for(&place, pipeline.options().fast_dct);
         let x = Need::of(&place.x, place.filter, eighths);
         let y = Need::of(&place.y, place.filter, eighths);
@@ -156,9 +161,11 @@ impl Decoder {
             stride_bytes: 0,
             columns: x.filled,
             rows: y.filled,
-            width: output.shape[2] as usize,
-            height: output.shape[1] as usize,
+            width: pipeline.placed()[1] as usize,
+            height: pipeline.placed()[0] as usize,
             flipped: place.flipped,
+            upside_down: place.upside_down,
+            layout: pipeline.layout(),
         };
         let mut decoded_pixels = 0;
         if x.blank() || y.blank() {
@@ -222,8 +229,14 @@ impl Decoder {
             }
         }
 
+        if !pipeline.augmentations().is_empty() {
+            let clock = Instant::now();
+            frame = self.augmenter.run(frame);
+            stages.augment_ns = ns_since(clock);
+        }
         let clock = Instant::now();
         finish::write(&frame, pipeline.levels(), out);
+        self.augmenter.erase(pipeline, out);
         stages.finish_ns = ns_since(clock);
         Ok(Decoded {
             width: header.width,
@@ -252,13 +265,14 @@ impl Decoder {
         })
     }
 
-    /// Bytes of scratch memory held between images, at most 16 MiB in each of four
+    /// Bytes of scratch memory held between images, at most 16 MiB in each of six
     /// buffers.
     pub fn scratch_bytes(&self) -> usize {
         self.pixels.capacity()
             + self.canvas.capacity()
             + self.resized.capacity()
             + self.resampler.scratch_bytes()
+            + self.augmenter.scratch_bytes()
     }
 
     fn check(&self, encoded: &[u8]) -> Result<Header, DecodeError> {
@@ -283,6 +297,7 @@ impl Decoder {
         if self.resampler.scratch_bytes() > SCRATCH_KEPT_BYTES {
             self.resampler.free_scratch();
         }
+        self.augmenter.trim(SCRATCH_KEPT_BYTES);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Encoded image + transforms + random draws → finished pixels in the caller's slot.
 //!
 //! Enters: the bytes of one JPEG, a [`Pipeline`], an endless stream of random `u32`s.
-//! Leaves: `[C, H, W]` pixels, written once, at the place where the consumer reads
-//! them. Only what the crop needs is decoded. Never: I/O, threads, `unsafe` pixels from
+//! Leaves: `[C, H, W]` or `[H, W, C]` pixels, written once, at the place where the consumer
+//! reads them. Only what the crop needs is decoded. Never: I/O, threads, `unsafe` pixels from
 //! a file that lies about its size.
 
 mod error;
@@ -11,6 +11,7 @@ mod header;
 mod pipeline;
 mod transforms;
 
+mod augment;
 mod decoder;
 mod finish;
 mod geometry;
@@ -24,7 +25,9 @@ pub use decoder::{Decoded, Decoder, Image, Limits, StageNs};
 pub use error::{DecodeError, EncodeError, TransformError};
 pub use header::{Coding, Header, probe};
 pub use pipeline::{Options, Output, Pipeline};
-pub use transforms::{DType, Interpolation, ResizeTo, Transform};
+pub use transforms::{
+    DType, EraseValue, Interpolation, Layout, Noise, PaddingMode, ResizeTo, Sampling, Transform,
+};
 
 /// What decodes, with versions: pixels are the same bit for bit where this is the same.
 pub fn version() -> String {
