@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from loaderd import errors
 from loaderd._native import __version__
+from loaderd.augmentations import ColorJitter, RandAugment, RandomErasing, RandomGrayscale
 from loaderd.batch import Batch
 from loaderd.errors import (
     BadSample,
@@ -31,10 +32,14 @@ from loaderd.errors import (
 from loaderd.transforms import (
     CenterCrop,
     Normalize,
+    Pad,
+    RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomVerticalFlip,
     Resize,
     ToDtype,
+    ToLayout,
     Transform,
 )
 
@@ -42,6 +47,7 @@ __all__ = [
     "BadSample",
     "Batch",
     "CenterCrop",
+    "ColorJitter",
     "DaemonDied",
     "DaemonUnavailable",
     "DatasetError",
@@ -50,9 +56,15 @@ __all__ = [
     "LimitExceeded",
     "LoaderdError",
     "Normalize",
+    "Pad",
     "ProtocolMismatch",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomVerticalFlip",
     "RankConflict",
     "ReadError",
     "RequestError",
@@ -61,6 +73,7 @@ __all__ = [
     "SlotsExhausted",
     "StepLogError",
     "ToDtype",
+    "ToLayout",
     "Transform",
     "TransformError",
     "WorkerProcessError",
