@@ -293,11 +293,13 @@ fn data_type(dtype: DType) -> DlDataType {
     const INT: u8 = 0;
     const UINT: u8 = 1;
     const FLOAT: u8 = 2;
+    const BFLOAT: u8 = 4;
     const BOOL: u8 = 6;
     let code = match dtype {
         DType::Bool => BOOL,
         DType::Int8 | DType::Int16 | DType::Int32 | DType::Int64 => INT,
         DType::Uint8 | DType::Uint16 | DType::Uint32 | DType::Uint64 => UINT,
+        DType::Bfloat16 => BFLOAT,
         DType::Float16 | DType::Float32 | DType::Float64 => FLOAT,
     };
     DlDataType {

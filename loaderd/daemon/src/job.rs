@@ -336,6 +336,7 @@ fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, Failure> {
                 let output = pipeline.output();
                 let dtype = match output.dtype {
                     decode::DType::Uint8 => DType::Uint8,
+                    decode::DType::Bfloat16 => DType::Bfloat16,
                     decode::DType::Float16 => DType::Float16,
                     decode::DType::Float32 => DType::Float32,
                 };

@@ -103,10 +103,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 type Stage = (&'static str, fn(&StageNs) -> u64);
 
-const STAGES: [Stage; 4] = [
+const STAGES: [Stage; 5] = [
     ("header", |stages| stages.header_ns),
     ("decode", |stages| stages.decode_ns),
     ("resize", |stages| stages.resize_ns),
+    ("augment", |stages| stages.augment_ns),
     ("finish", |stages| stages.finish_ns),
 ];
 

@@ -1,4 +1,4 @@
-//! One image at a time: header, placement, decode, resize, finish.
+//! One image at a time: header, placement, decode, resize, augment, finish.
 //!
 //! Enters: a pipeline, encoded bytes, draws, a slice of a slot. Leaves: the slice filled.
 //! Crops are drawn on the upright image and decoded where they lie in the stored one.
@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use crate::augment::Augmenter;
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
 use crate::geometry::Placement;
@@ -32,6 +33,8 @@ pub struct StageNs {
     pub decode_ns: u64,
     /// Resizing; 0 where there was none.
     pub resize_ns: u64,
+    /// Augmenting at the finished size; 0 where there was nothing to do.
+    pub augment_ns: u64,
     /// Normalising, casting, laying out: the writes to the slot.
     pub finish_ns: u64,
 }
@@ -73,6 +76,7 @@ pub struct Decoder {
     resampler: Resampler,
     /// A whole frame, of formats that can't be decoded in part.
     frame: Vec<u8>,
+    augmenter: Augmenter,
     pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
@@ -87,6 +91,7 @@ impl Decoder {
             jpeg: Jpeg::new(),
             resampler: Resampler::default(),
             frame: Vec::new(),
+            augmenter: Augmenter::default(),
             pixels: Vec::new(),
             canvas: Vec::new(),
             resized: Vec::new(),
@@ -94,8 +99,8 @@ impl Decoder {
         }
     }
 
-    /// Decodes what the pipeline needs of `encoded`, and writes one finished image,
-    /// `[C, H, W]` in native byte order, to `out`.
+    /// Decodes what the pipeline needs of `encoded`, and writes one finished image, of
+    /// [`Output::shape`](crate::Output::shape) in native byte order, to `out`.
     ///
     /// `out` must be exactly [`Output::bytes`](crate::Output::bytes) long (else this
     /// panics), at any alignment; its old contents don't matter, and after an error they
@@ -124,7 +129,6 @@ impl Decoder {
         draws: &mut dyn Iterator<Item = u32>,
         out: &mut [u8],
     ) -> Result<Decoded, DecodeError> {
-        let output = pipeline.output();
         let clock = Instant::now();
         let parsed = Parsed::of(encoded)?;
         let header = parsed.header();
@@ -135,7 +139,8 @@ impl Decoder {
             Orientation::UPRIGHT
         };
         let (width, height) = orientation.upright(header.width, header.height);
-        let upright = Placement::draw(pipeline.transforms(), width, height, draws);
+        let upright = Placement::draw(pipeline.geometry(), width, height, draws)?;
+        self.augmenter.draw(pipeline, draws);
         let place = orientation.stored(&upright, header.width, header.height);
         let open = Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
         let eighths = if open.shrinks() {
@@ -156,9 +161,11 @@ impl Decoder {
             stride_bytes: 0,
             columns: upright.x.filled(),
             rows: upright.y.filled(),
-            width: output.shape[2] as usize,
-            height: output.shape[1] as usize,
+            width: pipeline.placed()[1] as usize,
+            height: pipeline.placed()[0] as usize,
             flipped: place.flipped,
+            upside_down: place.upside_down,
+            layout: pipeline.layout(),
         };
         let mut decoded_pixels = 0;
         if x.blank() || y.blank() {
@@ -224,8 +231,14 @@ impl Decoder {
             }
         }
 
+        if !pipeline.augmentations().is_empty() {
+            let clock = Instant::now();
+            frame = self.augmenter.run(frame);
+            stages.augment_ns = ns_since(clock);
+        }
         let clock = Instant::now();
         finish::write(&frame, pipeline.levels(), out);
+        self.augmenter.erase(pipeline, out);
         stages.finish_ns = ns_since(clock);
         Ok(Decoded {
             width,
@@ -290,6 +303,7 @@ impl Decoder {
             + self.resized.capacity()
             + self.upright.capacity()
             + self.resampler.scratch_bytes()
+            + self.augmenter.scratch_bytes()
     }
 
     fn trim(&mut self) {
@@ -307,6 +321,7 @@ impl Decoder {
         if self.resampler.scratch_bytes() > SCRATCH_KEPT_BYTES {
             self.resampler.free_scratch();
         }
+        self.augmenter.trim(SCRATCH_KEPT_BYTES);
     }
 }
 

@@ -11,6 +11,14 @@ pub enum TransformError {
         /// What was there instead.
         found: String,
     },
+    /// The list is longer than any that makes sense.
+    #[error("a list may hold {most} transforms, found {found}")]
+    TooMany {
+        /// Transforms in the list.
+        found: usize,
+        /// The bound.
+        most: usize,
+    },
     /// One entry is unknown, or lacks or has a field that it should not.
     #[error("transform {index} ({name}): {reason}")]
     Malformed {
@@ -47,7 +55,7 @@ pub enum TransformError {
     },
     /// Nothing fixes height and width, so images could not share a batch.
     #[error(
-        "no sizing transform: the images of a batch must have one size; add RandomResizedCrop(size), Resize((h, w)) or CenterCrop(size){hint}"
+        "no sizing transform: the images of a batch must have one size; add RandomResizedCrop(size), Resize((h, w)), CenterCrop(size) or RandomCrop(size){hint}"
     )]
     NoSize {
         /// A remark on what was given, or nothing.
@@ -77,6 +85,20 @@ pub enum DecodeError {
     Unsupported {
         /// The kind.
         what: String,
+    },
+    /// The image is smaller than the piece that RandomCrop cuts out.
+    #[error(
+        "the image is {width}x{height} before RandomCrop((h={rows}, w={columns})), with its padding: too small; pad_if_needed=True adds borders, Resize before it enlarges"
+    )]
+    TooSmall {
+        /// Columns, borders included.
+        width: u32,
+        /// Rows, borders included.
+        height: u32,
+        /// Columns wanted.
+        columns: u32,
+        /// Rows wanted.
+        rows: u32,
     },
     /// The header announces more pixels than the limit allows.
     #[error("the image is {width}x{height}, more than the limit of {pixels_max} pixels")]

@@ -1,11 +1,17 @@
 //! Decoded RGB rows → the output's type and layout, written straight into the slot.
 //!
-//! Enters: RGB u8, rows of pixels. Leaves: `[C, H, W]` planes of u8, f16 or f32, mirrored
-//! where asked for, with black borders where the picture doesn't reach. A float is one
-//! rounded product plus one rounded addend, never fused, so that scalar and vector code
-//! agree to the bit on every CPU. Never: memory of its own beyond a row's piece.
+//! Enters: RGB u8, rows of pixels. Leaves: `[C, H, W]` planes or `[H, W, C]` pixels of u8,
+//! bf16, f16 or f32, mirrored where asked for, with black borders where the picture
+//! doesn't reach. A float is one rounded product plus one rounded addend, never fused, so
+//! that scalar and vector code agree to the bit on every CPU. Never: memory of its own
+//! beyond a row's piece.
 
-use crate::transforms::DType;
+mod pixels;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use crate::transforms::{DType, Layout};
+use pixels::GROUP;
 
 /// The output value of a byte: `gain * byte + bias` per channel, in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,10 +36,35 @@ pub(crate) struct Frame<'a> {
     /// The output's rows.
     pub(crate) height: usize,
     pub(crate) flipped: bool,
+    pub(crate) upside_down: bool,
+    pub(crate) layout: Layout,
+}
+
+impl Frame<'_> {
+    /// Whether the picture leaves a border.
+    pub(crate) fn bordered(&self) -> bool {
+        let ((left, right), (top, bottom)) = (self.columns, self.rows);
+        right - left < self.width || bottom - top < self.height
+    }
+
+    /// The picture's rows: their places in the output, and their pixels.
+    fn lines(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let bytes = 3 * (self.columns.1 - self.columns.0);
+        (self.rows.0..self.rows.1)
+            .enumerate()
+            .map(move |(index, row)| {
+                let row = if self.upside_down {
+                    self.height - 1 - row
+                } else {
+                    row
+                };
+                (row, &self.pixels[index * self.stride_bytes..][..bytes])
+            })
+    }
 }
 
 /// Pixels that are taken apart at a time: three planes of this size stay in L1.
-const PIECE: usize = 256;
+pub(crate) const PIECE: usize = 256;
 
 /// Writes all of `out`, whose length must be the output's bytes. Any alignment will do.
 pub(crate) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
@@ -43,20 +74,40 @@ pub(crate) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
         unsafe { x86::write(frame, levels, out) };
         return;
     }
-    write_with(frame, levels, out, float16_row);
+    write_with(frame, levels, out, float16_row, float16_store);
 }
 
-/// `float16_row` is the one step that the compiler does not vectorise on its own.
+/// The last two are the steps that the compiler does not vectorise on its own.
 #[inline(always)]
 fn write_with(
     frame: &Frame<'_>,
     levels: &Levels,
     out: &mut [u8],
     float16_row: impl Fn(&[u8], f32, f32, &mut [u8]),
+    float16_store: impl Fn(&[f32; GROUP], &mut [u8]),
 ) {
     let Levels { dtype, gain, bias } = *levels;
+    if frame.layout == Layout::Nhwc {
+        let (gain, bias) = (pixels::pattern(gain), pixels::pattern(bias));
+        match dtype {
+            DType::Uint8 => pixels::write::<1>(frame, out, |bytes, to| to.copy_from_slice(bytes)),
+            DType::Bfloat16 => pixels::write::<2>(frame, out, |bytes, to| {
+                pixels::floats::<2>(bytes, &gain, &bias, to, bfloat16_store);
+            }),
+            DType::Float16 => pixels::write::<2>(frame, out, |bytes, to| {
+                pixels::floats::<2>(bytes, &gain, &bias, to, &float16_store);
+            }),
+            DType::Float32 => pixels::write::<4>(frame, out, |bytes, to| {
+                pixels::floats::<4>(bytes, &gain, &bias, to, float32_store);
+            }),
+        }
+        return;
+    }
     match dtype {
         DType::Uint8 => planes::<1>(frame, out, |_, bytes, to| to.copy_from_slice(bytes)),
+        DType::Bfloat16 => planes::<2>(frame, out, |channel, bytes, to| {
+            bfloat16_row(bytes, gain[channel], bias[channel], to);
+        }),
         DType::Float16 => planes::<2>(frame, out, |channel, bytes, to| {
             float16_row(bytes, gain[channel], bias[channel], to);
         }),
@@ -75,15 +126,14 @@ fn planes<const SIZE: usize>(
 ) {
     let Frame { width, height, .. } = *frame;
     assert_eq!(out.len(), 3 * width * height * SIZE);
-    let (from, to) = frame.columns;
+    let from = frame.columns.0;
     let plane_bytes = width * height * SIZE;
-    if to - from < width || frame.rows.1 - frame.rows.0 < height {
+    if frame.bordered() {
         blacken::<SIZE>(out, plane_bytes, &convert);
     }
     let mut pieces = [[0u8; PIECE]; 3];
-    for (index, row) in (frame.rows.0..frame.rows.1).enumerate() {
-        let source = &frame.pixels[index * frame.stride_bytes..][..3 * (to - from)];
-        for (piece, pixels) in source.chunks(3 * PIECE).enumerate() {
+    for (row, line) in frame.lines() {
+        for (piece, pixels) in line.chunks(3 * PIECE).enumerate() {
             let count = pixels.len() / 3;
             // Where this piece starts in the output's row.
             let column = if frame.flipped {
@@ -116,7 +166,7 @@ fn blacken<const SIZE: usize>(
 }
 
 #[inline(always)]
-fn take_apart(pixels: &[u8], pieces: &mut [[u8; PIECE]; 3]) {
+pub(crate) fn take_apart(pixels: &[u8], pieces: &mut [[u8; PIECE]; 3]) {
     let [red, green, blue] = pieces;
     let targets = red.iter_mut().zip(green).zip(blue);
     for (((red, green), blue), pixel) in targets.zip(pixels.chunks_exact(3)) {
@@ -149,37 +199,50 @@ fn float16_row(bytes: &[u8], gain: f32, bias: f32, to: &mut [u8]) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        _MM_FROUND_TO_NEAREST_INT, _mm_loadl_epi64, _mm_storeu_si128, _mm256_add_ps,
-        _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtps_ph, _mm256_mul_ps, _mm256_set1_ps,
-    };
-
-    use super::{Frame, Levels};
-
-    /// The same code, compiled for wider registers.
-    #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
-        super::write_with(frame, levels, out, |bytes, gain, bias, to| {
-            float16_row(bytes, gain, bias, to);
-        });
+#[inline(always)]
+fn bfloat16_row(bytes: &[u8], gain: f32, bias: f32, to: &mut [u8]) {
+    for (to, &byte) in to.chunks_exact_mut(2).zip(bytes) {
+        to.copy_from_slice(&bfloat16(gain * f32::from(byte) + bias).to_ne_bytes());
     }
+}
 
-    #[target_feature(enable = "avx2,f16c")]
-    fn float16_row(bytes: &[u8], gain: f32, bias: f32, to: &mut [u8]) {
-        let whole = bytes.len() / 8 * 8;
-        let (gains, biases) = (_mm256_set1_ps(gain), _mm256_set1_ps(bias));
-        for (bytes, to) in bytes.chunks_exact(8).zip(to.chunks_exact_mut(16)) {
-            // SAFETY: reads the 8 bytes of the chunk, unaligned.
-            let eight = unsafe { _mm_loadl_epi64(bytes.as_ptr().cast()) };
-            let values = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
-            let values = _mm256_add_ps(_mm256_mul_ps(gains, values), biases);
-            let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
-            // SAFETY: writes the 16 bytes of the chunk, unaligned.
-            unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), halves) };
-        }
-        super::float16_row(&bytes[whole..], gain, bias, &mut to[2 * whole..]);
+#[inline(always)]
+fn float32_store(values: &[f32; GROUP], to: &mut [u8]) {
+    for (to, value) in to.chunks_exact_mut(4).zip(values) {
+        to.copy_from_slice(&value.to_ne_bytes());
+    }
+}
+
+#[inline(always)]
+fn float16_store(values: &[f32; GROUP], to: &mut [u8]) {
+    for (to, &value) in to.chunks_exact_mut(2).zip(values) {
+        to.copy_from_slice(&half::f16::from_f32(value).to_ne_bytes());
+    }
+}
+
+#[inline(always)]
+fn bfloat16_store(values: &[f32; GROUP], to: &mut [u8]) {
+    for (to, &value) in to.chunks_exact_mut(2).zip(values) {
+        to.copy_from_slice(&bfloat16(value).to_ne_bytes());
+    }
+}
+
+/// The nearest bfloat16, ties to even, without a branch: the lower half of the number is
+/// added to its own middle. A NaN stays one, since gain and bias make only the one whose
+/// upper half says so.
+#[inline(always)]
+fn bfloat16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// Writes `value` as the element at the start of `to`, as the rows above would.
+pub(crate) fn put(dtype: DType, value: f32, to: &mut [u8]) {
+    match dtype {
+        DType::Uint8 => to[0] = value as u8,
+        DType::Bfloat16 => to[..2].copy_from_slice(&bfloat16(value).to_ne_bytes()),
+        DType::Float16 => to[..2].copy_from_slice(&half::f16::from_f32(value).to_ne_bytes()),
+        DType::Float32 => to[..4].copy_from_slice(&value.to_ne_bytes()),
     }
 }
 
@@ -203,6 +266,8 @@ mod tests {
             width: 4,
             height: 3,
             flipped,
+            upside_down: false,
+            layout: Layout::Nchw,
         }
     }
 
@@ -223,6 +288,42 @@ mod tests {
         check(true, [[0, 0, 4, 1], [0, 0, 5, 2], [0, 0, 6, 3]]);
     }
 
+    #[test]
+    fn pixels_borders_and_turning() {
+        let pixels = [1, 2, 3, 4, 5, 6];
+        for upside_down in [false, true] {
+            let check = |flipped, expected: [u8; 12]| {
+                let mut out = [9u8; 36];
+                let frame = Frame {
+                    rows: (0, 1),
+                    upside_down,
+                    layout: Layout::Nhwc,
+                    ..frame(&pixels, flipped)
+                };
+                write(&frame, &LEVELS, &mut out);
+                let mut rows: Vec<&[u8]> = out.chunks_exact(12).collect();
+                if upside_down {
+                    rows.reverse();
+                }
+                assert_eq!(rows, [expected, [0; 12], [0; 12]]);
+            };
+            check(false, [1, 2, 3, 4, 5, 6, 0, 0, 0, 0, 0, 0]);
+            check(true, [0, 0, 0, 0, 0, 0, 4, 5, 6, 1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_the_nearest() {
+        for i in 0..1u32 << 20 {
+            let value = f32::from_bits(i << 12 | i >> 8);
+            if !value.is_nan() {
+                assert_eq!(bfloat16(value), half::bf16::from_f32(value).to_bits());
+            }
+        }
+        assert!(half::bf16::from_bits(bfloat16(f32::INFINITY * 0.0)).is_nan());
+        assert!(half::bf16::from_bits(bfloat16(-f32::INFINITY * 0.0)).is_nan());
+    }
+
     /// Every byte, every type, every alignment, rows longer than a piece: vector code
     /// equals the scalar formula to the bit.
     #[test]
@@ -231,49 +332,52 @@ mod tests {
         let pixels: Vec<u8> = (0..3 * width * 2)
             .map(|i| (i * 7 + i / 255) as u8)
             .collect();
-        for (dtype, flipped) in [
-            (DType::Uint8, true),
-            (DType::Float16, false),
-            (DType::Float16, true),
-            (DType::Float32, false),
-            (DType::Float32, true),
+        for dtype in [
+            DType::Uint8,
+            DType::Bfloat16,
+            DType::Float16,
+            DType::Float32,
         ] {
-            let levels = Levels { dtype, ..LEVELS };
-            let frame = Frame {
-                pixels: &pixels,
-                stride_bytes: 3 * width,
-                columns: (0, width),
-                rows: (0, 2),
-                width,
-                height: 2,
-                flipped,
-            };
-            let mut expected = Vec::new();
-            for channel in 0..3 {
-                for row in pixels.chunks_exact(3 * width) {
-                    for column in 0..width {
-                        let column = if flipped { width - 1 - column } else { column };
-                        let byte = row[3 * column + channel];
-                        let value = LEVELS.gain[channel] * f32::from(byte) + LEVELS.bias[channel];
-                        match dtype {
-                            DType::Uint8 => expected.push(byte),
-                            DType::Float16 => {
-                                expected.extend(half::f16::from_f32(value).to_ne_bytes());
-                            }
-                            DType::Float32 => expected.extend(value.to_ne_bytes()),
-                        }
-                    }
+            for turn in 0..8 {
+                let layout = [Layout::Nchw, Layout::Nhwc][turn & 1];
+                let levels = Levels { dtype, ..LEVELS };
+                let frame = Frame {
+                    pixels: &pixels,
+                    stride_bytes: 3 * width,
+                    columns: (0, width),
+                    rows: (0, 2),
+                    width,
+                    height: 2,
+                    flipped: turn & 2 > 0,
+                    upside_down: turn & 4 > 0,
+                    layout,
+                };
+                let size = dtype.itemsize() as usize;
+                let mut expected = vec![0; 3 * width * 2 * size];
+                for (index, &byte) in pixels.iter().enumerate() {
+                    let (row, column, channel) = (index / 3 / width, index / 3 % width, index % 3);
+                    let column = [column, width - 1 - column][turn >> 1 & 1];
+                    let row = [row, 1 - row][turn >> 2];
+                    let place = match layout {
+                        Layout::Nchw => (channel * 2 + row) * width + column,
+                        Layout::Nhwc => (row * width + column) * 3 + channel,
+                    };
+                    let value = match dtype {
+                        DType::Uint8 => f32::from(byte),
+                        _ => LEVELS.gain[channel] * f32::from(byte) + LEVELS.bias[channel],
+                    };
+                    put(dtype, value, &mut expected[place * size..]);
                 }
-            }
-            let mut room = vec![0u8; expected.len() + 8];
-            for shift in 0..8 {
-                let out = &mut room[shift..][..expected.len()];
-                out.fill(0xaa);
-                write(&frame, &levels, out);
-                assert!(out == expected, "{dtype:?} at {shift}");
-                out.fill(0xaa);
-                write_with(&frame, &levels, out, float16_row);
-                assert!(out == expected, "{dtype:?} at {shift}, scalar");
+                let mut room = vec![0u8; expected.len() + 8];
+                for shift in 0..8 {
+                    let out = &mut room[shift..][..expected.len()];
+                    out.fill(0xaa);
+                    write(&frame, &levels, out);
+                    assert!(out == expected, "{dtype:?} {layout:?} at {shift}");
+                    out.fill(0xaa);
+                    write_with(&frame, &levels, out, float16_row, float16_store);
+                    assert!(out == expected, "{dtype:?} {layout:?} at {shift}, scalar");
+                }
             }
         }
     }

@@ -1,14 +1,16 @@
 //! Transforms + an image's size + random draws → which source pixels end up where.
 //!
-//! Enters: the transform list, width and height, the draws. Leaves: a [`Placement`]: per
+//! Enters: the list's first part, width and height, the draws. Leaves: a [`Placement`]: per
 //! axis the source box, the grid it is resized to, and the window of that grid which is
-//! the output; and whether the result is mirrored. Never: a pixel.
+//! the output; and whether the result is mirrored or upside down. Never: a pixel.
 //!
 //! Draws are mapped as follows, so that a position's picture depends on nothing else:
 //! a draw `u` is the real number `u / 2^32` in [0, 1); a choice of n is `(u * n) >> 32`.
 //! RandomResizedCrop always takes 22 draws (ten tries of area and aspect, then top and
-//! left), RandomHorizontalFlip one; other transforms take none.
+//! left), RandomCrop two (top and left), a flip one; other transforms take none.
 
+use crate::error::DecodeError;
+use crate::pipeline::crop_padding;
 use crate::transforms::{Interpolation, ResizeTo, Transform};
 
 /// Tries of RandomResizedCrop before it falls back to the middle, as in torchvision.
@@ -113,19 +115,23 @@ pub(crate) struct Placement {
     pub(crate) filter: Option<Interpolation>,
     /// Whether columns are written from right to left.
     pub(crate) flipped: bool,
+    /// Whether rows are written from the last to the first.
+    pub(crate) upside_down: bool,
 }
 
 /// Random `u32`s that a transform takes from the stream for each image.
 pub(crate) fn draws_of(transform: &Transform) -> usize {
     match transform {
         Transform::RandomResizedCrop { .. } => 2 * TRIES + 2,
-        Transform::RandomHorizontalFlip { .. } => 1,
+        Transform::RandomCrop { .. } => 2,
+        Transform::RandomHorizontalFlip { .. } | Transform::RandomVerticalFlip { .. } => 1,
         _ => 0,
     }
 }
 
 impl Placement {
-    /// Runs the geometric transforms over an image of `width` x `height`.
+    /// Runs the geometric transforms over an image of `width` x `height`. Fails where a
+    /// RandomCrop wants more than there is.
     ///
     /// Panics where `draws` ends before [`draws_of`] all transforms are taken.
     pub(crate) fn draw(
@@ -133,13 +139,14 @@ impl Placement {
         width: u32,
         height: u32,
         draws: &mut dyn Iterator<Item = u32>,
-    ) -> Placement {
+    ) -> Result<Placement, DecodeError> {
         let mut draw = || draws.next().expect("random draws must not end");
         let mut place = Placement {
             x: Axis::whole(width),
             y: Axis::whole(height),
             filter: None,
             flipped: false,
+            upside_down: false,
         };
         for transform in transforms {
             let (w, h) = (place.x.current().len, place.y.current().len);
@@ -177,15 +184,52 @@ impl Placement {
                         place.flipped = !place.flipped;
                     }
                 }
-                Transform::Normalize { .. } | Transform::ToDtype { .. } => {}
+                Transform::RandomVerticalFlip { p } => {
+                    if unit(draw()) < *p {
+                        place.upside_down = !place.upside_down;
+                    }
+                }
+                // Borders are black here: others need the pixels.
+                Transform::Pad {
+                    padding: [left, top, right, bottom],
+                    ..
+                } => {
+                    let (rows, columns) = (h + top + bottom, w + left + right);
+                    place.crop(-i64::from(*top), -i64::from(*left), rows, columns);
+                }
+                Transform::RandomCrop {
+                    size: size @ [rows, columns],
+                    padding,
+                    pad_if_needed,
+                    ..
+                } => {
+                    let borders = crop_padding([h, w], *size, *padding, *pad_if_needed);
+                    let (top, left) = crop_start([h, w], *size, borders, [draw(), draw()])?;
+                    place.crop(top, left, *rows, *columns);
+                }
+                Transform::Normalize { .. }
+                | Transform::ToDtype { .. }
+                | Transform::ToLayout { .. } => {}
+                Transform::ColorJitter { .. }
+                | Transform::RandomGrayscale { .. }
+                | Transform::RandAugment { .. }
+                | Transform::RandomErasing { .. } => {
+                    unreachable!("the list's second part begins with what needs pixels")
+                }
             }
         }
-        place
+        Ok(place)
     }
 
     /// Crops in the coordinates that the user sees: mirrored after a flip.
     fn crop(&mut self, top: i64, left: i64, rows: u32, columns: u32) {
-        let width = i64::from(self.x.current().len);
+        let (width, height) = (self.x.current().len, self.y.current().len);
+        let (width, height) = (i64::from(width), i64::from(height));
+        let top = if self.upside_down {
+            height - top - i64::from(rows)
+        } else {
+            top
+        };
         let left = if self.flipped {
             width - left - i64::from(columns)
         } else {
@@ -207,13 +251,36 @@ impl Placement {
     }
 }
 
+/// Where RandomCrop starts, `(top, left)`, in a picture of `[h, w]` with borders of
+/// `[left, top, right, bottom]`; negative within the borders.
+pub(crate) fn crop_start(
+    [height, width]: [u32; 2],
+    [rows, columns]: [u32; 2],
+    [left, top, right, bottom]: [u32; 4],
+    draws: [u32; 2],
+) -> Result<(i64, i64), DecodeError> {
+    let (height, width) = (height + top + bottom, width + left + right);
+    if height < rows || width < columns {
+        return Err(DecodeError::TooSmall {
+            width,
+            height,
+            columns,
+            rows,
+        });
+    }
+    Ok((
+        i64::from(choice(draws[0], height - rows + 1)) - i64::from(top),
+        i64::from(choice(draws[1], width - columns + 1)) - i64::from(left),
+    ))
+}
+
 /// A draw as a real number in [0, 1).
-fn unit(draw: u32) -> f64 {
+pub(crate) fn unit(draw: u32) -> f64 {
     f64::from(draw) / 4_294_967_296.0
 }
 
 /// A draw as a number below `count`.
-fn choice(draw: u32, count: u32) -> u32 {
+pub(crate) fn choice(draw: u32, count: u32) -> u32 {
     ((u64::from(draw) * u64::from(count)) >> 32) as u32
 }
 
@@ -278,7 +345,7 @@ fn shorter_to(width: u32, height: u32, side: u32, max_size: Option<u32>) -> [u32
 
 /// Where torchvision's CenterCrop starts on one axis; negative where it pads. It rounds
 /// half a pixel down when it pads and to even when it cuts.
-fn centre(len: u32, wanted: u32) -> i64 {
+pub(crate) fn centre(len: u32, wanted: u32) -> i64 {
     if wanted > len {
         -i64::from((wanted - len) / 2)
     } else {
@@ -351,7 +418,8 @@ mod tests {
                     width,
                     height,
                     &mut counted,
-                );
+                )
+                .unwrap();
                 assert_eq!(taken, draws_of(&transform));
                 let (x, y) = (place.x.source, place.y.source);
                 assert!(
@@ -376,7 +444,8 @@ mod tests {
     #[test]
     fn crops_compose_and_follow_a_flip() {
         let flip = Transform::RandomHorizontalFlip { p: 1.0 };
-        let x_of = |list: &[Transform]| Placement::draw(list, 9, 9, &mut constant(0)).x.source;
+        let place = |list: &[Transform]| Placement::draw(list, 9, 9, &mut constant(0)).unwrap();
+        let x_of = |list: &[Transform]| place(list).x.source;
         // 9 -> 4 starts at round(2.5) = 2; mirrored, that is 9 - 2 - 4 = 3.
         assert_eq!(x_of(&[crop([4, 4]), flip.clone()]).start, 2);
         assert_eq!(x_of(&[flip.clone(), crop([4, 4])]).start, 3);
@@ -385,6 +454,60 @@ mod tests {
         let span = x_of(&[crop([4, 4]), crop([8, 8])]);
         assert_eq!((span.start, span.len, span.seen), (0, 8, (2, 6)));
         assert!(!span.full());
+        // The same from top to bottom.
+        let turn = Transform::RandomVerticalFlip { p: 1.0 };
+        assert_eq!(place(&[crop([4, 4]), turn.clone()]).y.source.start, 2);
+        assert_eq!(place(&[turn.clone(), crop([4, 4])]).y.source.start, 3);
+        assert_eq!(place(&[turn.clone(), crop([4, 4])]).x.source.start, 2);
+        assert!(place(std::slice::from_ref(&turn)).upside_down);
+        assert!(!place(&[turn.clone(), turn]).upside_down);
+    }
+
+    #[test]
+    fn borders_and_random_crops() {
+        let pad = |padding| Transform::Pad {
+            padding,
+            fill: [0; 3],
+            padding_mode: Default::default(),
+        };
+        let crop = |size, padding, pad_if_needed| Transform::RandomCrop {
+            size,
+            padding,
+            pad_if_needed,
+            fill: [0; 3],
+            padding_mode: Default::default(),
+        };
+        let check = |list: &[Transform], draw, x: (i64, u32), y: (i64, u32)| {
+            let place = Placement::draw(list, 9, 7, &mut constant(draw)).unwrap();
+            let of = |axis: Axis| (axis.source.start, axis.source.len);
+            assert_eq!((of(place.x), of(place.y)), (x, y));
+            assert_eq!(place.x.source.seen.1 - place.x.source.seen.0.max(0), {
+                let Span { start, len, .. } = place.x.source;
+                (start + i64::from(len)).min(9) - start.max(0)
+            });
+        };
+        let flip = Transform::RandomHorizontalFlip { p: 1.0 };
+        check(&[pad([1, 2, 3, 4])], 0, (-1, 13), (-2, 13));
+        check(&[flip, pad([1, 2, 3, 4])], 0, (-3, 13), (-2, 13));
+        // Starts 0 to 4 and 0 to 2 without borders, -1 to 6 and -2 to 5 with them.
+        check(&[crop([5, 5], [0; 4], false)], 0, (0, 5), (0, 5));
+        check(&[crop([5, 5], [0; 4], false)], u32::MAX, (4, 5), (2, 5));
+        check(&[crop([5, 5], [1, 2, 2, 3], false)], 0, (-1, 5), (-2, 5));
+        check(
+            &[crop([5, 5], [1, 2, 2, 3], false)],
+            u32::MAX,
+            (6, 5),
+            (5, 5),
+        );
+        // 3 rows too few: as many above and below.
+        check(&[crop([10, 9], [0; 4], true)], 0, (0, 9), (-3, 10));
+        check(&[crop([10, 9], [0; 4], true)], u32::MAX, (0, 9), (0, 10));
+        let small = Placement::draw(&[crop([10, 9], [0; 4], false)], 9, 7, &mut constant(0));
+        assert_eq!(
+            small.unwrap_err().to_string(),
+            "the image is 9x7 before RandomCrop((h=10, w=9)), with its padding: too small; \
+             pad_if_needed=True adds borders, Resize before it enlarges"
+        );
     }
 
     #[test]
@@ -397,11 +520,14 @@ mod tests {
             (u32::MAX, false),
         ] {
             assert_eq!(
-                Placement::draw(&flip, 4, 4, &mut constant(draw)).flipped,
+                Placement::draw(&flip, 4, 4, &mut constant(draw))
+                    .unwrap()
+                    .flipped,
                 flipped
             );
         }
         let never = [Transform::RandomHorizontalFlip { p: 0.0 }];
-        assert!(!Placement::draw(&never, 4, 4, &mut constant(0)).flipped);
+        let place = Placement::draw(&never, 4, 4, &mut constant(0)).unwrap();
+        assert!(!place.flipped);
     }
 }

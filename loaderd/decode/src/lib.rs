@@ -1,9 +1,9 @@
 //! Encoded image + transforms + random draws → finished pixels in the caller's slot.
 //!
-//! Enters: the bytes of one JPEG, PNG, WebP or GIF, a [`Pipeline`], an endless stream of random `u32`s.
-//! Leaves: `[C, H, W]` pixels, written once, at the place where the consumer reads
-//! them. Only what the crop needs is decoded. Never: I/O, threads, `unsafe` pixels from
-//! a file that lies about its size.
+//! Enters: the bytes of one JPEG, PNG, WebP or GIF, a [`Pipeline`], an endless stream of
+//! random `u32`s. Leaves: `[C, H, W]` or `[H, W, C]` pixels, written once, at the place where
+//! the consumer reads them. Only what the crop needs is decoded. Never: I/O, threads,
+//! `unsafe` pixels from a file that lies about its size.
 
 mod error;
 mod header;
@@ -12,6 +12,7 @@ mod magic;
 mod pipeline;
 mod transforms;
 
+mod augment;
 mod decoder;
 mod finish;
 mod frame;
@@ -35,7 +36,9 @@ pub use limits::Limits;
 pub use magic::Format;
 pub use orientation::Orientation;
 pub use pipeline::{Options, Output, Pipeline};
-pub use transforms::{DType, Interpolation, ResizeTo, Transform};
+pub use transforms::{
+    DType, EraseValue, Interpolation, Layout, Noise, PaddingMode, ResizeTo, Sampling, Transform,
+};
 
 /// What decodes, with versions: pixels are the same bit for bit where this is the same.
 pub fn version() -> String {

@@ -4,13 +4,21 @@
 //! output's shape, how a decoded byte becomes a value of it, and how many random
 //! draws an image takes. Never: an image.
 
+mod places;
+
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::augment;
 use crate::error::TransformError;
 use crate::finish::Levels;
 use crate::geometry;
-use crate::transforms::{DType, ResizeTo, Transform};
+use crate::transforms::{DType, Layout, Transform};
+use places::Places;
+pub(crate) use places::crop_padding;
+
+/// Most transforms of one list.
+const TRANSFORMS_MAX: usize = 64;
 
 /// What a user may trade besides the transforms themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -45,7 +53,8 @@ fn is_false(value: &bool) -> bool {
 pub struct Output {
     /// Element type.
     pub dtype: DType,
-    /// `[C, H, W]`; C is 3, a grey image has three equal channels.
+    /// `[C, H, W]`, or `[H, W, C]` under [`Layout::Nhwc`]; C is 3, a grey image has three
+    /// equal channels.
     pub shape: [u64; 3],
 }
 
@@ -58,11 +67,14 @@ impl Output {
 
 /// A validated, immutable transform list of one image column.
 ///
-/// Geometry (crops, resizes, flips) comes first, casts and normalisation after; at most
-/// one transform resizes, so that pixels are sampled once. Flips may stand anywhere.
+/// Crops and at most one resize come first, so that pixels are sampled once and no more of
+/// the image is decoded than they want; then whatever changes pixels at their finished
+/// size; then casts and normalisation; then erasing and the layout. Flips may stand
+/// anywhere. Within this, the list's order is kept.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     transforms: Vec<Transform>,
+    places: Places,
     options: Options,
     output: Output,
     levels: Levels,
@@ -80,20 +92,34 @@ impl Pipeline {
                 found: transforms.to_string(),
             });
         };
+        if entries.len() > TRANSFORMS_MAX {
+            return Err(TransformError::TooMany {
+                found: entries.len(),
+                most: TRANSFORMS_MAX,
+            });
+        }
         let transforms = entries
             .iter()
             .enumerate()
             .map(|(index, value)| Transform::parse(index, value))
             .collect::<Result<Vec<_>, _>>()?;
-        let size = check_geometry(&transforms)?;
+        let places = Places::find(&transforms)?;
         let levels = levels_of(&transforms)?;
+        let [height, width] = places.size.map(u64::from);
+        let (geometry, pixels) = transforms.split_at(places.geometry);
+        let draws = geometry.iter().map(geometry::draws_of).sum::<usize>()
+            + pixels.iter().map(augment::draws_of).sum::<usize>();
         Ok(Pipeline {
             output: Output {
                 dtype: levels.dtype,
-                shape: [3, u64::from(size[0]), u64::from(size[1])],
+                shape: match places.layout {
+                    Layout::Nchw => [3, height, width],
+                    Layout::Nhwc => [height, width, 3],
+                },
             },
-            draws: transforms.iter().map(geometry::draws_of).sum(),
+            draws,
             transforms,
+            places,
             options,
             levels,
         })
@@ -126,8 +152,28 @@ impl Pipeline {
         .expect("finite numbers and plain names serialise")
     }
 
-    pub(crate) fn transforms(&self) -> &[Transform] {
-        &self.transforms
+    /// What says which of the source's pixels are wanted.
+    pub(crate) fn geometry(&self) -> &[Transform] {
+        &self.transforms[..self.places.geometry]
+    }
+
+    /// What works on pixels, from the first such transform on; casts may be among it.
+    pub(crate) fn augmentations(&self) -> &[Transform] {
+        &self.transforms[self.places.geometry..]
+    }
+
+    /// `[h, w]` between the two.
+    pub(crate) fn placed(&self) -> [u32; 2] {
+        self.places.placed
+    }
+
+    /// `[h, w]` at the end.
+    pub(crate) fn size(&self) -> [u32; 2] {
+        self.places.size
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.places.layout
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -137,65 +183,6 @@ impl Pipeline {
     pub(crate) fn levels(&self) -> &Levels {
         &self.levels
     }
-}
-
-/// Checks the order of geometric transforms; returns the final `[h, w]`.
-fn check_geometry(transforms: &[Transform]) -> Result<[u32; 2], TransformError> {
-    let mut resized_by: Option<usize> = None;
-    let mut cast_by: Option<usize> = None;
-    let mut size = None;
-    let mut hint = "";
-    for (index, transform) in transforms.iter().enumerate() {
-        let name = transform.name();
-        let misplaced = |reason| {
-            Err(TransformError::Misplaced {
-                index,
-                name,
-                reason,
-            })
-        };
-        let resizes = match transform {
-            Transform::RandomHorizontalFlip { .. } => continue,
-            Transform::Normalize { .. } | Transform::ToDtype { .. } => {
-                cast_by = cast_by.or(Some(index));
-                continue;
-            }
-            Transform::RandomResizedCrop { size: fixed, .. } => {
-                size = Some(*fixed);
-                true
-            }
-            Transform::Resize { size: to, .. } => {
-                size = match to {
-                    ResizeTo::Exact(fixed) => Some(*fixed),
-                    ResizeTo::Shorter(_) => {
-                        hint = " (Resize with one number fixes only the shorter side)";
-                        None
-                    }
-                };
-                true
-            }
-            Transform::CenterCrop { size: fixed } => {
-                size = Some(*fixed);
-                false
-            }
-        };
-        if let Some(cast) = cast_by {
-            let cast_name = transforms[cast].name();
-            return misplaced(format!(
-                "it must come before transform {cast} ({cast_name}), because pixels are moved and resized as uint8"
-            ));
-        }
-        if resizes {
-            if let Some(first) = resized_by {
-                let first_name = transforms[first].name();
-                return misplaced(format!(
-                    "transform {first} ({first_name}) resizes already, and a list may resize once; drop one of the two"
-                ));
-            }
-            resized_by = Some(index);
-        }
-    }
-    size.ok_or(TransformError::NoSize { hint })
 }
 
 /// Folds casts and normalisation into one gain and one bias per channel.
@@ -306,7 +293,7 @@ mod tests {
         check(json!({}), "must be a list, found {}");
         check(
             json!([]),
-            "add RandomResizedCrop(size), Resize((h, w)) or CenterCrop(size)",
+            "add RandomResizedCrop(size), Resize((h, w)), CenterCrop(size) or RandomCrop(size)",
         );
         check(
             json!([{"name": "Resize", "size": 256}]),
@@ -358,7 +345,7 @@ mod tests {
         );
         check(
             json!([crop, {"name": "Normalize", "mean": [0.5], "std": [1.0], "dtype": "uint8"}]),
-            "dtype must be float16 or float32, found uint8",
+            "dtype must be bfloat16, float16 or float32, found uint8",
         );
         check(
             json!([{"name": "ToDtype", "dtype": "float32"}, crop]),

@@ -111,7 +111,7 @@ mod tests {
     use crate::transforms::{ResizeTo, Transform};
 
     fn place(list: &[Transform], width: u32, height: u32) -> Placement {
-        Placement::draw(list, width, height, &mut std::iter::repeat(0))
+        Placement::draw(list, width, height, &mut std::iter::repeat(0)).unwrap()
     }
 
     fn resize(size: ResizeTo) -> Transform {

@@ -3,6 +3,8 @@
 //! Enters: JSON from a client. Leaves: [`Transform`] values whose fields lie within
 //! their bounds. Never: an image.
 
+mod bounds;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::TransformError;
@@ -10,12 +12,14 @@ use crate::error::TransformError;
 /// Longest side that a transform may ask for, in pixels.
 pub(crate) const SIDE_MAX: u32 = 16_384;
 
-/// Element type of finished pixels, under NumPy's names.
+/// Element type of finished pixels, under NumPy's names (bfloat16: ml_dtypes').
 #[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
     /// 0 to 255, as decoded.
     Uint8,
+    /// The upper half of a binary32: 8 bits of exponent, 7 of fraction.
+    Bfloat16,
     /// IEEE 754 binary16.
     Float16,
     /// IEEE 754 binary32.
@@ -27,7 +31,7 @@ impl DType {
     pub fn itemsize(self) -> u64 {
         match self {
             DType::Uint8 => 1,
-            DType::Float16 => 2,
+            DType::Bfloat16 | DType::Float16 => 2,
             DType::Float32 => 4,
         }
     }
@@ -36,6 +40,7 @@ impl DType {
     pub fn name(self) -> &'static str {
         match self {
             DType::Uint8 => "uint8",
+            DType::Bfloat16 => "bfloat16",
             DType::Float16 => "float16",
             DType::Float32 => "float32",
         }
@@ -61,6 +66,61 @@ pub enum ResizeTo {
     Shorter(u32),
     /// Exactly `[h, w]`.
     Exact([u32; 2]),
+}
+
+/// Where [`Transform::RandAugment`]'s shears, shifts and rotations find a pixel's value.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// At the pixel that covers the point.
+    #[default]
+    Nearest,
+    /// Between the four pixels around the point.
+    Bilinear,
+}
+
+/// What lies beyond an image's edge.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum PaddingMode {
+    /// One colour.
+    #[default]
+    Constant,
+    /// The edge's pixel over and over.
+    Edge,
+    /// The image mirrored about its last pixel, which is not repeated.
+    Reflect,
+    /// The image mirrored about its edge, so that the last pixel comes twice.
+    Symmetric,
+}
+
+/// What [`Transform::RandomErasing`] writes.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq)]
+#[serde(untagged)]
+pub enum EraseValue {
+    /// One value per channel, as it shall stand in the output.
+    Values([f64; 3]),
+    /// `"random"`.
+    Noise(Noise),
+}
+
+/// A value of its own for every pixel and channel.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Noise {
+    /// Normally distributed, with mean 0 and deviation 1.
+    Random,
+}
+
+/// How a finished image lies in memory, C-contiguous.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Layout {
+    /// `[C, H, W]`: plane after plane.
+    #[default]
+    Nchw,
+    /// `[H, W, C]`: pixel after pixel.
+    Nhwc,
 }
 
 /// One step of a column's transform list. Field order is the canonical order.
@@ -104,6 +164,96 @@ pub enum Transform {
         #[serde(default = "p_default")]
         p: f64,
     },
+    /// Turns upside down with probability `p`.
+    RandomVerticalFlip {
+        /// 0 to 1.
+        #[serde(default = "p_default")]
+        p: f64,
+    },
+    /// Adds borders.
+    Pad {
+        /// Pixels at `[left, top, right, bottom]`.
+        padding: [u32; 4],
+        /// RGB of a constant border.
+        #[serde(default)]
+        fill: [u8; 3],
+        /// What the borders show.
+        #[serde(default)]
+        padding_mode: PaddingMode,
+    },
+    /// Cuts `size` out at a random place; `padding` is added first.
+    RandomCrop {
+        /// `[h, w]`.
+        size: [u32; 2],
+        /// Pixels at `[left, top, right, bottom]`.
+        #[serde(default)]
+        padding: [u32; 4],
+        /// Whether an image that is still too small gets, on both sides, what it lacks.
+        #[serde(default)]
+        pad_if_needed: bool,
+        /// RGB of a constant border.
+        #[serde(default)]
+        fill: [u8; 3],
+        /// What the borders show.
+        #[serde(default)]
+        padding_mode: PaddingMode,
+    },
+    /// Changes brightness, contrast, saturation and hue, in a random order, each by a
+    /// factor (hue: a part of the colour circle) drawn from its `[low, high]`.
+    ColorJitter {
+        /// From 0; 1 changes nothing, and 0 is black.
+        #[serde(default)]
+        brightness: Option<[f64; 2]>,
+        /// From 0; 1 changes nothing, and 0 is the mean grey.
+        #[serde(default)]
+        contrast: Option<[f64; 2]>,
+        /// From 0; 1 changes nothing, and 0 is grey.
+        #[serde(default)]
+        saturation: Option<[f64; 2]>,
+        /// -0.5 to 0.5; 0 changes nothing.
+        #[serde(default)]
+        hue: Option<[f64; 2]>,
+    },
+    /// Takes the colour away with probability `p`.
+    RandomGrayscale {
+        /// 0 to 1.
+        #[serde(default = "grayscale_p_default")]
+        p: f64,
+    },
+    /// `num_ops` operations, each drawn from fourteen (Cubuk, Zoph, Shlens, Le:
+    /// "RandAugment", 2019).
+    RandAugment {
+        /// How many.
+        #[serde(default = "num_ops_default")]
+        num_ops: u32,
+        /// How strong, of `num_magnitude_bins` steps from 0.
+        #[serde(default = "magnitude_default")]
+        magnitude: u32,
+        /// Steps from no effect to the strongest.
+        #[serde(default = "num_magnitude_bins_default")]
+        num_magnitude_bins: u32,
+        /// Of shears, shifts and rotations.
+        #[serde(default)]
+        interpolation: Sampling,
+        /// RGB of what they uncover; black where it is left out.
+        #[serde(default)]
+        fill: Option<[u8; 3]>,
+    },
+    /// Overwrites a random rectangle with probability `p`.
+    RandomErasing {
+        /// 0 to 1.
+        #[serde(default = "p_default")]
+        p: f64,
+        /// Least and greatest share of the image's area.
+        #[serde(default = "erase_scale_default")]
+        scale: [f64; 2],
+        /// Least and greatest height to width.
+        #[serde(default = "erase_ratio_default")]
+        ratio: [f64; 2],
+        /// With what.
+        #[serde(default = "erase_value_default")]
+        value: EraseValue,
+    },
     /// `(x - mean) / std` per channel, where x runs from 0 to 1.
     Normalize {
         /// Three numbers, or one for all channels.
@@ -122,6 +272,11 @@ pub enum Transform {
         #[serde(default)]
         scale: bool,
     },
+    /// Says how the finished image lies in memory.
+    ToLayout {
+        /// How.
+        layout: Layout,
+    },
 }
 
 fn scale_default() -> [f64; 2] {
@@ -136,6 +291,34 @@ fn p_default() -> f64 {
     0.5
 }
 
+fn grayscale_p_default() -> f64 {
+    0.1
+}
+
+fn num_ops_default() -> u32 {
+    2
+}
+
+fn magnitude_default() -> u32 {
+    9
+}
+
+fn num_magnitude_bins_default() -> u32 {
+    31
+}
+
+fn erase_scale_default() -> [f64; 2] {
+    [0.02, 0.33]
+}
+
+fn erase_ratio_default() -> [f64; 2] {
+    [0.3, 3.3]
+}
+
+fn erase_value_default() -> EraseValue {
+    EraseValue::Values([0.0; 3])
+}
+
 fn dtype_default() -> DType {
     DType::Float32
 }
@@ -148,8 +331,24 @@ impl Transform {
             Transform::Resize { .. } => "Resize",
             Transform::CenterCrop { .. } => "CenterCrop",
             Transform::RandomHorizontalFlip { .. } => "RandomHorizontalFlip",
+            Transform::RandomVerticalFlip { .. } => "RandomVerticalFlip",
+            Transform::Pad { .. } => "Pad",
+            Transform::RandomCrop { .. } => "RandomCrop",
+            Transform::ColorJitter { .. } => "ColorJitter",
+            Transform::RandomGrayscale { .. } => "RandomGrayscale",
+            Transform::RandAugment { .. } => "RandAugment",
+            Transform::RandomErasing { .. } => "RandomErasing",
             Transform::Normalize { .. } => "Normalize",
             Transform::ToDtype { .. } => "ToDtype",
+            Transform::ToLayout { .. } => "ToLayout",
+        }
+    }
+
+    /// The element type after it, where it casts.
+    pub(crate) fn casts_to(&self) -> Option<DType> {
+        match self {
+            Transform::Normalize { dtype, .. } | Transform::ToDtype { dtype, .. } => Some(*dtype),
+            _ => None,
         }
     }
 
@@ -166,97 +365,18 @@ impl Transform {
                     .and_then(serde_json::Value::as_str)
                     .unwrap_or("?")
                     .to_string(),
-                reason: match value.get("size") {
-                    // serde cannot say more about an untagged value than that none fits.
-                    Some(size) if error.to_string().contains("untagged") => {
+                // serde cannot say more about an untagged value than that none fits.
+                reason: match (value.get("size"), value.get("value")) {
+                    (Some(size), _) if error.to_string().contains("untagged enum ResizeTo") => {
                         format!("size must be a whole number or [height, width], found {size}")
+                    }
+                    (_, Some(value)) if error.to_string().contains("untagged enum EraseValue") => {
+                        format!("value must be 3 numbers or \"random\", found {value}")
                     }
                     _ => error.to_string(),
                 },
             })?;
         transform.check(index)?;
         Ok(transform)
-    }
-
-    fn check(&self, index: usize) -> Result<(), TransformError> {
-        let name = self.name();
-        let out_of_bounds = |field, bound: &str, found: String| {
-            Err(TransformError::OutOfBounds {
-                index,
-                name,
-                field,
-                bound: bound.to_string(),
-                found,
-            })
-        };
-        let sides = |field, sides: &[u32]| match sides
-            .iter()
-            .find(|side| !(1..=SIDE_MAX).contains(*side))
-        {
-            Some(side) => {
-                out_of_bounds(field, &format!("1 to {SIDE_MAX} pixels"), side.to_string())
-            }
-            None => Ok(()),
-        };
-        let range = |field, [low, high]: [f64; 2]| {
-            if low.is_finite() && high.is_finite() && 0.0 < low && low <= high {
-                return Ok(());
-            }
-            let bound = "[low, high] with 0 < low <= high";
-            out_of_bounds(field, bound, format!("[{low}, {high}]"))
-        };
-        match self {
-            Transform::RandomResizedCrop {
-                size, scale, ratio, ..
-            } => {
-                sides("size", size)?;
-                range("scale", *scale)?;
-                range("ratio", *ratio)
-            }
-            Transform::Resize { size, max_size, .. } => match (size, max_size) {
-                (ResizeTo::Exact(_), Some(found)) => out_of_bounds(
-                    "max_size",
-                    "left out where size is [h, w]",
-                    found.to_string(),
-                ),
-                (ResizeTo::Exact(size), None) => sides("size", size),
-                (ResizeTo::Shorter(size), None) => sides("size", &[*size]),
-                (ResizeTo::Shorter(size), Some(max_size)) => {
-                    sides("size", &[*size])?;
-                    sides("max_size", &[*max_size])?;
-                    if max_size <= size {
-                        let bound = format!("greater than size ({size})");
-                        return out_of_bounds("max_size", &bound, max_size.to_string());
-                    }
-                    Ok(())
-                }
-            },
-            Transform::CenterCrop { size } => sides("size", size),
-            Transform::RandomHorizontalFlip { p } => {
-                if (0.0..=1.0).contains(p) {
-                    return Ok(());
-                }
-                out_of_bounds("p", "0 to 1", p.to_string())
-            }
-            Transform::Normalize { mean, std, dtype } => {
-                for (field, values) in [("mean", mean), ("std", std)] {
-                    if values.len() != 3 && values.len() != 1 {
-                        return out_of_bounds(field, "1 or 3 numbers", format!("{}", values.len()));
-                    }
-                    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                        return out_of_bounds(field, "finite", value.to_string());
-                    }
-                }
-                // Judged as the float32 that divides: a tiny value would be 0 there.
-                if let Some(value) = std.iter().find(|value| **value as f32 == 0.0) {
-                    return out_of_bounds("std", "other than 0", value.to_string());
-                }
-                if *dtype == DType::Uint8 {
-                    return out_of_bounds("dtype", "float16 or float32", dtype.name().to_string());
-                }
-                Ok(())
-            }
-            Transform::ToDtype { .. } => Ok(()),
-        }
     }
 }

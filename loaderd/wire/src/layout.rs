@@ -13,7 +13,7 @@ pub const TENSOR_ALIGN: u64 = 64;
 /// Slots start on page boundaries, in bytes.
 pub const SLOT_ALIGN: u64 = 4096;
 
-/// Element types, under NumPy's names.
+/// Element types, under NumPy's names (bfloat16: ml_dtypes').
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names are NumPy's")]
@@ -27,6 +27,7 @@ pub enum DType {
     Int32,
     Uint64,
     Int64,
+    Bfloat16,
     Float16,
     Float32,
     Float64,
@@ -37,7 +38,7 @@ impl DType {
     pub fn itemsize(self) -> u64 {
         match self {
             DType::Bool | DType::Uint8 | DType::Int8 => 1,
-            DType::Uint16 | DType::Int16 | DType::Float16 => 2,
+            DType::Uint16 | DType::Int16 | DType::Bfloat16 | DType::Float16 => 2,
             DType::Uint32 | DType::Int32 | DType::Float32 => 4,
             DType::Uint64 | DType::Int64 | DType::Float64 => 8,
         }
@@ -51,7 +52,7 @@ pub struct Tensor {
     pub name: String,
     /// Element type.
     pub dtype: DType,
-    /// Shape of one row: `[]` for a scalar, `[C, H, W]` for an image.
+    /// Shape of one row: `[]` for a scalar, `[C, H, W]` or `[H, W, C]` for an image.
     pub shape: Vec<u64>,
     /// Where row 0 starts, in bytes from the slot's start; a multiple of [`TENSOR_ALIGN`].
     pub offset: u64,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from loaderd import errors
 from loaderd._native import __version__
+from loaderd.augmentations import ColorJitter, RandAugment, RandomErasing, RandomGrayscale
 from loaderd.batch import Batch
 from loaderd.errors import (
     BadSample,
@@ -32,10 +33,14 @@ from loaderd.errors import (
 from loaderd.transforms import (
     CenterCrop,
     Normalize,
+    Pad,
+    RandomCrop,
     RandomHorizontalFlip,
     RandomResizedCrop,
+    RandomVerticalFlip,
     Resize,
     ToDtype,
+    ToLayout,
     Transform,
 )
 
@@ -43,6 +48,7 @@ __all__ = [
     "BadSample",
     "Batch",
     "CenterCrop",
+    "ColorJitter",
     "DaemonDied",
     "DaemonUnavailable",
     "DatasetError",
@@ -51,9 +57,15 @@ __all__ = [
     "LimitExceeded",
     "LoaderdError",
     "Normalize",
+    "Pad",
     "ProtocolMismatch",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
+    "RandomVerticalFlip",
     "RankConflict",
     "ReadError",
     "RequestError",
@@ -62,6 +74,7 @@ __all__ = [
     "SlotsExhausted",
     "StepLogError",
     "ToDtype",
+    "ToLayout",
     "Transform",
     "TransformError",
     "WorkerProcessError",

@@ -8,7 +8,7 @@ imports PyTorch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -115,7 +115,12 @@ class LanceLoader(Loader[Batch]):
         filter: SQL over any columns; rows that fulfil it are selected.
         version: A version number, a tag's name, or ``None`` for the latest. Resolved once
             and held for the whole run.
-        transform: By image column, a list of transforms (:mod:`loaderd.transforms`).
+        transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
+            :mod:`loaderd.augmentations`). The daemon runs them.
+        batch_transform: Your own code: called with each finished :class:`Batch` in
+            ``next()``, in this process, it returns what ``next()`` gives instead. Build the
+            new batch by ``batch.copy()``, and it keeps its attributes. It is no part of the
+            checkpoint or the step log; seed its random numbers from ``batch.step``.
         batch_size: Rows per process and step. Or give
         global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
         shuffle: A new order each epoch; else the dataset's.
@@ -135,6 +140,9 @@ class LanceLoader(Loader[Batch]):
         on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
         fast_dct: Lets the decoder scale down to the target size instead of one and a half
             times that: faster, and a little less exact.
+        exif_orientation: Turns images upright as their EXIF block says before any transform
+            sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
+            are stored.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
         socket: The daemon's socket, instead of the node's usual one.
@@ -158,6 +166,7 @@ class LanceLoader(Loader[Batch]):
         filter: str | None = None,
         version: int | str | None = None,
         transform: Mapping[str, Transform | Sequence[Transform]] | None = None,
+        batch_transform: Callable[[Batch], Any] | None = None,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         shuffle: bool = False,
@@ -170,6 +179,7 @@ class LanceLoader(Loader[Batch]):
         on_bad_sample: OnBadSample = "raise",
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
+        exif_orientation: bool = True,
         slots: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
@@ -195,6 +205,7 @@ class LanceLoader(Loader[Batch]):
             on_bad_sample=on_bad_sample,
             on_log_error=on_log_error,
             fast_dct=fast_dct,
+            exif_orientation=exif_orientation,
             slots=slots,
         )
         _check_wide(job.columns)
@@ -204,7 +215,7 @@ class LanceLoader(Loader[Batch]):
                 f'PartitionSpec("data")), not {sharding!r}'
             )
         self._sharding = sharding
-        super().__init__(job, socket=socket, autostart=autostart)
+        super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
 
     def get_state(self) -> dict[str, Any]:
         """Where the job stands after the batches that ``next()`` has handed out.

@@ -7,7 +7,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -27,8 +27,21 @@ class Loader(Generic[BatchT]):
     starts without a connection, at epoch 0.
     """
 
-    def __init__(self, job: Job, *, socket: str | os.PathLike[str] | None, autostart: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        socket: str | os.PathLike[str] | None,
+        autostart: bool,
+        batch_transform: Callable[[BatchT], Any] | None,
+    ) -> None:
+        if batch_transform is not None and not callable(batch_transform):
+            raise RequestError(
+                f"batch_transform must be callable with a batch, not {batch_transform!r}; "
+                "transforms of single images go into transform"
+            )
         self._job = job
+        self._batch_transform = batch_transform
         self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
         self._autostart = autostart
         self._begin_unconnected()
@@ -53,7 +66,7 @@ class Loader(Generic[BatchT]):
         #: What ``set_epoch`` asks for.
         self._wanted_epoch: int | None = None
 
-    def __iter__(self) -> Iterator[BatchT]:
+    def __iter__(self) -> Iterator[Any]:
         """Begins an epoch. An iterator made before ends with an error."""
         session = self._connected()
         epoch, step = self._place(session)
@@ -181,17 +194,17 @@ class Loader(Generic[BatchT]):
         self._begin_unconnected()
 
 
-class _Epoch(Iterator[BatchT]):
+class _Epoch(Iterator[Any]):
     """One pass over an epoch, from some step on."""
 
-    def __init__(self, loader: Loader[BatchT], session: Session, stream: int) -> None:
+    def __init__(self, loader: Loader[Any], session: Session, stream: int) -> None:
         self._loader = loader
         self._session = session
         #: ``None`` once a batch could not be made: those after it must not hide that.
         self._stream: int | None = stream
         self._ended = False
 
-    def __next__(self) -> BatchT:
+    def __next__(self) -> Any:
         if self._ended:
             raise StopIteration
         loader, session = self._loader, self._session
@@ -221,4 +234,6 @@ class _Epoch(Iterator[BatchT]):
         self._stream = stream
         session.delivered(lease)
         loader._done = (event["epoch"], event["epoch_step"] + 1)
+        if loader._batch_transform is not None:
+            return loader._batch_transform(batch)
         return batch

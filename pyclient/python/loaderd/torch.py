@@ -8,7 +8,7 @@ of ``torch.Tensor``. It decodes nothing, has no workers, and never touches
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.utils.data
@@ -29,8 +29,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
 
     Iterating gives one epoch of :class:`~loaderd.batch.Batch` objects: a dict from column
     to tensor, ``[rows, ...]``. Numbers keep their type (``[rows]``, ``int64`` for labels),
-    fixed-size lists become ``[rows, length]``, images ``[rows, 3, height, width]`` in the
-    type that their transforms end in (``uint8``, ``float16`` or ``float32``). Tensors
+    fixed-size lists become ``[rows, length]``, images ``[rows, 3, height, width]`` (after
+    ``ToLayout("NHWC")``: ``[rows, height, width, 3]``) in the type that their transforms end
+    in (``uint8``, ``bfloat16``, ``float16`` or ``float32``). Tensors
     are on the CPU, writable, and share the daemon's memory without a copy; a slot is
     filled anew when all tensors of its batch are gone.
 
@@ -50,7 +51,17 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         filter: SQL over any columns; rows that fulfil it are selected.
         version: A version number, a tag's name, or ``None`` for the latest. Resolved once
             and held for the whole run.
-        transform: By image column, a list of transforms (:mod:`loaderd.transforms`).
+        transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
+            :mod:`loaderd.augmentations`). The daemon runs them.
+        batch_transform: Your own code: called with each finished
+            :class:`~loaderd.batch.Batch` in ``next()``, in this process and thread, it
+            returns what ``next()`` gives instead, such as MixUp of the batch's tensors.
+            Change the batch in place, or build the new one by ``batch.copy()``, and it
+            keeps its attributes; anything else (a tuple, a plain dict) is handed out as
+            it is. It is no part of the checkpoint or the step log, and draws its random
+            numbers itself: seed them from ``batch.step`` where resuming should repeat
+            them. Its time is the training process's. To be pickled with the dataset, it
+            must be a function of a module.
         batch_size: Rows per rank and step. Or give
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
         shuffle: A new order each epoch; else the dataset's.
@@ -85,6 +96,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         filter: str | None = None,
         version: int | str | None = None,
         transform: Mapping[str, Transform | Sequence[Transform]] | None = None,
+        batch_transform: Callable[[Batch], Any] | None = None,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         shuffle: bool = False,
@@ -123,7 +135,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             exif_orientation=exif_orientation,
             slots=slots,
         )
-        super().__init__(job, socket=socket, autostart=autostart)
+        super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the job stands after the batches that ``next()`` has handed out.

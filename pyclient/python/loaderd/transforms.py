@@ -11,12 +11,27 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
+from loaderd._arguments import (
+    as_list,
+    borders,
+    colour,
+    dtype_name,
+    interpolation_name,
+    interval,
+    is_number,
+    is_sequence,
+    one_of,
+    probability,
+    put,
+    side,
+    sides,
+)
 from loaderd.errors import TransformError
 
-DTYPES = ("uint8", "float16", "float32")
-INTERPOLATIONS = ("bilinear", "bicubic")
+PADDING_MODES = ("constant", "edge", "reflect", "symmetric")
+LAYOUTS = ("NCHW", "NHWC")
 
 
 class Transform(ABC):
@@ -43,17 +58,17 @@ class RandomResizedCrop(Transform):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        _set(self, "size", _sides(name, self.size))
-        _set(self, "scale", _range(name, "scale", self.scale))
-        _set(self, "ratio", _range(name, "ratio", self.ratio))
-        _set(self, "interpolation", _interpolation(name, self.interpolation))
+        put(self, "size", sides(name, self.size))
+        put(self, "scale", interval(name, "scale", self.scale))
+        put(self, "ratio", interval(name, "ratio", self.ratio))
+        put(self, "interpolation", interpolation_name(name, self.interpolation))
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": "RandomResizedCrop",
-            "size": _list(self.size),
-            "scale": _list(self.scale),
-            "ratio": _list(self.ratio),
+            "size": as_list(self.size),
+            "scale": as_list(self.scale),
+            "ratio": as_list(self.ratio),
             "interpolation": self.interpolation,
         }
 
@@ -74,27 +89,27 @@ class Resize(Transform):
     def __post_init__(self) -> None:
         name = type(self).__name__
         size = self.size
-        if not isinstance(size, int) and _is_sequence(size) and len(size) == 1:
+        if not isinstance(size, int) and is_sequence(size) and len(size) == 1:
             # torchvision takes a list of one number for the shorter side.
             size = size[0]
         if isinstance(size, int):
-            _set(self, "size", _side(name, "size", size))
-            if self.max_size is not None and _side(name, "max_size", self.max_size) <= size:
+            put(self, "size", side(name, "size", size))
+            if self.max_size is not None and side(name, "max_size", self.max_size) <= size:
                 raise TransformError(
                     f"{name}: max_size must be greater than size ({size}), not {self.max_size}"
                 )
         else:
-            _set(self, "size", _sides(name, size))
+            put(self, "size", sides(name, size))
             if self.max_size is not None:
                 raise TransformError(
                     f"{name}: max_size goes with one number as size, not with {self.size}"
                 )
-        _set(self, "interpolation", _interpolation(name, self.interpolation))
+        put(self, "interpolation", interpolation_name(name, self.interpolation))
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": "Resize",
-            "size": self.size if isinstance(self.size, int) else _list(self.size),
+            "size": self.size if isinstance(self.size, int) else as_list(self.size),
             "max_size": self.max_size,
             "interpolation": self.interpolation,
         }
@@ -110,10 +125,10 @@ class CenterCrop(Transform):
     size: int | Sequence[int]
 
     def __post_init__(self) -> None:
-        _set(self, "size", _sides(type(self).__name__, self.size))
+        put(self, "size", sides(type(self).__name__, self.size))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "CenterCrop", "size": _list(self.size)}
+        return {"name": "CenterCrop", "size": as_list(self.size)}
 
 
 @dataclass(frozen=True)
@@ -123,18 +138,97 @@ class RandomHorizontalFlip(Transform):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        if not _is_number(self.p) or not 0.0 <= self.p <= 1.0:
-            raise TransformError(f"RandomHorizontalFlip: p must be from 0 to 1, not {self.p!r}")
+        put(self, "p", probability(type(self).__name__, self.p))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": "RandomHorizontalFlip", "p": float(self.p)}
+        return {"name": "RandomHorizontalFlip", "p": self.p}
+
+
+@dataclass(frozen=True)
+class RandomVerticalFlip(Transform):
+    """Turns upside down with probability ``p``."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        put(self, "p", probability(type(self).__name__, self.p))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "RandomVerticalFlip", "p": self.p}
+
+
+@dataclass(frozen=True)
+class Pad(Transform):
+    """Adds borders.
+
+    ``padding`` is one number for all sides, ``(left and right, top and bottom)``, or
+    ``(left, top, right, bottom)``, in pixels. ``padding_mode`` is ``"constant"`` (a border
+    of ``fill``: one whole number from 0 to 255, or one for each of R, G, B), ``"edge"``,
+    ``"reflect"`` (mirrored, without the outermost pixel) or ``"symmetric"`` (mirrored, with
+    it). Black borders may be added anywhere before a cast to floats; others only where all
+    images have one size.
+    """
+
+    padding: int | Sequence[int]
+    fill: Any = 0
+    padding_mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        put(self, "padding", borders("Pad", self.padding))
+        put(self, "fill", colour("Pad", 0 if self.fill is None else self.fill))
+        one_of("Pad", "padding_mode", self.padding_mode, PADDING_MODES)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": "Pad",
+            "padding": as_list(self.padding),
+            "fill": as_list(self.fill),
+            "padding_mode": self.padding_mode,
+        }
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform):
+    """Cuts ``(height, width)``, or a square, out at a random place.
+
+    ``padding`` is added first, as by :class:`Pad`. An image that is still smaller is a bad
+    sample, unless ``pad_if_needed`` adds what it lacks, on both sides.
+    """
+
+    size: int | Sequence[int]
+    padding: int | Sequence[int] | None = None
+    pad_if_needed: bool = False
+    fill: Any = 0
+    padding_mode: str = "constant"
+
+    def __post_init__(self) -> None:
+        put(self, "size", sides("RandomCrop", self.size))
+        padding = 0 if self.padding is None else self.padding
+        put(self, "padding", borders("RandomCrop", padding))
+        if not isinstance(self.pad_if_needed, bool):
+            raise TransformError(
+                f"RandomCrop: pad_if_needed must be True or False, not {self.pad_if_needed!r}"
+            )
+        put(self, "fill", colour("RandomCrop", 0 if self.fill is None else self.fill))
+        one_of("RandomCrop", "padding_mode", self.padding_mode, PADDING_MODES)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": "RandomCrop",
+            "size": as_list(self.size),
+            "padding": as_list(self.padding),
+            "pad_if_needed": self.pad_if_needed,
+            "fill": as_list(self.fill),
+            "padding_mode": self.padding_mode,
+        }
 
 
 @dataclass(frozen=True)
 class Normalize(Transform):
     """``(x - mean) / std`` per channel, where x is the pixel's value from 0 to 1.
 
-    ``dtype`` is the result's type: ``"float32"`` or ``"float16"``, or torch's own.
+    ``dtype`` is the result's type: ``"float32"``, ``"float16"`` or ``"bfloat16"``, or
+    torch's own. It is computed in float32 and rounded once.
     """
 
     mean: Sequence[float]
@@ -144,19 +238,19 @@ class Normalize(Transform):
     def __post_init__(self) -> None:
         for field in ("mean", "std"):
             values = getattr(self, field)
-            if not _is_sequence(values) or len(values) not in (1, 3):
+            if not is_sequence(values) or len(values) not in (1, 3):
                 raise TransformError(
                     f"Normalize: {field} must be 3 numbers, or one for all channels, not {values!r}"
                 )
-            if not all(_is_number(value) and math.isfinite(value) for value in values):
+            if not all(is_number(value) and math.isfinite(value) for value in values):
                 raise TransformError(f"Normalize: {field} must be finite numbers, not {values!r}")
-            _set(self, field, tuple(float(value) for value in values))
+            put(self, field, tuple(float(value) for value in values))
         if 0.0 in self.std:
             raise TransformError(f"Normalize: std must not be 0, but is {self.std}")
-        dtype = _dtype("Normalize", self.dtype)
+        dtype = dtype_name("Normalize", self.dtype)
         if dtype == "uint8":
-            raise TransformError("Normalize: dtype must be float16 or float32, not uint8")
-        _set(self, "dtype", dtype)
+            raise TransformError("Normalize: dtype must be bfloat16, float16 or float32, not uint8")
+        put(self, "dtype", dtype)
 
     @classmethod
     def imagenet(cls, dtype: Any = "float32") -> Normalize:
@@ -166,8 +260,8 @@ class Normalize(Transform):
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": "Normalize",
-            "mean": _list(self.mean),
-            "std": _list(self.std),
+            "mean": as_list(self.mean),
+            "std": as_list(self.std),
             "dtype": self.dtype,
         }
 
@@ -180,12 +274,31 @@ class ToDtype(Transform):
     scale: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, "dtype", _dtype("ToDtype", self.dtype))
+        put(self, "dtype", dtype_name("ToDtype", self.dtype))
         if not isinstance(self.scale, bool):
             raise TransformError(f"ToDtype: scale must be True or False, not {self.scale!r}")
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": "ToDtype", "dtype": self.dtype, "scale": self.scale}
+
+
+@dataclass(frozen=True)
+class ToLayout(Transform):
+    """Says how the finished image lies in memory; it comes last in the list.
+
+    ``"NCHW"`` is the default: batches of ``[rows, 3, height, width]``. ``"NHWC"`` gives
+    ``[rows, height, width, 3]``, C-contiguous, as JAX and most of Flax expect. For PyTorch,
+    ``x.permute(0, 3, 1, 2)`` of such a batch is an NCHW tensor in ``torch.channels_last``
+    memory format, without a copy.
+    """
+
+    layout: str
+
+    def __post_init__(self) -> None:
+        one_of("ToLayout", "layout", self.layout, LAYOUTS)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "ToLayout", "layout": self.layout}
 
 
 def to_request(
@@ -205,7 +318,7 @@ def to_request(
             raise TransformError(
                 f"transform for {column!r}, which is not among columns={list(columns)}"
             )
-        steps: Sequence[Any] = given if _is_sequence(given) else [given]
+        steps: Sequence[Any] = given if is_sequence(given) else [given]
         for index, step in enumerate(steps):
             if not isinstance(step, Transform):
                 raise TransformError(
@@ -214,62 +327,3 @@ def to_request(
                 )
         request[column] = [step.to_dict() for step in steps]
     return request
-
-
-def _set(transform: Transform, field: str, value: object) -> None:
-    object.__setattr__(transform, field, value)
-
-
-def _list(value: Any) -> list[Any]:
-    return list(value)
-
-
-def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _side(name: str, field: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise TransformError(f"{name}: {field} must be at least 1 pixel, not {value!r}")
-    return value
-
-
-def _sides(name: str, size: Any) -> tuple[int, int]:
-    if _is_sequence(size):
-        if len(size) == 1:
-            return _sides(name, size[0])
-        if len(size) == 2:
-            return _side(name, "size", size[0]), _side(name, "size", size[1])
-        raise TransformError(f"{name}: size must be one number or (height, width), not {size!r}")
-    side = _side(name, "size", size)
-    return side, side
-
-
-def _range(name: str, field: str, value: Any) -> tuple[float, float]:
-    if _is_sequence(value) and len(value) == 2 and all(_is_number(end) for end in value):
-        low, high = float(value[0]), float(value[1])
-        if 0.0 < low <= high < math.inf:
-            return low, high
-    raise TransformError(f"{name}: {field} must be (low, high) with 0 < low <= high, not {value!r}")
-
-
-def _interpolation(name: str, value: Any) -> str:
-    # torchvision's InterpolationMode is an enum of these strings.
-    text = str(getattr(value, "value", value))
-    if text not in INTERPOLATIONS:
-        raise TransformError(
-            f"{name}: interpolation must be one of {', '.join(INTERPOLATIONS)}, not {value!r}"
-        )
-    return text
-
-
-def _dtype(name: str, value: Any) -> str:
-    # "float32", torch.float32, numpy.dtype("float32") and numpy.float32 alike.
-    text = value.__name__ if isinstance(value, type) else str(value).removeprefix("torch.")
-    if text not in DTYPES:
-        raise TransformError(f"{name}: dtype must be one of {', '.join(DTYPES)}, not {value!r}")
-    return text

@@ -156,6 +156,11 @@ fn pattern(dtype: DType, shape: &[u64]) -> (usize, Vec<u8>) {
                 DType::Uint32 | DType::Int32 => bytes.extend(u32::from(value).to_ne_bytes()),
                 DType::Uint64 | DType::Int64 => bytes.extend(u64::from(value).to_ne_bytes()),
                 // 1.0 = 0x3c00 and 2.0 = 0x4000 in IEEE 754 binary16.
+                // So few numbers are exact in the upper half of a float32.
+                DType::Bfloat16 => {
+                    let upper = (f32::from(value).to_bits() >> 16) as u16;
+                    bytes.extend(upper.to_ne_bytes());
+                }
                 DType::Float16 => {
                     bytes.extend(if value & 1 == 0 { 0x3c00u16 } else { 0x4000 }.to_ne_bytes());
                 }
