@@ -112,7 +112,7 @@ proptest! {
         let most = (1u32 << depth) - 1;
         // Smooth enough that filters matter, rough enough that a slip shows.
         let samples: Vec<u16> = (0..width * height * channels as u32)
-            .map(|i| (if next() % 3 == 0 { next() & most } else { i & most }) as u16)
+            .map(|i| (if next().is_multiple_of(3) { next() & most } else { i & most }) as u16)
             .collect();
         let palette: Vec<u8> = (0..3 * (1u32 << depth.min(8))).map(|_| next() as u8).collect();
         let mut png = Png::new(width, height, colour, depth, samples.clone());

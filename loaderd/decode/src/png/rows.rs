@@ -224,7 +224,7 @@ impl<'a> Samples<'a> {
     }
 
     /// Fills `out` with RGB, from the row's pixel `from` on.
-    pub(super) fn to_rgb(&self, row: &[u8], from: usize, out: &mut [u8]) {
+    pub(super) fn to_rgb(self, row: &[u8], from: usize, out: &mut [u8]) {
         let pixels = out.chunks_exact_mut(3);
         if self.depth < 8 {
             let depth = usize::from(self.depth);
