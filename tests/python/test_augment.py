@@ -137,7 +137,7 @@ def near(ours: Any, theirs: Any) -> bool:
         ),
         (
             [ColorJitter(brightness=(2, 2)), Pad(2, 5), CenterCrop((60, 30))],
-            lambda x: F.center_crop(F.pad(F.adjust_brightness(x, 2), 2, fill=5), [60, 30]),
+            lambda x: F.center_crop(F.pad(F.adjust_brightness(x, 2.0), 2, fill=5), [60, 30]),
         ),
         ([RandomCrop(SIZE)], lambda x: x),
         (

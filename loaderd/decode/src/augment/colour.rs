@@ -101,10 +101,10 @@ pub(super) fn byte(value: f32) -> u8 {
     value.clamp(0.0, 255.0) as i32 as u8
 }
 
-/// 0.2989 R + 0.587 G + 0.114 B, cut off, in 16 bits of fraction.
+/// 0.2989 R + 0.587 G + 0.114 B, cut off: for every colour what torchvision has.
 #[inline(always)]
 fn grey_of(red: u8, green: u8, blue: u8) -> u32 {
-    (19_589 * u32::from(red) + 38_470 * u32::from(green) + 7_471 * u32::from(blue)) >> 16
+    (2_989 * u32::from(red) + 5_870 * u32::from(green) + 1_140 * u32::from(blue)) / 10_000
 }
 
 #[inline(always)]
