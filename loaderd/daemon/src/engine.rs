@@ -34,6 +34,8 @@ mod feeder;
 mod publisher;
 mod worker;
 
+pub(crate) use self::feeder::SLAB_MEMORY_MAX;
+
 /// Decode tasks that may wait per worker: enough to hide the feeder's wake-up, few
 /// enough that the bytes are still in cache.
 const TASKS_PER_WORKER: usize = 16;

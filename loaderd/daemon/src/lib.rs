@@ -20,3 +20,4 @@ mod session;
 
 pub mod cli;
 pub mod clock;
+pub mod machine;

@@ -19,12 +19,19 @@ mod region;
 mod resize;
 
 pub mod encode;
+mod simd;
 
 pub use decoder::{Decoded, Decoder, Image, Limits, StageNs};
 pub use error::{DecodeError, EncodeError, TransformError};
 pub use header::{Coding, Header, probe};
 pub use pipeline::{Options, Output, Pipeline};
+pub use simd::simd;
 pub use transforms::{DType, Interpolation, ResizeTo, Transform};
+
+/// The version of libjpeg-turbo, such as `3.1.0`.
+pub fn libjpeg_turbo_version() -> &'static str {
+    jpeg::library_version()
+}
 
 /// What decodes, with versions: pixels are the same bit for bit where this is the same.
 pub fn version() -> String {

@@ -20,7 +20,7 @@ use crate::job::{Origin, failure};
 use crate::source::Payload;
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
-const SLAB_MEMORY_MAX: u64 = 16 << 20;
+pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 /// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
