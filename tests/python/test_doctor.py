@@ -16,8 +16,8 @@ from loaderd import _native, launch
 
 pytest.importorskip("torch")
 
-from daemon_process import Daemon  # noqa: E402
-from fake_daemon import FakeDaemon  # noqa: E402
+from daemon_process import Daemon
+from fake_daemon import FakeDaemon
 
 
 def doctor(*arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:

@@ -72,6 +72,7 @@ impl Tuning {
                 ..Limits::default()
             },
             log_file: None,
+            timings: None,
         })
     }
 }

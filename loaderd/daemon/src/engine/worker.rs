@@ -86,7 +86,10 @@ fn decode_image(
     let place = unsafe { batch.part(row, tensor) };
     let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
     match decoded {
-        Ok(_) => {
+        Ok(decoded) => {
+            if let Some(timings) = &session.timings {
+                timings.image(&decoded.stages);
+            }
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);

@@ -1,0 +1,33 @@
+//! How long the engine's stages take, for those who ask.
+//!
+//! Enters: durations from feeders and workers. Leaves: a histogram a stage. Without one
+//! of these the engine takes no time of its own.
+
+use loaderd_decode::StageNs;
+
+use crate::histogram::Histogram;
+
+/// One histogram per stage.
+#[derive(Debug, Default)]
+pub struct Timings {
+    /// From asking for an extent to having its bytes.
+    pub read: Histogram,
+    /// Of an image: header, limits, placement.
+    pub header: Histogram,
+    /// Of an image: entropy decoding, inverse DCT, colour conversion.
+    pub decode: Histogram,
+    /// Of an image: resizing.
+    pub resize: Histogram,
+    /// Of an image: normalising, casting, writing to the slot.
+    pub finish: Histogram,
+}
+
+impl Timings {
+    /// Counts one image.
+    pub(super) fn image(&self, stages: &StageNs) {
+        self.header.record(stages.header_ns);
+        self.decode.record(stages.decode_ns);
+        self.resize.record(stages.resize_ns);
+        self.finish.record(stages.finish_ns);
+    }
+}
