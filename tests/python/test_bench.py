@@ -65,13 +65,13 @@ def test_each_part_has_its_times(images: str) -> None:
     # From batch to batch is all the time there is.
     time_s = end_to_end["rows"] / end_to_end["rows_per_s"]
     assert parts["gap"]["mean_us"] * parts["gap"]["count"] == pytest.approx(time_s * 1e6, rel=0.2)
-    assert report["advice"][0].startswith("slots: batches came ")
+    assert any(line.startswith("slots: batches came ") for line in report["advice"])
 
 
 def test_a_slow_consumer_is_told_so() -> None:
     report = bench("memory:rows=1000,tensor=8:float32", "--seconds=1", "--consume-ms=20")
     assert report["verdict"].startswith("consumer-bound")
-    assert "enough for a step of 20.0 ms" in report["advice"][0]
+    assert "will do for a step of 20.0 ms" in report["advice"][0]
     gap = report["spreads"][-1]
     assert gap["name"] == "gap"
     assert gap["p50_us"] >= 20_000 * 0.97
@@ -93,14 +93,14 @@ def test_a_sweep_and_its_picture(images: str, tmp_path: Path) -> None:
     assert [trial["slots"] for trial in report["sweep"]["slots"]] == [2, 3, 4, 6, 8]
     for trial in report["sweep"]["threads"]:
         assert trial["rows_per_s"] > 0 and trial["decode_rows_per_s"] > 0
-    assert report["advice"][0].startswith("threads: ")
-    assert report["advice"][1].startswith("slots: ")
+    for what in ("threads: ", "slots: "):
+        assert any(line.startswith(what) for line in report["advice"]), report["advice"]
     root = ElementTree.parse(picture).getroot()
     assert {element.tag for element in root.iter()} == SHAPES
     words = [element.text or "" for element in root.iter() if element.text]
     for part in report["spreads"]:
         assert part["name"] in words
-    assert report["verdict"] in words
+    assert report["verdict"] in " ".join(words)
     width = float(root.get("width", "0"))
     for line in root.iter("{http://www.w3.org/2000/svg}line"):
         assert all(0 <= float(line.get(name, "-1")) <= width for name in ("x1", "x2"))

@@ -86,8 +86,10 @@ What is measured:
   read        extents in random order, on one thread, dropped at once
   decode      images from memory, on all decode threads
   end to end  batches through a daemon and its socket to a consumer
-and, while that last runs, how long each part takes, with p50, p99 and p99.9:
-  read        an extent, from asking for it to having it
+and how long each part takes, with p50, p99 and p99.9; the first while nothing else is
+done, the others end to end:
+  read alone  an extent, from asking for it to having it, many at a time
+  read        the same end to end, waiting for decode threads that are behind included
   header, decode, resize, finish
               an image, on its decode thread
   hand-over   a batch, from being published to the consumer having it
@@ -230,16 +232,18 @@ impl Bench<'_> {
     fn measure(self) -> Result<Report> {
         let (threads, slots) = (self.config.decode_threads, self.arguments.slots);
         let mut stages = Vec::new();
+        let mut spreads = Vec::new();
         let mut reading = None;
         let mut notes = Vec::new();
         if self.arguments.cold {
-            self.cold(&mut stages, &mut notes)?;
+            self.cold(&mut stages, &mut spreads, &mut notes)?;
         }
         if self.is_image {
             self.say_next("reading");
-            let (stage, how) = self.read(self.fresh_files()?, false)?;
-            stages.push(stage);
-            reading = how;
+            let alone = self.read(self.fresh_files()?, false)?;
+            stages.push(alone.stage);
+            spreads.push(Spread::of("read alone", &alone.waits));
+            reading = alone.how;
             self.say_next("decoding");
             stages.push(self.decode(threads)?);
         }
@@ -252,7 +256,7 @@ impl Bench<'_> {
             false => None,
         };
         self.progress.finish_and_clear();
-        let spreads: Vec<Spread> = [
+        let parts = [
             ("read", &timings.read),
             ("header", &timings.header),
             ("decode", &timings.decode),
@@ -260,11 +264,9 @@ impl Bench<'_> {
             ("finish", &timings.finish),
             ("hand-over", &consumed.handover),
             ("gap", &consumed.gaps),
-        ]
-        .into_iter()
-        .filter(|(_, histogram)| histogram.count() > 0)
-        .map(|(name, histogram)| Spread::of(name, histogram))
-        .collect();
+        ];
+        spreads.extend(parts.map(|(name, histogram)| Spread::of(name, histogram)));
+        spreads.retain(|spread| spread.count > 0);
         let handover = |q| consumed.handover.quantile(q).map(|ns| ns as f64 / 1e3);
         let longest_us = consumed.handover.max() as f64 / 1e3;
         let mut report = Report {
@@ -273,6 +275,7 @@ impl Bench<'_> {
             version: self.source.version(),
             rows: self.source.rows(),
             threads,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
             batch_size: self.arguments.batch_size,
             slots,
             slot_bytes: consumed.slot_bytes,
@@ -295,16 +298,24 @@ impl Bench<'_> {
     }
 
     /// First cold, then everything into the page cache.
-    fn cold(&self, stages: &mut Vec<Stage>, notes: &mut Vec<String>) -> Result<()> {
+    fn cold(
+        &self,
+        stages: &mut Vec<Stage>,
+        spreads: &mut Vec<Spread>,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
         let Some(files) = self.fresh_files()?.filter(|_| self.is_image) else {
             notes.push("cold: not measured: no data file of our own is read here".into());
             return Ok(());
         };
         self.say_next("reading, cold");
         notes.push(cache::drop_files(&files));
-        let (mut stage, _) = self.read(self.fresh_files()?, true)?;
-        stage.name = "read, cold";
-        stages.push(stage);
+        let alone = self.read(self.fresh_files()?, true)?;
+        stages.push(Stage {
+            name: "read, cold",
+            ..alone.stage
+        });
+        spreads.push(Spread::of("read alone, cold", &alone.waits));
         self.say_next("end to end, cold");
         cache::drop_files(&files);
         let consumed =

@@ -16,7 +16,7 @@ pub struct Timings {
     pub header: Histogram,
     /// Of an image: entropy decoding, inverse DCT, colour conversion.
     pub decode: Histogram,
-    /// Of an image: resizing.
+    /// Of an image that is resized: resizing.
     pub resize: Histogram,
     /// Of an image: normalising, casting, writing to the slot.
     pub finish: Histogram,
@@ -27,7 +27,10 @@ impl Timings {
     pub(super) fn image(&self, stages: &StageNs) {
         self.header.record(stages.header_ns);
         self.decode.record(stages.decode_ns);
-        self.resize.record(stages.resize_ns);
+        // 0 where the crop has the target's size already.
+        if stages.resize_ns > 0 {
+            self.resize.record(stages.resize_ns);
+        }
         self.finish.record(stages.finish_ns);
     }
 }

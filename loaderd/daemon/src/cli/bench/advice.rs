@@ -10,6 +10,8 @@ use crate::cli::size;
 const SAME: f64 = 0.03;
 /// A consumer that waits for less than this part of the time is served.
 const SERVED: f64 = 0.02;
+/// Where decoding gets less than this part of its cores, they are not idle otherwise.
+const IDLE: f64 = 0.85;
 /// Slots that any job needs: one with the consumer, one in the making, one ready.
 const SLOTS_MIN: u32 = 3;
 
@@ -52,7 +54,7 @@ pub(super) fn advice(report: &Report) -> Vec<String> {
         .sweep
         .as_ref()
         .and_then(|sweep| threads_swept(&sweep.threads));
-    [threads, slots, cold(report), reading(report)]
+    [busy(report), threads, slots, cold(report), reading(report)]
         .into_iter()
         .flatten()
         .collect()
@@ -65,7 +67,7 @@ fn threads_swept(trials: &[Trial]) -> Option<String> {
     let gain = last.rows_per_s / first.rows_per_s;
     Some(if enough.threads < last.threads {
         format!(
-            "threads: {} are enough: {:.0} rows/s, and {:.0} with {}",
+            "threads: {} will do: {:.0} rows/s, and {:.0} with {}",
             enough.threads, enough.rows_per_s, last.rows_per_s, last.threads
         )
     } else if last.threads > first.threads {
@@ -89,7 +91,7 @@ fn slots_swept(trials: &[Trial]) -> Option<String> {
         .map(|trial| trial.rows_per_s)
         .fold(0.0, f64::max);
     Some(format!(
-        "slots: {} are enough: {:.0} rows/s, at best {best:.0}, the consumer waited {:.0} % of the time",
+        "slots: {} will do: {:.0} rows/s, at best {best:.0}, the consumer waited {:.0} % of the time",
         enough.slots,
         enough.rows_per_s,
         enough.consumer_waited * 100.0
@@ -128,7 +130,7 @@ fn slots_from_gaps(report: &Report) -> Option<String> {
     }
     if report.consumer_waited < SERVED {
         return Some(format!(
-            "slots: {} are enough for a step of {}: {seen}",
+            "slots: {} will do for a step of {}: {seen}",
             report.slots,
             duration(held_us)
         ));
@@ -151,6 +153,19 @@ fn slots_from_gaps(report: &Report) -> Option<String> {
 fn slots_for(gap_us: f64, step_us: f64) -> u32 {
     let ready = ((gap_us / step_us.max(1.0)).ceil() - 1.0).clamp(1.0, 1e6);
     (2 + ready as u32).max(SLOTS_MIN)
+}
+
+/// Decoding from memory waits for nothing: what it does not get, others have.
+fn busy(report: &Report) -> Option<String> {
+    let decode = report.stages.iter().find(|stage| stage.name == "decode")?;
+    let wanted = report.threads.min(report.cores) as f64;
+    let got = decode.cpu_us_per_row * decode.rows_per_s / 1e6;
+    (got < wanted * IDLE).then(|| {
+        format!(
+            "busy: decoding alone got the time of {got:.1} cores of {wanted}: other work on this machine makes every \
+             figure worse"
+        )
+    })
 }
 
 fn cold(report: &Report) -> Option<String> {
@@ -198,6 +213,7 @@ mod tests {
         gaps_ms.iter().for_each(|ms| gaps.record(ms * 1_000_000));
         let stage = |name, rows_per_s| Stage {
             rows_per_s,
+            cpu_us_per_row: 2e6 / rows_per_s,
             ..Stage::of(name, 1, 1, std::time::Duration::from_secs(1), 1)
         };
         Report {
@@ -206,6 +222,7 @@ mod tests {
             version: 1,
             rows: 1,
             threads: 2,
+            cores: 2,
             batch_size: 128,
             slots: 4,
             slot_bytes: 1 << 20,
@@ -264,10 +281,26 @@ mod tests {
         );
         check(
             report(200.0, 0.0, &[200; 10]),
-            "4 are enough for a step of 200 ms",
+            "4 will do for a step of 200 ms",
         );
         check(report(50.0, 0.5, &steady), "more of them would not help");
         check(report(135.0, 0.05, &bursts), "try 5 for a step of 135 ms");
+    }
+
+    #[test]
+    fn a_busy_machine_is_named() {
+        // 1,000 rows a second on two cores.
+        let mut found = report(0.0, 1.0, &[100; 10]);
+        found.stages[1].cpu_us_per_row = 1900.0;
+        assert_eq!(busy(&found), None);
+        found.stages[1].cpu_us_per_row = 900.0;
+        let text = busy(&found).unwrap();
+        assert!(
+            text.starts_with("busy: decoding alone got the time of 0.9 cores of 2"),
+            "{text}"
+        );
+        found.cores = 1;
+        assert_eq!(busy(&found), None);
     }
 
     #[test]
@@ -278,8 +311,8 @@ mod tests {
             slots: vec![trial(4, 2, 700.0), trial(4, 3, 985.0), trial(4, 4, 1000.0)],
         });
         let advice = advice(&found);
-        assert!(advice[0].starts_with("threads: 2 are enough"), "{advice:?}");
-        assert!(advice[1].starts_with("slots: 3 are enough"), "{advice:?}");
+        assert!(advice[0].starts_with("threads: 2 will do"), "{advice:?}");
+        assert!(advice[1].starts_with("slots: 3 will do"), "{advice:?}");
         let growing = [trial(1, 4, 500.0), trial(2, 4, 990.0)];
         let text = threads_swept(&growing).unwrap();
         assert!(text.contains("2 give 2.0 times what 1 gives"), "{text}");

@@ -14,12 +14,22 @@ use loaderd_read::{Config, FileSet, Reader};
 use super::Bench;
 use super::report::Stage;
 use crate::clock;
+use crate::histogram::Histogram;
 use crate::source::Payload;
 
 /// Encoded images that the decode measurement keeps in memory, in bytes.
 const SAMPLE_BYTES_MAX: usize = 256 << 20;
 /// Rows of one window of slow reads.
 const SLOW_WINDOW: usize = 256;
+
+/// Reading alone.
+pub(super) struct Reading {
+    pub(super) stage: Stage,
+    /// The engine, in words.
+    pub(super) how: Option<String>,
+    /// From asking for an extent to having it; empty where the source reads.
+    pub(super) waits: Histogram,
+}
 
 impl Bench<'_> {
     /// The source's files, opened anew: how they are read is settled once for each set.
@@ -37,14 +47,11 @@ impl Bench<'_> {
 
     /// Reading alone, on one thread, with everything dropped at once. Without `files` the
     /// source reads. With `one_epoch` no row is read twice.
-    pub(super) fn read(
-        &self,
-        files: Option<Arc<FileSet>>,
-        one_epoch: bool,
-    ) -> Result<(Stage, Option<String>)> {
+    pub(super) fn read(&self, files: Option<Arc<FileSet>>, one_epoch: bool) -> Result<Reading> {
         let mut rows = 0u64;
         let mut bytes = 0u64;
         let mut how = None;
+        let waits = Histogram::default();
         let (started, cpu) = (Instant::now(), clock::process_cpu_ns());
         let rows_max = match one_epoch {
             true => self.source.rows(),
@@ -76,7 +83,7 @@ impl Bench<'_> {
                             }
                         },
                     };
-                    if !reader.submit(0, extent) {
+                    if !reader.submit(started.elapsed().as_nanos() as u64, extent) {
                         next = Some(extent);
                         break;
                     }
@@ -84,13 +91,18 @@ impl Bench<'_> {
                 if !more && reader.in_flight() == 0 {
                     break;
                 }
-                reader.complete(Duration::from_millis(100), &mut |_, result| match result {
-                    Ok(buffer) => {
-                        rows += 1;
-                        bytes += buffer.len() as u64;
-                    }
-                    Err(error) => failed = Some(error),
-                })?;
+                reader.complete(
+                    Duration::from_millis(100),
+                    &mut |asked_ns, result| match result {
+                        Ok(buffer) => {
+                            let now_ns = started.elapsed().as_nanos() as u64;
+                            waits.record(now_ns.saturating_sub(asked_ns));
+                            rows += 1;
+                            bytes += buffer.len() as u64;
+                        }
+                        Err(error) => failed = Some(error),
+                    },
+                )?;
             }
             if let Some(error) = failed {
                 return Err(error.into());
@@ -107,10 +119,11 @@ impl Bench<'_> {
             }
         }
         let cpu_ns = clock::process_cpu_ns() - cpu;
-        Ok((
-            Stage::of("read", rows, bytes, started.elapsed(), cpu_ns),
+        Ok(Reading {
+            stage: Stage::of("read", rows, bytes, started.elapsed(), cpu_ns),
             how,
-        ))
+            waits,
+        })
     }
 
     /// The encoded images of some rows.

@@ -13,6 +13,8 @@ const RIGHT: f64 = 930.0;
 const ROW: f64 = 26.0;
 const RIDGE: f64 = 58.0;
 const PANEL: f64 = 200.0;
+/// Of small print, in the page's width.
+const LINE_CHARACTERS: usize = 140;
 
 const BLUE: &str = "#3b6ea8";
 const ORANGE: &str = "#d9822b";
@@ -26,15 +28,8 @@ pub(super) fn draw(report: &Report) -> String {
     };
     page.text(20.0, page.y, "start", 17.0, "#111", "loaderd bench");
     page.y += 20.0;
-    page.text(
-        20.0,
-        page.y,
-        "start",
-        11.0,
-        GREY,
-        &shortened(&report.title(), 150),
-    );
-    page.y += 26.0;
+    page.words(&report.title(), GREY);
+    page.y += 9.0;
     rates(&mut page, report);
     if !report.spreads.is_empty() {
         spreads(&mut page, &report.spreads);
@@ -56,8 +51,7 @@ pub(super) fn draw(report: &Report) -> String {
     let mut words = vec![&report.verdict];
     words.extend(&report.advice);
     for line in words {
-        page.text(20.0, page.y, "start", 11.0, "#111", &shortened(line, 160));
-        page.y += 17.0;
+        page.words(line, "#111");
     }
     let height = page.y + 8.0;
     format!(
@@ -104,6 +98,14 @@ impl Page {
         .expect("writing to a string");
     }
 
+    /// Text of any length, in small print.
+    fn words(&mut self, text: &str, fill: &str) {
+        for line in wrapped(text, LINE_CHARACTERS) {
+            self.text(20.0, self.y, "start", 11.0, fill, &line);
+            self.y += 17.0;
+        }
+    }
+
     fn heading(&mut self, text: &str) {
         self.text(20.0, self.y, "start", 13.0, "#111", text);
         self.y += 12.0;
@@ -142,7 +144,7 @@ fn rates(page: &mut Page, report: &Report) {
 
 /// A histogram a part, one below the other, on one logarithmic scale.
 fn spreads(page: &mut Page, spreads: &[Spread]) {
-    page.heading("How long each part takes, end to end: median, p99 (dashed), p99.9 (dotted)");
+    page.heading("How long each part takes: median, p99 (dashed), p99.9 (dotted)");
     let shortest = spreads
         .iter()
         .filter_map(|spread| spread.bins_from_us.first().copied())
@@ -311,13 +313,21 @@ fn round_step(step: f64) -> f64 {
     factor.unwrap_or(10.0) * power
 }
 
-/// At most so many characters, with a mark where some are missing.
-fn shortened(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
-        return text.into();
+/// Lines of at most so many characters, broken at blanks.
+fn wrapped(text: &str, most: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("one at least");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= most {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
     }
-    let kept: String = text.chars().take(most - 1).collect();
-    format!("{kept}…")
+    lines
 }
 
 #[cfg(test)]
@@ -330,8 +340,8 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_cut_between_characters() {
-        assert_eq!(super::shortened("äöü", 3), "äöü");
-        assert_eq!(super::shortened("äöüß", 3), "äö…");
+    fn long_lines_are_broken_at_blanks() {
+        assert_eq!(super::wrapped("äö ü ß abcdef", 4), ["äö ü", "ß", "abcdef"]);
+        assert_eq!(super::wrapped("", 4), [""]);
     }
 }

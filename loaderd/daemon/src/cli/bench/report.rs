@@ -132,6 +132,8 @@ pub(super) struct Report {
     pub(super) version: u64,
     pub(super) rows: u64,
     pub(super) threads: usize,
+    /// That this process may use.
+    pub(super) cores: usize,
     pub(super) batch_size: u32,
     pub(super) slots: u32,
     pub(super) slot_bytes: u64,
@@ -205,15 +207,7 @@ impl Report {
             self.handover_us_p99,
             size::show(self.slot_bytes)
         ));
-        let mut table = new_table(&[
-            "end to end, each",
-            "count",
-            "mean",
-            "p50",
-            "p99",
-            "p99.9",
-            "max",
-        ]);
+        let mut table = new_table(&["each", "count", "mean", "p50", "p99", "p99.9", "max"]);
         for spread in &self.spreads {
             let quantile = |us: Option<f64>| us.map_or("-".into(), duration);
             table.add_row([
