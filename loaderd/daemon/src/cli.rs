@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod control;
+mod doctor;
 #[cfg(feature = "lance")]
 mod ingest;
 mod log;
@@ -43,6 +44,8 @@ enum Command {
     Status(control::StatusArguments),
     /// Ask the running daemon to end its sessions and leave
     Stop(control::StopArguments),
+    /// Check what this machine gives loaderd, and say what mends the rest
+    Doctor(doctor::Arguments),
     /// Show which dataset version and rows the training steps saw
     Log(log::Arguments),
     /// Measure reading, decoding and delivery of a dataset on this machine
@@ -80,6 +83,7 @@ pub fn run() -> Result<()> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Status(arguments) => control::status(&arguments),
         Command::Stop(arguments) => control::stop(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         #[cfg(feature = "lance")]

@@ -33,7 +33,11 @@ use crate::steplog::StepLog;
 mod copy;
 mod feeder;
 mod publisher;
+mod timings;
 mod worker;
+
+pub(crate) use self::feeder::SLAB_MEMORY_MAX;
+pub use self::timings::Timings;
 
 /// Decode tasks that may wait per worker: enough to hide the feeder's wake-up, few
 /// enough that the bytes are still in cache.
@@ -117,11 +121,16 @@ impl Reading {
 pub struct Engine {
     tasks: Option<Sender<Task>>,
     workers: Vec<JoinHandle<()>>,
+    timings: Option<Arc<Timings>>,
 }
 
 impl Engine {
-    /// Starts `threads` workers.
-    pub fn start(threads: usize, limits: decode::Limits) -> std::io::Result<Engine> {
+    /// Starts `threads` workers. With `timings`, every stage is timed into them.
+    pub fn start(
+        threads: usize,
+        limits: decode::Limits,
+        timings: Option<Arc<Timings>>,
+    ) -> std::io::Result<Engine> {
         let (tasks, inbox) = bounded::<Task>(threads * TASKS_PER_WORKER);
         let workers = (0..threads)
             .map(|n| {
@@ -134,6 +143,7 @@ impl Engine {
         Ok(Engine {
             tasks: Some(tasks),
             workers,
+            timings,
         })
     }
 
@@ -174,6 +184,7 @@ impl Engine {
             ended: AtomicBool::new(false),
             animated,
             finished,
+            timings: self.timings.clone(),
         });
         let feeder = Feeder::new(
             session.clone(),
@@ -222,6 +233,7 @@ struct Session {
     /// keeps the daemon's log short, so nothing is published with it.
     animated: Vec<AtomicBool>,
     finished: Sender<Finished>,
+    timings: Option<Arc<Timings>>,
 }
 
 struct State {

@@ -20,3 +20,5 @@ mod session;
 
 pub mod cli;
 pub mod clock;
+pub mod histogram;
+pub mod machine;

@@ -18,7 +18,7 @@ use loaderd_read::Mode;
 use loaderd_wire::message::{DaemonStatus, SessionStatus};
 use loaderd_wire::socket::{Channel, Listener};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Timings};
 use crate::feed::{self, Feed};
 use crate::jobs::Jobs;
 use crate::session;
@@ -49,6 +49,8 @@ pub struct Config {
     pub image_limits: Limits,
     /// Where output goes, for error messages.
     pub log_file: Option<PathBuf>,
+    /// Where the engine's stages are timed, for a bench.
+    pub timings: Option<Arc<Timings>>,
 }
 
 /// What sessions share.
@@ -162,8 +164,12 @@ impl Server {
             )
         })?;
         let log = StepLog::open(&steplog::file_in(&config.state_dir), Some(feed))?;
-        let engine = Engine::start(config.decode_threads, config.image_limits)
-            .context("starting decode workers")?;
+        let engine = Engine::start(
+            config.decode_threads,
+            config.image_limits,
+            config.timings.clone(),
+        )
+        .context("starting decode workers")?;
         Ok(Server {
             shared: Arc::new(Shared {
                 config,

@@ -16,6 +16,7 @@ mod store;
 mod writer;
 
 pub use query::{LogReader, LogRow, LoggedJob, Query};
+pub(crate) use store::SCHEMA;
 pub use writer::StepLog;
 
 /// File name of the database in the state folder.

@@ -25,6 +25,7 @@ mod orientation;
 mod png;
 mod region;
 mod resize;
+mod simd;
 mod webp;
 
 pub mod encode;
@@ -36,9 +37,15 @@ pub use limits::Limits;
 pub use magic::Format;
 pub use orientation::Orientation;
 pub use pipeline::{Options, Output, Pipeline};
+pub use simd::simd;
 pub use transforms::{
     DType, EraseValue, Interpolation, Layout, Noise, PaddingMode, ResizeTo, Sampling, Transform,
 };
+
+/// The version of libjpeg-turbo, such as `3.1.0`.
+pub fn libjpeg_turbo_version() -> &'static str {
+    jpeg::library_version()
+}
 
 /// What decodes, with versions: pixels are the same bit for bit where this is the same.
 pub fn version() -> String {

@@ -191,7 +191,7 @@ fn memory_available() -> Option<u64> {
 /// Estimates how many bytes of `set` the page cache holds, from at most about 64 windows
 /// of 16 MiB spread evenly over its bytes. `None` where the kernel lacks `cachestat`
 /// (Linux 6.5) or keeps it from us (later kernels ask for ownership or write access).
-fn cached_bytes(set: &FileSet) -> Option<u64> {
+pub(crate) fn cached_bytes(set: &FileSet) -> Option<u64> {
     const WINDOW: u64 = 16 << 20;
     const WINDOWS: u64 = 64;
     let total = set.total_bytes();

@@ -1,7 +1,7 @@
 //! The data files of one snapshot, open for the whole run.
 //!
 //! Enters: paths. Leaves: descriptors and sizes, shared by all readers through an `Arc`.
-//! Never: writes, closes a file before the set is dropped, or looks at a path twice: a
+//! Never: writes data, closes a file before the set is dropped, or looks at a path twice: a
 //! clean-up that unlinks a file takes nothing away from a set that has it open.
 
 use std::fs::File;
@@ -82,8 +82,26 @@ impl FileSet {
     }
 
     /// Bytes of all files together.
-    pub(crate) fn total_bytes(&self) -> u64 {
+    pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
+    }
+
+    /// About how many bytes of all files the page cache holds. `None` where the kernel
+    /// does not say: before Linux 6.5, and to those who could not write the files.
+    pub fn cached_bytes(&self) -> Option<u64> {
+        direct::cached_bytes(self)
+    }
+
+    /// Asks the kernel to forget what it has cached of all files, for measurements. Pages
+    /// that someone has mapped stay, and all of a file system in memory: see
+    /// [`FileSet::cached_bytes`]. Blocks until what was just written is on the disk.
+    pub fn evict(&self) -> io::Result<()> {
+        for data in &self.files {
+            // Pages that are not on the disk yet can't be dropped.
+            data.file.sync_data()?;
+            rustix::fs::fadvise(&data.file, 0, None, Advice::DontNeed)?;
+        }
+        Ok(())
     }
 
     /// Bytes of `file` now, for error messages.
@@ -149,6 +167,26 @@ mod tests {
         assert!(error.to_string().contains("No such file"), "{error}");
         let error = FileSet::open(vec![folder.path().into()]).unwrap_err();
         assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+
+    #[test]
+    fn evicted_files_are_no_longer_cached() {
+        // Where this test was built: a temporary folder often lies in memory, and stays there.
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
+        let built = std::env::current_exe().unwrap();
+        let folder = tempfile::tempdir_in(built.parent().unwrap()).unwrap();
+        let kind = rustix::fs::statfs(folder.path()).unwrap().f_type;
+        let path = folder.path().join("data");
+        std::fs::write(&path, vec![7; 4 << 20]).unwrap();
+        let files = FileSet::open(vec![path]).unwrap();
+        let Some(before) = files.cached_bytes().filter(|_| kind != TMPFS_MAGIC) else {
+            eprintln!("skipped: the kernel does not say what is cached, or all of it is");
+            return;
+        };
+        assert_eq!(before, 4 << 20);
+        files.evict().unwrap();
+        let after = files.cached_bytes().unwrap();
+        assert!(after < before / 10, "{after} bytes are still cached");
     }
 
     #[test]

@@ -37,3 +37,11 @@ pub use field::{BytesLayout, DType, FieldInfo, FieldKind, FixedKind};
 pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use snapshot::{Payload, Snapshot, SnapshotRequest, VersionRef};
+
+/// Format of the page maps that this version writes and reads.
+pub const PAGE_MAP_FORMAT: u32 = map::FORMAT;
+
+/// The version of Lance that is built in, such as `14.0.2`.
+pub fn lance_version() -> String {
+    lance_table::format::WriterVersion::default().version
+}

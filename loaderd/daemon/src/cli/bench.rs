@@ -1,40 +1,42 @@
 //! `loaderd bench`: what this machine makes of a dataset, stage by stage.
 //!
-//! Three measurements: reading alone, decoding alone (from memory), and everything end
-//! to end through a daemon of its own, with a consumer that holds each batch for
-//! `--consume-ms`. Leaves: a table or JSON, and a verdict in words.
+//! Measures reading alone, decoding alone (from memory), and everything end to end
+//! through a daemon of its own, with a consumer that holds each batch for
+//! `--consume-ms`. Leaves: a table or JSON, a picture where one is asked for, a verdict
+//! and advice in words. It leaves no trace in the user's step log.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use comfy_table::{Table, presets};
-use indicatif::HumanBytes;
-use loaderd_decode::{Decoder, Options, Pipeline};
-use loaderd_plan::{Draws, Order};
-use loaderd_read::{Config as ReadConfig, Reader};
+use indicatif::{ProgressBar, ProgressStyle};
+use loaderd_plan::Order;
 use loaderd_wire::message::{OpenRequest, Protect, Version};
-use serde::Serialize;
 use serde_json::json;
 
-use self::consumer::{Consumed, Consumer, CpuParts, Settings};
+use self::consumer::{Consumed, Consumer, Settings};
+use self::report::{Report, Spread, Stage, Sweep, Trial};
 use super::say;
 use super::serve::Tuning;
-use crate::clock;
+use crate::engine::Timings;
 use crate::server::{Config, Server};
-use crate::source::{self, Kind, Payload, Source, SourceRequest};
+use crate::source::{self, Kind, Source, SourceRequest};
 
+mod advice;
+mod cache;
 mod consumer;
+mod measure;
+mod plot;
+mod report;
 
-/// Encoded images that the decode measurement keeps in memory, in bytes.
-const SAMPLE_BYTES_MAX: usize = 256 << 20;
-/// Rows of one window of slow reads.
-const SLOW_WINDOW: usize = 256;
+/// Slots that a sweep tries.
+const SLOTS_SWEPT: [u32; 5] = [2, 3, 4, 6, 8];
 
 /// Arguments of `loaderd bench`.
 #[derive(clap::Args)]
+#[command(after_long_help = FORMAT)]
 pub(super) struct Arguments {
     /// Dataset: a path, or `memory:rows=N[,images=DIR][,tensor=3x224x224:float32]`
     uri: String,
@@ -62,6 +64,16 @@ pub(super) struct Arguments {
     /// How long the consumer holds each batch, in ms, standing in for a training step
     #[arg(long, default_value_t = 0.0)]
     consume_ms: f64,
+    /// Drop the data files from the page cache and measure that first, for one epoch at
+    /// most; then read them into it, and measure the rest warm
+    #[arg(long)]
+    cold: bool,
+    /// Also measure with 1, 2, 4, … decode threads, and with 2 to 8 slots
+    #[arg(long)]
+    sweep: bool,
+    /// Draw it all into this file
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -69,54 +81,42 @@ pub(super) struct Arguments {
     tuning: Tuning,
 }
 
-/// One measurement.
-#[derive(Serialize)]
-struct Stage {
-    name: &'static str,
-    rows: u64,
-    rows_per_s: f64,
-    mb_per_s: f64,
-    cpu_us_per_row: f64,
-}
+const FORMAT: &str = "\
+What is measured:
+  read        extents in random order, on one thread, dropped at once
+  decode      images from memory, on all decode threads
+  end to end  batches through a daemon and its socket to a consumer
+and how long each part takes, with p50, p99 and p99.9; the first while nothing else is
+done, the others end to end:
+  read alone  an extent, from asking for it to having it, many at a time
+  read        the same end to end, waiting for decode threads that are behind included
+  header, decode, resize, augment, finish
+              an image, on its decode thread
+  hand-over   a batch, from being published to the consumer having it
+  gap         from one batch to the next at the consumer, its own step included
+A quantile is left out where too few were measured for it: p99.9 takes a thousand.
 
-#[derive(Serialize)]
-struct Report {
-    uri: String,
-    column: String,
-    version: u64,
-    rows: u64,
-    threads: usize,
-    batch_size: u32,
-    reading: Option<String>,
-    stages: Vec<Stage>,
-    /// End to end, CPU time of the whole process by part, in µs per row.
-    end_to_end_cpu_us: CpuParts,
-    /// Part of the time that the consumer waited for a batch.
-    consumer_waited: f64,
-    /// From publishing a batch to the consumer having it, in µs.
-    handover_us_p50: f64,
-    handover_us_p99: f64,
-    verdict: String,
-}
+--json prints all of it, and of each part a histogram: bins_from_us are the lower ends
+of its bins, bins_count how many fell into each.
+Other work on the machine shows in every figure: measure on an idle one.";
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if !(arguments.seconds > 0.0 && arguments.consume_ms >= 0.0) {
         bail!("--seconds must be above 0 and --consume-ms at least 0");
     }
-    let bench = Bench::open(arguments)?;
-    let mut stages = Vec::new();
-    let mut reading = None;
-    if bench.is_image {
-        let (stage, how) = bench.read()?;
-        stages.push(stage);
-        reading = how;
-        stages.push(bench.decode()?);
+    if let Some(path) = &arguments.plot {
+        // Now, not after minutes of measuring.
+        std::fs::File::create(path).with_context(|| format!("--plot {}", path.display()))?;
     }
-    let report = bench.end_to_end(stages, reading)?;
+    let report = Bench::open(arguments)?.measure()?;
+    if let Some(path) = &arguments.plot {
+        std::fs::write(path, plot::draw(&report))
+            .with_context(|| format!("--plot {}", path.display()))?;
+    }
     if arguments.json {
         say(serde_json::to_string_pretty(&report)?);
     } else {
-        show(&report);
+        report.show();
     }
     Ok(())
 }
@@ -129,6 +129,8 @@ struct Bench<'a> {
     is_image: bool,
     transform: serde_json::Value,
     version: Option<Version>,
+    /// One step a measurement; hidden where nobody looks.
+    progress: ProgressBar,
     _scratch: Scratch,
 }
 
@@ -194,6 +196,8 @@ impl Bench<'_> {
         let mut config = arguments.tuning.config(scratch.0.join("sock"))?;
         // A bench is no training run: its steps don't belong in the user's log.
         config.state_dir = scratch.0.clone();
+        let progress = ProgressBar::new_spinner()
+            .with_style(ProgressStyle::with_template("measuring {msg}").expect("a fixed template"));
         Ok(Bench {
             arguments,
             config,
@@ -202,12 +206,18 @@ impl Bench<'_> {
             is_image,
             transform,
             version,
+            progress,
             _scratch: scratch,
         })
     }
 
     fn time(&self) -> Duration {
         Duration::from_secs_f64(self.arguments.seconds)
+    }
+
+    fn say_next(&self, what: impl Into<String>) {
+        self.progress.set_message(what.into());
+        self.progress.tick();
     }
 
     /// Rows in random order, epoch after epoch.
@@ -219,177 +229,159 @@ impl Bench<'_> {
         })
     }
 
-    /// Reading alone, on one thread, with everything dropped at once.
-    fn read(&self) -> Result<(Stage, Option<String>)> {
-        let mut rows = 0u64;
-        let mut bytes = 0u64;
-        let mut how = None;
-        let (started, cpu) = (Instant::now(), clock::process_cpu_ns());
-        let mut indices = self.indices();
-        let files = self.source.files().filter(|files| !files.is_empty());
-        let slow = matches!(self.source.payload(0, 0), Payload::Slow | Payload::Null);
-        if let (Some(files), false) = (files, slow) {
-            let config = ReadConfig {
-                mode: self.config.read_mode,
-                ..ReadConfig::for_lengths(self.source.typical_length(), 32 << 20)
-            };
-            let mut reader = Reader::new(files.clone(), config)?;
-            how = Some(reader.engine().to_string());
-            let mut failed = None;
-            let mut next = None;
-            while started.elapsed() < self.time() && failed.is_none() {
-                loop {
-                    let extent = match next.take() {
-                        Some(extent) => extent,
-                        None => match self.source.payload(0, indices.next().expect("endless")) {
-                            Payload::Extent(extent) => extent,
-                            _ => continue,
-                        },
-                    };
-                    if !reader.submit(0, extent) {
-                        next = Some(extent);
-                        break;
-                    }
-                }
-                reader.complete(Duration::from_millis(100), &mut |_, result| match result {
-                    Ok(buffer) => {
-                        rows += 1;
-                        bytes += buffer.len() as u64;
-                    }
-                    Err(error) => failed = Some(error),
-                })?;
-            }
-            if let Some(error) = failed {
-                return Err(error.into());
-            }
-        } else {
-            how = how.or_else(|| slow.then(|| "reading with Lance's take".into()));
-            while started.elapsed() < self.time() {
-                let window: Vec<u64> = indices.by_ref().take(SLOW_WINDOW).collect();
-                for image in self.bytes_of(&window)?.into_iter().flatten() {
-                    rows += 1;
-                    bytes += image.len() as u64;
-                }
-            }
+    fn measure(self) -> Result<Report> {
+        let (threads, slots) = (self.config.decode_threads, self.arguments.slots);
+        let mut stages = Vec::new();
+        let mut spreads = Vec::new();
+        let mut reading = None;
+        let mut notes = Vec::new();
+        if self.arguments.cold {
+            self.cold(&mut stages, &mut spreads, &mut notes)?;
         }
-        let cpu_ns = clock::process_cpu_ns() - cpu;
-        Ok((stage("read", rows, bytes, started.elapsed(), cpu_ns), how))
+        if self.is_image {
+            self.say_next("reading");
+            let alone = self.read(self.fresh_files()?, false)?;
+            stages.push(alone.stage);
+            spreads.push(Spread::of("read alone", &alone.waits));
+            reading = alone.how;
+            self.say_next("decoding");
+            stages.push(self.decode(threads)?);
+        }
+        self.say_next("end to end");
+        let timings = Arc::new(Timings::default());
+        let consumed = self.deliver(threads, slots, false, Some(timings.clone()))?;
+        stages.push(end_to_end("end to end", &consumed));
+        let sweep = match self.arguments.sweep {
+            true => Some(self.sweep()?),
+            false => None,
+        };
+        self.progress.finish_and_clear();
+        let parts = [
+            ("read", &timings.read),
+            ("header", &timings.header),
+            ("decode", &timings.decode),
+            ("resize", &timings.resize),
+            ("augment", &timings.augment),
+            ("finish", &timings.finish),
+            ("hand-over", &consumed.handover),
+            ("gap", &consumed.gaps),
+        ];
+        spreads.extend(parts.map(|(name, histogram)| Spread::of(name, histogram)));
+        spreads.retain(|spread| spread.count > 0);
+        let handover = |q| consumed.handover.quantile(q).map(|ns| ns as f64 / 1e3);
+        let longest_us = consumed.handover.max() as f64 / 1e3;
+        let mut report = Report {
+            uri: self.source.uri().into(),
+            column: self.column.clone(),
+            version: self.source.version(),
+            rows: self.source.rows(),
+            threads,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            batch_size: self.arguments.batch_size,
+            slots,
+            slot_bytes: consumed.slot_bytes,
+            consume_ms: self.arguments.consume_ms,
+            reading,
+            notes,
+            stages,
+            consumer_waited: consumed.waited_part(),
+            end_to_end_cpu_us: consumed.parts,
+            handover_us_p50: handover(0.5).unwrap_or(longest_us),
+            handover_us_p99: handover(0.99).unwrap_or(longest_us),
+            spreads,
+            sweep,
+            verdict: String::new(),
+            advice: Vec::new(),
+        };
+        report.verdict = advice::verdict(&report);
+        report.advice = advice::advice(&report);
+        Ok(report)
     }
 
-    /// The encoded images of some rows.
-    fn bytes_of(&self, indices: &[u64]) -> Result<Vec<Option<Arc<[u8]>>>> {
-        let mut shared = Vec::with_capacity(indices.len());
-        for &index in indices {
-            match self.source.payload(0, index) {
-                Payload::Shared(bytes) => shared.push(Some(bytes)),
-                _ => {
-                    let slow = self.source.read_slow(0, indices)?;
-                    return Ok(slow.into_iter().map(|bytes| bytes.map(Arc::from)).collect());
-                }
-            }
-        }
-        Ok(shared)
-    }
-
-    /// Decoding alone, on all threads, from memory.
-    fn decode(&self) -> Result<Stage> {
-        let mut images: Vec<Arc<[u8]>> = Vec::new();
-        let mut held = 0;
-        let distinct = self.source.rows().min(2048) as usize;
-        let mut indices = self.indices();
-        while images.len() < distinct && held < SAMPLE_BYTES_MAX {
-            let window: Vec<u64> = indices
-                .by_ref()
-                .take(64.min(distinct - images.len()))
-                .collect();
-            let found: Vec<_> = self.bytes_of(&window)?.into_iter().flatten().collect();
-            if found.is_empty() {
-                break;
-            }
-            held += found.iter().map(|image| image.len()).sum::<usize>();
-            images.extend(found);
-        }
-        if images.is_empty() {
-            bail!("column {:?} holds no image at all", self.column);
-        }
-        let pipeline = Pipeline::parse(&self.transform, Options::default())
-            .with_context(|| "--transform".to_string())?;
-        let (rows, bytes, cpu_ns) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let next = AtomicU64::new(0);
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..self.config.decode_threads {
-                scope.spawn(|| {
-                    let mut decoder = Decoder::new(self.config.image_limits);
-                    let mut out = vec![0; pipeline.output().bytes() as usize];
-                    while started.elapsed() < self.time() {
-                        let number = next.fetch_add(1, Ordering::Relaxed);
-                        let image = &images[number as usize % images.len()];
-                        let mut draws = Draws::new(0, 0, number, 0);
-                        // Images that can't be decoded cost their time and count as rows.
-                        let _ = decoder.decode(&pipeline, image, &mut draws, &mut out);
-                        rows.fetch_add(1, Ordering::Relaxed);
-                        bytes.fetch_add(image.len() as u64, Ordering::Relaxed);
-                    }
-                    cpu_ns.fetch_add(clock::thread_cpu_ns(), Ordering::Relaxed);
-                });
-            }
+    /// First cold, then everything into the page cache.
+    fn cold(
+        &self,
+        stages: &mut Vec<Stage>,
+        spreads: &mut Vec<Spread>,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        let Some(files) = self.fresh_files()?.filter(|_| self.is_image) else {
+            notes.push("cold: not measured: no data file of our own is read here".into());
+            return Ok(());
+        };
+        self.say_next("reading, cold");
+        notes.push(cache::drop_files(&files));
+        let alone = self.read(self.fresh_files()?, true)?;
+        stages.push(Stage {
+            name: "read, cold",
+            ..alone.stage
         });
-        Ok(stage(
-            "decode",
-            rows.into_inner(),
-            bytes.into_inner(),
-            started.elapsed(),
-            cpu_ns.into_inner(),
-        ))
+        spreads.push(Spread::of("read alone, cold", &alone.waits));
+        self.say_next("end to end, cold");
+        cache::drop_files(&files);
+        let consumed =
+            self.deliver(self.config.decode_threads, self.arguments.slots, true, None)?;
+        stages.push(end_to_end("end to end, cold", &consumed));
+        self.say_next("reading into the page cache");
+        notes.push(cache::fill_from(&files)?);
+        Ok(())
+    }
+
+    /// The same measurements with other numbers of threads and slots.
+    fn sweep(&self) -> Result<Sweep> {
+        let most = self.config.decode_threads;
+        let mut threads: Vec<usize> = (0..)
+            .map(|power| 1 << power)
+            .take_while(|&count| count < most)
+            .collect();
+        threads.push(most);
+        let mut sweep = Sweep::default();
+        for count in threads {
+            self.say_next(format!("{count} of {most} decode threads"));
+            let decode = match self.is_image {
+                true => Some(self.decode(count)?.rows_per_s),
+                false => None,
+            };
+            let consumed = self.deliver(count, self.arguments.slots, false, None)?;
+            sweep
+                .threads
+                .push(Trial::of(count, self.arguments.slots, decode, &consumed));
+        }
+        for slots in SLOTS_SWEPT {
+            self.say_next(format!("{slots} slots"));
+            let consumed = self.deliver(most, slots, false, None)?;
+            sweep.slots.push(Trial::of(most, slots, None, &consumed));
+        }
+        Ok(sweep)
     }
 
     /// Everything, through a daemon of its own and its real socket.
-    fn end_to_end(self, mut stages: Vec<Stage>, reading: Option<String>) -> Result<Report> {
-        let server = Server::bind(self.config.clone())?;
+    fn deliver(
+        &self,
+        threads: usize,
+        slots: u32,
+        one_epoch: bool,
+        timings: Option<Arc<Timings>>,
+    ) -> Result<Consumed> {
+        let server = Server::bind(Config {
+            decode_threads: threads,
+            timings,
+            ..self.config.clone()
+        })?;
         let stop = Arc::new(AtomicBool::new(false));
         let serving = {
             let stop = stop.clone();
             std::thread::spawn(move || server.run(&stop))
         };
-        let consumed = self.consume();
+        let consumed = self.consume(slots, one_epoch);
         stop.store(true, Ordering::Relaxed);
         serving
             .join()
             .unwrap_or_else(|_| bail!("the daemon's thread panicked"))?;
-        let consumed = consumed?;
-        stages.push(stage(
-            "end to end",
-            consumed.rows,
-            consumed.bytes,
-            consumed.time,
-            consumed.cpu_ns,
-        ));
-        let mut delays = consumed.handover_ns;
-        delays.sort_unstable();
-        let quantile = |q: f64| {
-            let at = ((delays.len() as f64 * q) as usize).min(delays.len().saturating_sub(1));
-            delays.get(at).map_or(0.0, |&ns| ns as f64 / 1e3)
-        };
-        let waited = consumed.waited.as_secs_f64() / consumed.time.as_secs_f64();
-        Ok(Report {
-            uri: self.source.uri().into(),
-            column: self.column.clone(),
-            version: self.source.version(),
-            rows: self.source.rows(),
-            threads: self.config.decode_threads,
-            batch_size: self.arguments.batch_size,
-            reading,
-            verdict: verdict(&stages, waited),
-            stages,
-            end_to_end_cpu_us: consumed.parts,
-            consumer_waited: waited,
-            handover_us_p50: quantile(0.5),
-            handover_us_p99: quantile(0.99),
-        })
+        consumed
     }
 
-    fn consume(&self) -> Result<Consumed> {
+    fn consume(&self, slots: u32, one_epoch: bool) -> Result<Consumed> {
         let mut transform = std::collections::BTreeMap::new();
         if self.is_image {
             transform.insert(self.column.clone(), self.transform.clone());
@@ -397,16 +389,27 @@ impl Bench<'_> {
         let request: OpenRequest = serde_json::from_value(json!({
             "uri": self.arguments.uri, "version": self.version, "filter": self.arguments.filter,
             "columns": [self.column], "transform": transform, "batch_size": self.arguments.batch_size,
-            "shuffle": true, "rank": 0, "world_size": 1, "slots": self.arguments.slots,
+            "shuffle": true, "rank": 0, "world_size": 1, "slots": slots,
             "protect": "none", "on_bad_sample": "zero",
         }))?;
         let settings = Settings {
             time: self.time(),
             hold: Duration::from_secs_f64(self.arguments.consume_ms / 1e3),
-            warm_up: self.arguments.slots,
+            warm_up: slots,
+            one_epoch,
         };
         Consumer::open(&self.config.socket, request, settings)?.run()
     }
+}
+
+fn end_to_end(name: &'static str, consumed: &Consumed) -> Stage {
+    Stage::of(
+        name,
+        consumed.rows,
+        consumed.bytes,
+        consumed.time,
+        consumed.cpu_ns,
+    )
 }
 
 fn default_transform() -> serde_json::Value {
@@ -417,79 +420,4 @@ fn default_transform() -> serde_json::Value {
         {"name": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
          "dtype": "float32"},
     ])
-}
-
-fn stage(name: &'static str, rows: u64, bytes: u64, time: Duration, cpu_ns: u64) -> Stage {
-    let seconds = time.as_secs_f64();
-    Stage {
-        name,
-        rows,
-        rows_per_s: rows as f64 / seconds,
-        mb_per_s: bytes as f64 / seconds / 1e6,
-        cpu_us_per_row: cpu_ns as f64 / 1e3 / rows.max(1) as f64,
-    }
-}
-
-/// Which stage limits, in words.
-fn verdict(stages: &[Stage], waited: f64) -> String {
-    let rate = |name: &str| {
-        stages
-            .iter()
-            .find(|stage| stage.name == name)
-            .map(|stage| stage.rows_per_s)
-    };
-    let waited_text = format!("the consumer waited {:.0} % of the time", waited * 100.0);
-    if waited < 0.1 {
-        return format!("consumer-bound: {waited_text}; loading keeps up");
-    }
-    match (rate("read"), rate("decode"), rate("end to end")) {
-        (Some(read), Some(decode), Some(all)) if read < decode => format!(
-            "read-bound: {waited_text}; reading alone gives {read:.0} rows/s, decoding alone {decode:.0}, together {all:.0}"
-        ),
-        (Some(read), Some(decode), Some(all)) => format!(
-            "decode-bound: {waited_text}; decoding alone gives {decode:.0} images/s, reading alone {read:.0}, together {all:.0}"
-        ),
-        _ => format!("copy-bound: {waited_text}; nothing is decoded, rows are copied into slots"),
-    }
-}
-
-fn show(report: &Report) {
-    say(format_args!(
-        "{} version {}, {} rows, column {:?}, batches of {}, {} decode threads",
-        report.uri, report.version, report.rows, report.column, report.batch_size, report.threads
-    ));
-    if let Some(reading) = &report.reading {
-        say(format_args!("reading: {reading}"));
-    }
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(["stage", "rows/s", "MB/s", "CPU µs/row"]);
-    for stage in &report.stages {
-        table.add_row([
-            stage.name.to_string(),
-            format!("{:.0}", stage.rows_per_s),
-            format!("{:.0}", stage.mb_per_s),
-            format!("{:.1}", stage.cpu_us_per_row),
-        ]);
-    }
-    say(table);
-    let parts = &report.end_to_end_cpu_us;
-    say(format_args!(
-        "end to end, CPU µs/row: {:.1} plan and read, {:.1} decode, {:.1} log and publish",
-        parts.read_and_plan, parts.decode, parts.log_and_publish
-    ));
-    say(format_args!(
-        "hand-over from publish to consumer: p50 {:.0} µs, p99 {:.0} µs ({} a batch)",
-        report.handover_us_p50,
-        report.handover_us_p99,
-        HumanBytes(
-            report
-                .stages
-                .last()
-                .map_or(0, |s| (s.mb_per_s * 1e6 / s.rows_per_s.max(1e-9)) as u64)
-                * u64::from(report.batch_size)
-        )
-    ));
-    say(&report.verdict);
 }

@@ -11,6 +11,7 @@ use loaderd_read::Mode;
 use loaderd_wire::paths;
 
 use super::{Socket, size};
+use crate::machine::Memory;
 use crate::server::{Config, Server};
 
 /// Arguments of `loaderd serve`.
@@ -37,7 +38,8 @@ pub(super) struct Tuning {
     /// How data files are read: auto, direct (O_DIRECT), buffered, pread (no io_uring)
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = parse_mode)]
     read_mode: Mode,
-    /// Memory for batch slots over all sessions, e.g. 4G [default: half of the free memory]
+    /// Memory for batch slots over all sessions, e.g. 4G [default: half of the free
+    /// memory, within the limits of control groups]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     slot_memory: Option<u64>,
     /// Largest image that is decoded, in pixels (width x height of its header)
@@ -62,26 +64,22 @@ impl Tuning {
             read_mode: self.read_mode,
             slot_memory_max: match self.slot_memory {
                 Some(bytes) => bytes,
-                None => available_memory()? / 2,
+                None => default_slot_memory()
+                    .context("/proc/meminfo has no MemAvailable: give --slot-memory")?,
             },
             image_limits: Limits {
                 pixels_max: self.image_pixels_max,
                 ..Limits::default()
             },
             log_file: None,
+            timings: None,
         })
     }
 }
 
-/// Memory that can be had without swapping, in bytes.
-fn available_memory() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        .context("/proc/meminfo has no MemAvailable: give --slot-memory")?;
-    Ok(kib * 1024)
+/// Memory for slots where none is given, in bytes.
+pub(super) fn default_slot_memory() -> Option<u64> {
+    Some(Memory::read()?.free() / 2)
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
@@ -112,7 +110,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Takes what the hard limits allow: descriptors for datasets of many files, locked memory
 /// for registered buffers. What is missing all the same is reported where it is needed.
-fn raise_limits() {
+pub(super) fn raise_limits() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     for resource in [Resource::Nofile, Resource::Memlock] {
         let mut limit = getrlimit(resource);

@@ -50,7 +50,7 @@ mod tests {
         for start in 0..20 {
             for length in 0..100 {
                 for skip in [0, 1, 7, 16] {
-                    let mut to = vec![255_u8; 160];
+                    let mut to = [255_u8; 160];
                     past_cache(&mut to[start..start + length], &from[skip..skip + length]);
                     assert!(to[..start].iter().all(|byte| *byte == 255));
                     assert_eq!(to[start..start + length], from[skip..skip + length]);

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use loaderd_plan::Order;
@@ -20,7 +21,7 @@ use crate::job::{Origin, failure};
 use crate::source::Payload;
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
-const SLAB_MEMORY_MAX: u64 = 16 << 20;
+pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 /// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
@@ -33,6 +34,8 @@ struct Part {
     row: usize,
     tensor: usize,
     extent: Extent,
+    /// When it was asked for, where that is timed.
+    asked: Option<Instant>,
 }
 
 pub(super) struct Feeder {
@@ -228,6 +231,7 @@ impl Feeder {
                             row,
                             tensor,
                             extent,
+                            asked: None,
                         }),
                         Payload::Shared(bytes) => {
                             self.decode(batch, row, tensor, Encoded::Shared(bytes));
@@ -287,6 +291,7 @@ impl Feeder {
                     row,
                     tensor,
                     extent,
+                    asked: None,
                 }),
                 Payload::Shared(bytes) => self.decode(batch, row, tensor, Encoded::Shared(bytes)),
                 Payload::Null => null(session, batch, row, tensor),
@@ -414,7 +419,8 @@ impl Feeder {
         waiting: &mut VecDeque<Part>,
         reading: &mut Vec<Option<Part>>,
     ) {
-        while let Some(part) = waiting.front() {
+        let timings = &self.session.timings;
+        while let Some(part) = waiting.front_mut() {
             if !self.session.is_current(&part.batch) || part.batch.failure().is_some() {
                 // The batch is dropped or has failed: its missing parts are done with.
                 let part = waiting.pop_front().expect("just seen");
@@ -432,6 +438,7 @@ impl Feeder {
             if !reader.submit(tag as u64, part.extent) {
                 break;
             }
+            part.asked = timings.as_ref().map(|_| Instant::now());
             reading[tag] = waiting.pop_front();
         }
         if reader.in_flight() == 0 && waiting.is_empty() {
@@ -441,6 +448,9 @@ impl Feeder {
             let part = reading[tag as usize]
                 .take()
                 .expect("a tag that is under way");
+            if let (Some(timings), Some(asked)) = (timings, part.asked) {
+                timings.read.record(asked.elapsed().as_nanos() as u64);
+            }
             match result {
                 Ok(buffer) => {
                     self.decode(&part.batch, part.row, part.tensor, Encoded::Read(buffer))

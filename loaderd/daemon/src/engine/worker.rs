@@ -90,6 +90,9 @@ fn decode_image(
             if decoded.frames_ignored {
                 say_animated(session, batch, row, tensor);
             }
+            if let Some(timings) = &session.timings {
+                timings.image(&decoded.stages);
+            }
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::{JobKey, JobRecord, StepLogError, StepRecord};
 
 /// Schema version, kept in SQLite's `user_version`.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 const TABLES: &str = "
 CREATE TABLE jobs (

@@ -26,7 +26,7 @@ mod writer;
 mod tests;
 
 pub(crate) use cache::{Cache, Target};
-pub(crate) use format::{Description, MapKey, Place};
+pub(crate) use format::{Description, FORMAT, MapKey, Place};
 pub(crate) use lengths::Lengths;
 pub(crate) use reader::PageMap;
 pub(crate) use writer::{MapWriter, NumbersWriter, SectionWriter};

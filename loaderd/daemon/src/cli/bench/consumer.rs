@@ -14,6 +14,7 @@ use loaderd_wire::socket::Channel;
 use serde::Serialize;
 
 use crate::clock;
+use crate::histogram::Histogram;
 
 const ANSWER_WAIT: Duration = Duration::from_secs(600);
 
@@ -25,6 +26,8 @@ pub(super) struct Settings {
     pub(super) hold: Duration,
     /// Batches that don't count: they find empty slots and cold code.
     pub(super) warm_up: u32,
+    /// Ends with the epoch, so that no row is read twice.
+    pub(super) one_epoch: bool,
 }
 
 /// An open job.
@@ -33,6 +36,7 @@ pub(super) struct Consumer {
     channel: Channel,
     segment: Segment,
     row_bytes: u64,
+    slot_bytes: u64,
 }
 
 /// What the consumer saw.
@@ -43,7 +47,18 @@ pub(super) struct Consumed {
     pub(super) waited: Duration,
     pub(super) cpu_ns: u64,
     pub(super) parts: CpuParts,
-    pub(super) handover_ns: Vec<u64>,
+    /// From publishing a batch to having it.
+    pub(super) handover: Histogram,
+    /// From having a batch to having the next.
+    pub(super) gaps: Histogram,
+    pub(super) slot_bytes: u64,
+}
+
+impl Consumed {
+    /// The part of the time in which there was no batch to be had.
+    pub(super) fn waited_part(&self) -> f64 {
+        self.waited.as_secs_f64() / self.time.as_secs_f64()
+    }
 }
 
 /// CPU time by part of the daemon, in µs per row.
@@ -93,6 +108,7 @@ impl Consumer {
             channel,
             segment,
             row_bytes: opened.layout.tensors[0].row_bytes(),
+            slot_bytes: opened.layout.slot_bytes,
         })
     }
 
@@ -124,11 +140,15 @@ impl Consumer {
                 decode: 0.0,
                 log_and_publish: 0.0,
             },
-            handover_ns: Vec::new(),
+            handover: Histogram::default(),
+            gaps: Histogram::default(),
+            slot_bytes: self.slot_bytes,
         };
+        let mut last: Option<u64> = None;
         let mut parts = [ThreadCpu::default(), ThreadCpu::default()];
         stream += 1;
         start(stream)?;
+        let mut ended = false;
         loop {
             let waiting = Instant::now();
             let message = match self.channel.receive(Some(ANSWER_WAIT)) {
@@ -140,6 +160,7 @@ impl Consumer {
             let waited = waiting.elapsed();
             match message {
                 ToClient::Ready(ready) => {
+                    let before = last.replace(now_ns);
                     if warm_up > 0 {
                         warm_up -= 1;
                         if warm_up == 0 {
@@ -151,20 +172,26 @@ impl Consumer {
                         consumed.rows += u64::from(ready.rows);
                         consumed.bytes += u64::from(ready.rows) * self.row_bytes;
                         consumed
-                            .handover_ns
-                            .push(now_ns.saturating_sub(ready.published_ns));
+                            .handover
+                            .record(now_ns.saturating_sub(ready.published_ns));
+                        if let Some(before) = before {
+                            consumed.gaps.record(now_ns.saturating_sub(before));
+                        }
                     }
                     self.take(&ready, hold)?;
                 }
                 ToClient::EndOfEpoch { .. } => {
-                    stream += 1;
-                    start(stream)?;
+                    ended = self.settings.one_epoch;
+                    if !ended || consumed.rows == 0 {
+                        stream += 1;
+                        start(stream)?;
+                    }
                 }
                 ToClient::Failed(failure) => bail!(failure.message),
                 other => bail!("the daemon sent {other:?}"),
             }
             if let Some((since, cpu)) = measured
-                && since.elapsed() >= self.settings.time
+                && (ended || since.elapsed() >= self.settings.time)
                 && consumed.rows > 0
             {
                 consumed.time = since.elapsed();

@@ -1,0 +1,171 @@
+//! `loaderd doctor`: what this machine gives loaderd, what is missing, and the mend.
+//!
+//! Enters: the machine, and a dataset where one is named. Leaves: a line per check, or
+//! JSON, and an exit code. Where it can, a check does what a session does, with the
+//! session's own code. It never changes a setting, and leaves nothing behind but the
+//! folders that a session would make.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Socket, say};
+
+mod dataset;
+mod folders;
+mod kernel;
+mod programs;
+mod resources;
+
+/// Arguments of `loaderd doctor`.
+#[derive(clap::Args)]
+#[command(after_long_help = FORMAT)]
+pub(super) struct Arguments {
+    /// Dataset whose folder is looked at [default: the current folder]
+    #[arg(value_name = "URI|DIR")]
+    place: Option<String>,
+    #[command(flatten)]
+    socket: Socket,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const FORMAT: &str = "\
+Verdicts:
+  ok       as it should be
+  slow     sessions work, at a higher cost
+  missing  something that sessions can do without is not there
+  failed   sessions need it, and it does not work
+The exit code is 1 where a check has failed, else 0.
+
+--json prints one object, whose names stay as they are:
+  verdict   the worst of all checks
+  checks    [{name, verdict, found, mend}]; mend is null where there is nothing to mend
+  versions  {loaderd, protocol, step_log_schema, libjpeg_turbo, lance, page_map_format};
+            the last two are null in a build without Lance
+Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors, cores,
+memory, dataset, direct_io, page_cache, state, cache, temporary, runtime, daemon, jpeg,
+lance, python. direct_io and page_cache are left out where there are no files to read.";
+
+/// How a check came out; the worst is the largest.
+#[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    Missing,
+    Slow,
+    Failed,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Missing => "missing",
+            Verdict::Slow => "slow",
+            Verdict::Failed => "failed",
+        }
+    }
+}
+
+/// One line of the report.
+#[derive(Serialize, Debug)]
+struct Check {
+    name: &'static str,
+    verdict: Verdict,
+    found: String,
+    mend: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Check {
+        Check {
+            name,
+            verdict: Verdict::Ok,
+            found: found.into(),
+            mend: None,
+        }
+    }
+
+    fn slow(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+        Check {
+            verdict: Verdict::Slow,
+            mend: Some(mend.into()),
+            ..Check::ok(name, found)
+        }
+    }
+
+    fn missing(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+        Check {
+            verdict: Verdict::Missing,
+            ..Check::slow(name, found, mend)
+        }
+    }
+
+    fn failed(name: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Check {
+        Check {
+            verdict: Verdict::Failed,
+            ..Check::slow(name, found, mend)
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    // Before anything else: what the daemon takes decides, and it takes what it may.
+    let limits = resources::Limits::take();
+    let (place, files) = dataset::find(arguments.place.as_deref());
+    let checks: Vec<Check> = kernel::checks(&limits)
+        .into_iter()
+        .chain(resources::checks(&limits, files.len()))
+        .chain(dataset::checks(&place, &files))
+        .chain(folders::checks(&arguments.socket))
+        .chain(programs::checks(&arguments.socket))
+        .collect();
+    if arguments.json {
+        let worst = checks.iter().map(|check| check.verdict).max();
+        let report = json!({
+            "verdict": worst,
+            "checks": checks,
+            "versions": programs::versions(),
+        });
+        say(serde_json::to_string_pretty(&report)?);
+    } else {
+        show(&checks);
+    }
+    let failed: Vec<&str> = of(&checks, Verdict::Failed).collect();
+    if !failed.is_empty() {
+        bail!("sessions can't work here: {} failed", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn of(checks: &[Check], verdict: Verdict) -> impl Iterator<Item = &'static str> {
+    checks
+        .iter()
+        .filter(move |check| check.verdict == verdict)
+        .map(|check| check.name)
+}
+
+fn show(checks: &[Check]) {
+    for check in checks {
+        let mend = check
+            .mend
+            .as_ref()
+            .map_or(String::new(), |mend| format!("; mend: {mend}"));
+        let (name, verdict) = (check.name, check.verdict.word());
+        say(format_args!(
+            "{name:<12} {verdict:<8} {}{mend}",
+            check.found
+        ));
+    }
+    let slow: Vec<&str> = of(checks, Verdict::Slow).collect();
+    if !slow.is_empty() {
+        say(format_args!(
+            "slow: {}: sessions work, at a higher cost",
+            slow.join(", ")
+        ));
+    } else if of(checks, Verdict::Failed).next().is_none() {
+        say("sessions have all they need");
+    }
+}

@@ -1,0 +1,41 @@
+//! How long the engine's stages take, for those who ask.
+//!
+//! Enters: durations from feeders and workers. Leaves: a histogram a stage. Without one
+//! of these the engine takes no time of its own.
+
+use loaderd_decode::StageNs;
+
+use crate::histogram::Histogram;
+
+/// One histogram per stage.
+#[derive(Debug, Default)]
+pub struct Timings {
+    /// From asking for an extent to having its bytes.
+    pub read: Histogram,
+    /// Of an image: header, limits, placement.
+    pub header: Histogram,
+    /// Of an image: entropy decoding, inverse DCT, colour conversion.
+    pub decode: Histogram,
+    /// Of an image that is resized: resizing.
+    pub resize: Histogram,
+    /// Of an image whose transforms have any: colour, RandAugment, padding.
+    pub augment: Histogram,
+    /// Of an image: normalising, casting, writing to the slot.
+    pub finish: Histogram,
+}
+
+impl Timings {
+    /// Counts one image.
+    pub(super) fn image(&self, stages: &StageNs) {
+        self.header.record(stages.header_ns);
+        self.decode.record(stages.decode_ns);
+        // 0 where the crop has the target's size already.
+        if stages.resize_ns > 0 {
+            self.resize.record(stages.resize_ns);
+        }
+        if stages.augment_ns > 0 {
+            self.augment.record(stages.augment_ns);
+        }
+        self.finish.record(stages.finish_ns);
+    }
+}

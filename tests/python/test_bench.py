@@ -1,0 +1,128 @@
+"""``loaderd bench``: what its report says, and that its picture can be read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loaderd import launch
+
+CROP = json.dumps([{"name": "RandomResizedCrop", "size": [32, 32]}])
+SHAPES = {
+    f"{{http://www.w3.org/2000/svg}}{name}" for name in ("svg", "rect", "text", "line", "path")
+}
+
+
+def command(*arguments: str) -> str:
+    process = subprocess.run(
+        [launch.find_binary(), *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def bench(*arguments: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(command("bench", "--json", *arguments))
+    return report
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A source of small drawn pictures."""
+    folder = tmp_path_factory.mktemp("images")
+    command("sample", str(folder), "--count=24", "--width=96", "--height=64")
+    flat = tmp_path_factory.mktemp("flat")
+    for number, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        path.rename(flat / f"{number}.jpg")
+    return f"memory:rows=400,images={flat}"
+
+
+def test_each_part_has_its_times(images: str) -> None:
+    report = bench(images, "--seconds=1", "--batch-size=8", f"--transform={CROP}")
+    assert [stage["name"] for stage in report["stages"]] == ["read", "decode", "end to end"]
+    parts = {part["name"]: part for part in report["spreads"]}
+    # Rows in memory are not read.
+    assert list(parts) == ["header", "decode", "resize", "finish", "hand-over", "gap"]
+    for part in parts.values():
+        assert sum(part["bins_count"]) == part["count"] > 0
+        assert len(part["bins_from_us"]) == len(part["bins_count"])
+        known = [part[name] for name in ("p50_us", "p99_us", "p999_us") if part[name] is not None]
+        assert known == sorted(known)
+        assert all(value <= part["max_us"] for value in known)
+        assert part["bins_from_us"][0] <= part["p50_us"] <= part["max_us"]
+        # A quantile of so few would be the longest alone.
+        assert (part["p999_us"] is None) == (part["count"] < 1000)
+    end_to_end = report["stages"][-1]
+    batches = end_to_end["rows"] / 8
+    # Each image is timed once, those of batches that were not consumed included.
+    assert parts["decode"]["count"] == parts["header"]["count"] >= end_to_end["rows"]
+    assert parts["hand-over"]["count"] == pytest.approx(batches, abs=1)
+    # From batch to batch is all the time there is.
+    time_s = end_to_end["rows"] / end_to_end["rows_per_s"]
+    assert parts["gap"]["mean_us"] * parts["gap"]["count"] == pytest.approx(time_s * 1e6, rel=0.2)
+    assert any(line.startswith("slots: batches came ") for line in report["advice"])
+
+
+def test_a_slow_consumer_is_told_so() -> None:
+    report = bench("memory:rows=1000,tensor=8:float32", "--seconds=1", "--consume-ms=20")
+    assert report["verdict"].startswith("consumer-bound")
+    assert "will do for a step of 20.0 ms" in report["advice"][0]
+    gap = report["spreads"][-1]
+    assert gap["name"] == "gap"
+    assert gap["p50_us"] >= 20_000 * 0.97
+    assert report["consumer_waited"] < 0.1
+
+
+def test_a_sweep_and_its_picture(images: str, tmp_path: Path) -> None:
+    picture = tmp_path / "bench.svg"
+    report = bench(
+        images,
+        "--seconds=0.2",
+        "--batch-size=8",
+        f"--transform={CROP}",
+        "--decode-threads=3",
+        "--sweep",
+        f"--plot={picture}",
+    )
+    assert [trial["threads"] for trial in report["sweep"]["threads"]] == [1, 2, 3]
+    assert [trial["slots"] for trial in report["sweep"]["slots"]] == [2, 3, 4, 6, 8]
+    for trial in report["sweep"]["threads"]:
+        assert trial["rows_per_s"] > 0 and trial["decode_rows_per_s"] > 0
+    for what in ("threads: ", "slots: "):
+        assert any(line.startswith(what) for line in report["advice"]), report["advice"]
+    root = ElementTree.parse(picture).getroot()
+    assert {element.tag for element in root.iter()} == SHAPES
+    words = [element.text or "" for element in root.iter() if element.text]
+    for part in report["spreads"]:
+        assert part["name"] in words
+    assert report["verdict"] in " ".join(words)
+    width = float(root.get("width", "0"))
+    for line in root.iter("{http://www.w3.org/2000/svg}line"):
+        assert all(0 <= float(line.get(name, "-1")) <= width for name in ("x1", "x2"))
+
+
+def test_cold_without_files_says_so() -> None:
+    report = bench("memory:rows=100,tensor=8:float32", "--seconds=0.2", "--cold")
+    assert any(note.startswith("cold: not measured") for note in report["notes"])
+
+
+def test_a_picture_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [
+            launch.find_binary(),
+            "bench",
+            "memory:rows=100",
+            "--seconds=60",
+            f"--plot={tmp_path / 'gone' / 'x.svg'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert process.returncode == 1
+    assert "x.svg" in process.stderr
