@@ -146,6 +146,8 @@ impl Decoder {
         let header = self.check(encoded)?;
         let place = Placement::draw(pipeline.geometry(), header.width, header.height, draws)?;
         self.augmenter.draw(pipeline, draws);
+        let augmented = pipeline.augment_bytes();
+        self.limits.check_scratch(&header, augmented)?;
         let eighths = eighths_for(&place, pipeline.options().fast_dct);
         let x = Need::of(&place.x, place.filter, eighths);
         let y = Need::of(&place.y, place.filter, eighths);
@@ -189,8 +191,10 @@ impl Decoder {
             } else {
                 0
             };
-            self.limits
-                .check_scratch(&header, decoded + canvas + between + coefficients)?;
+            self.limits.check_scratch(
+                &header,
+                decoded + canvas + between + coefficients + augmented,
+            )?;
             let started = open.start(eighths, left, right - left)?;
             let stride = started.width;
             let skipped = x.decode.0 - started.left;

@@ -453,7 +453,7 @@ mod tests {
         assert_eq!(place(&[crop([4, 4]), turn.clone()]).y.source.start, 2);
         assert_eq!(place(&[turn.clone(), crop([4, 4])]).y.source.start, 3);
         assert_eq!(place(&[turn.clone(), crop([4, 4])]).x.source.start, 2);
-        assert!(place(&[turn.clone()]).upside_down);
+        assert!(place(std::slice::from_ref(&turn)).upside_down);
         assert!(!place(&[turn.clone(), turn]).upside_down);
     }
 

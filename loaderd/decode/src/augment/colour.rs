@@ -81,7 +81,7 @@ pub(super) fn hue(pixels: &mut [u8], turn: f32) {
             let channel = |offset: f32| {
                 let around = hue + offset;
                 let around = around - 6.0 * (around * (1.0 / 6.0)).floor();
-                let wave = around.min(4.0 - around).max(0.0).min(1.0);
+                let wave = around.min(4.0 - around).clamp(0.0, 1.0);
                 byte((most - range * wave) * TOP)
             };
             (reds[i], greens[i], blues[i]) = (channel(5.0), channel(3.0), channel(1.0));
@@ -98,7 +98,7 @@ pub(super) fn rest(factor: f32) -> f32 {
 /// A value cut off to a byte.
 #[inline(always)]
 pub(super) fn byte(value: f32) -> u8 {
-    value.max(0.0).min(255.0) as i32 as u8
+    value.clamp(0.0, 255.0) as i32 as u8
 }
 
 /// 0.2989 R + 0.587 G + 0.114 B, cut off: for every colour what torchvision has.
