@@ -141,6 +141,8 @@ impl Decoder {
         let (width, height) = orientation.upright(header.width, header.height);
         let upright = Placement::draw(pipeline.geometry(), width, height, draws)?;
         self.augmenter.draw(pipeline, draws);
+        let augmented = pipeline.augment_bytes();
+        self.limits.check_scratch(&header, augmented)?;
         let place = orientation.stored(&upright, header.width, header.height);
         let open = Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
         let eighths = if open.shrinks() {
@@ -186,7 +188,7 @@ impl Decoder {
             };
             self.limits.check_scratch(
                 &header,
-                open.scratch_bytes(&region) + canvas + between_passes(&x, &y),
+                open.scratch_bytes(&region) + canvas + between_passes(&x, &y) + augmented,
             )?;
             let rows = open.read(eighths, &region, &mut self.frame, &mut self.pixels)?;
             let stride = rows.stride;

@@ -167,6 +167,11 @@ impl Pipeline {
         self.places.placed
     }
 
+    /// Bytes of the two pictures that augmenting takes at most.
+    pub(crate) fn augment_bytes(&self) -> u64 {
+        2 * 3 * self.places.pixels_max
+    }
+
     /// `[h, w]` at the end.
     pub(crate) fn size(&self) -> [u32; 2] {
         self.places.size

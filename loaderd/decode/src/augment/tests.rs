@@ -262,3 +262,85 @@ fn every_operation_can_be_drawn() {
     // reach once.
     assert_eq!(steps.len(), 14);
 }
+
+/// Defaults are written out, and what a user may write in two ways is one string.
+#[test]
+fn canonical_forms_write_defaults_out() {
+    let short = pipeline(json!([
+        {"name": "RandomCrop", "size": [8, 8]},
+        {"name": "Pad", "padding": [1, 1, 1, 1]},
+        {"name": "ColorJitter", "hue": [0.0, 0.25]},
+        {"name": "RandAugment"},
+        {"name": "RandomErasing"},
+        {"name": "ToLayout", "layout": "NHWC"},
+    ]));
+    let expected = concat!(
+        r#"{"transforms":[{"name":"RandomCrop","size":[8,8],"padding":[0,0,0,0],"pad_if_needed":false,"#,
+        r#""fill":[0,0,0],"padding_mode":"constant"},"#,
+        r#"{"name":"Pad","padding":[1,1,1,1],"fill":[0,0,0],"padding_mode":"constant"},"#,
+        r#"{"name":"ColorJitter","brightness":null,"contrast":null,"saturation":null,"hue":[0.0,0.25]},"#,
+        r#"{"name":"RandAugment","num_ops":2,"magnitude":9,"num_magnitude_bins":31,"interpolation":"nearest","fill":null},"#,
+        r#"{"name":"RandomErasing","p":0.5,"scale":[0.02,0.33],"ratio":[0.3,3.3],"value":[0.0,0.0,0.0]},"#,
+        r#"{"name":"ToLayout","layout":"NHWC"}],"#,
+    );
+    // The options follow.
+    assert!(
+        short.canonical().starts_with(expected),
+        "{}",
+        short.canonical()
+    );
+    let noise = json!([{"name": "CenterCrop", "size": [8, 8]}, {"name": "ToDtype", "dtype": "bfloat16"}, {"name": "RandomErasing", "value": "random"}]);
+    let noise = pipeline(noise).canonical();
+    assert!(
+        noise.contains(r#""dtype":"bfloat16""#) && noise.contains(r#""value":"random""#),
+        "{noise}"
+    );
+}
+
+#[test]
+fn fields_out_of_bounds_are_refused() {
+    let check = |transform: serde_json::Value, expected: &str| {
+        let list = json!([{"name": "CenterCrop", "size": [8, 8]}, transform]);
+        let error = Pipeline::parse(&list, Options::default()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(
+        json!({"name": "Pad", "padding": [0, 20000, 0, 0]}),
+        "padding must be 0 to 16384 pixels a side, found 20000",
+    );
+    check(
+        json!({"name": "Pad", "padding": [0, 0, 0, 0], "fill": [0, 0, 256]}),
+        "expected u8",
+    );
+    check(
+        json!({"name": "RandomGrayscale", "p": -0.5}),
+        "p must be 0 to 1, found -0.5",
+    );
+    check(
+        json!({"name": "ColorJitter", "hue": [-0.6, 0.1]}),
+        "hue must be [low, high] with -0.5 <= low <= high <= 0.5, found [-0.6, 0.1]",
+    );
+    check(
+        json!({"name": "RandAugment", "magnitude": 31}),
+        "magnitude must be less than num_magnitude_bins (31), found 31",
+    );
+    check(
+        json!({"name": "RandAugment", "num_ops": 33}),
+        "num_ops must be 0 to 32, found 33",
+    );
+    check(
+        json!({"name": "RandAugment", "num_magnitude_bins": 1}),
+        "num_magnitude_bins must be 2 to 65536, found 1",
+    );
+    check(
+        json!({"name": "RandomErasing", "value": "noise"}),
+        "value must be 3 numbers or \"random\", found \"noise\"",
+    );
+    check(
+        json!({"name": "RandomErasing", "value": [1e39, 0.0, 0.0]}),
+        "value must be finite",
+    );
+    let long = vec![json!({"name": "RandomHorizontalFlip"}); 65];
+    let error = Pipeline::parse(&long.into(), Options::default()).unwrap_err();
+    assert_eq!(error.to_string(), "a list may hold 64 transforms, found 65");
+}

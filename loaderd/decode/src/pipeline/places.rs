@@ -20,6 +20,8 @@ pub(super) struct Places {
     pub(super) placed: [u32; 2],
     /// `[h, w]` at the end.
     pub(super) size: [u32; 2],
+    /// Pixels of the largest picture in the second part; 0 where there is none.
+    pub(super) pixels_max: u64,
     /// How the finished image lies in memory.
     pub(super) layout: Layout,
 }
@@ -35,6 +37,7 @@ struct Walk<'a> {
     cast_by: Option<usize>,
     /// The first transform of the second part, and the size before it.
     pixels: Option<(usize, [u32; 2])>,
+    pixels_max: u64,
     /// What erases floats.
     erased_by: Option<usize>,
     layout: Layout,
@@ -50,6 +53,7 @@ impl Places {
             resized_by: None,
             cast_by: None,
             pixels: None,
+            pixels_max: 0,
             erased_by: None,
             layout: Layout::default(),
             hint: "",
@@ -57,6 +61,10 @@ impl Places {
         for (index, transform) in transforms.iter().enumerate() {
             walk.index = index;
             walk.step(transform)?;
+            if let (Some((_, placed)), Some(size)) = (walk.pixels, walk.size) {
+                let area = |[height, width]: [u32; 2]| u64::from(height) * u64::from(width);
+                walk.pixels_max = walk.pixels_max.max(area(placed)).max(area(size));
+            }
         }
         let size = walk
             .size
@@ -66,6 +74,7 @@ impl Places {
             geometry,
             placed,
             size,
+            pixels_max: walk.pixels_max,
             layout: walk.layout,
         })
     }
@@ -363,6 +372,7 @@ mod tests {
                 (places.geometry, places.placed, places.size),
                 (geometry, placed, size)
             );
+            places.pixels_max
         };
         let crop = json!({"name": "CenterCrop", "size": [8, 9]});
         let flip = json!({"name": "RandomVerticalFlip"});
@@ -373,10 +383,16 @@ mod tests {
         let grow = json!({"name": "RandomCrop", "size": [50, 6], "pad_if_needed": true});
         let erase = json!({"name": "RandomErasing"});
         let float = json!({"name": "ToDtype", "dtype": "bfloat16"});
-        check(json!([crop, flip]), 2, [8, 9], [8, 9]);
+        assert_eq!(check(json!([crop, flip]), 2, [8, 9], [8, 9]), 0);
         check(json!([black, crop, black]), 3, [14, 13], [14, 13]);
-        check(json!([crop, edge, flip]), 1, [8, 9], [14, 13]);
-        check(json!([crop, flip, jitter, random]), 2, [8, 9], [5, 6]);
+        assert_eq!(
+            check(json!([crop, edge, flip]), 1, [8, 9], [14, 13]),
+            14 * 13
+        );
+        assert_eq!(
+            check(json!([crop, flip, jitter, random]), 2, [8, 9], [5, 6]),
+            72
+        );
         check(json!([crop, jitter, crop, black]), 1, [8, 9], [14, 13]);
         check(json!([random, grow]), 2, [50, 6], [50, 6]);
         check(json!([crop, float, flip, erase]), 3, [8, 9], [8, 9]);
