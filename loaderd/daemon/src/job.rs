@@ -102,12 +102,13 @@ impl Job {
                 source.as_ref(),
             )
         });
-        let layout = Layout::new(chosen.tensors, request.batch_size, variable_bytes).ok_or_else(|| {
-            failure(
-                FailureKind::Limit,
-                "a batch is larger than 64 bits can count",
-            )
-        })?;
+        let layout =
+            Layout::new(chosen.tensors, request.batch_size, variable_bytes).ok_or_else(|| {
+                failure(
+                    FailureKind::Limit,
+                    "a batch is larger than 64 bits can count",
+                )
+            })?;
         let transform = columns::canonical_transforms(&request.columns, &chosen.origins);
         let fingerprint = Fingerprint {
             dataset: source.identity().into(),

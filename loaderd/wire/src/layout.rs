@@ -128,11 +128,7 @@ impl Layout {
     /// `variable_bytes` behind them. Offsets that are given don't matter.
     ///
     /// Returns `None` where the sizes overflow 64 bits.
-    pub fn new(
-        mut tensors: Vec<Tensor>,
-        batch_size: u32,
-        variable_bytes: u64,
-    ) -> Option<Layout> {
+    pub fn new(mut tensors: Vec<Tensor>, batch_size: u32, variable_bytes: u64) -> Option<Layout> {
         let mut dense_bytes = 0u64;
         for tensor in &mut tensors {
             let elements = tensor

@@ -248,8 +248,12 @@ fn split(value: Value<'_>, levels: u8, element_bytes: usize) -> Option<Split<'_>
         }
         Value::Bytes(bytes) if levels == 2 => {
             let (count, rest) = bytes.split_at_checked(4)?;
-            let (lengths, leaves) = rest.split_at_checked((length_of(count) as usize).checked_mul(4)?)?;
-            let elements: u64 = lengths.chunks_exact(4).map(|l| u64::from(length_of(l))).sum();
+            let (lengths, leaves) =
+                rest.split_at_checked((length_of(count) as usize).checked_mul(4)?)?;
+            let elements: u64 = lengths
+                .chunks_exact(4)
+                .map(|l| u64::from(length_of(l)))
+                .sum();
             let whole = elements.checked_mul(element_bytes as u64) == Some(leaves.len() as u64);
             (lengths, whole.then_some(leaves)?)
         }
@@ -346,7 +350,11 @@ pub fn check(
                 };
                 pixels == Some(at(row + 1) - at(row))
             });
-            if fits { Ok(()) } else { wrong("a shape is not that of its row's pixels") }
+            if fits {
+                Ok(())
+            } else {
+                wrong("a shape is not that of its row's pixels")
+            }
         }
         _ => wrong("shapes come with images, one for each row"),
     }

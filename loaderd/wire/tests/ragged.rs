@@ -197,8 +197,14 @@ fn parts_that_lie_are_refused_in_words() {
     refused(|part| part.values.count = 1, "number of values");
     refused(|part| part.offsets[0].count = 2, "rows and one");
     refused(|part| part.offsets.clear(), "levels");
-    refused(|part| part.offsets[0].at = part.values.at, "do not begin at 0");
-    refused(|part| part.shapes = Some(part.values), "shapes come with images");
+    refused(
+        |part| part.offsets[0].at = part.values.at,
+        "do not begin at 0",
+    );
+    refused(
+        |part| part.shapes = Some(part.values),
+        "shapes come with images",
+    );
     let mut falling = memory.clone();
     falling[part.offsets[0].at as usize + 8] = 9;
     let error = check(&lists, &part, 2, &falling, area).unwrap_err();

@@ -28,8 +28,10 @@ from loaderd.errors import (
     TransformError,
     WorkerProcessError,
 )
+from loaderd.ragged import Ragged
 from loaderd.transforms import (
     CenterCrop,
+    Decode,
     Normalize,
     RandomHorizontalFlip,
     RandomResizedCrop,
@@ -45,12 +47,14 @@ __all__ = [
     "DaemonDied",
     "DaemonUnavailable",
     "DatasetError",
+    "Decode",
     "ForkedProcess",
     "InternalError",
     "LimitExceeded",
     "LoaderdError",
     "Normalize",
     "ProtocolMismatch",
+    "Ragged",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RankConflict",

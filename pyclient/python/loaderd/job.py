@@ -44,6 +44,7 @@ class Job:
     on_log_error: OnLogError
     fast_dct: bool
     slots: int | None
+    variable_bytes: int | None
 
     @classmethod
     def make(
@@ -67,6 +68,7 @@ class Job:
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
         slots: int | None = None,
+        variable_bytes: int | None = None,
     ) -> Job:
         """Checks all that can be checked without the dataset."""
         ranks = find_ranks(rank, world_size)
@@ -85,6 +87,8 @@ class Job:
         _bound("seed", seed, 0, 2**64 - 1)
         if slots is not None:
             _bound("slots", slots, SLOTS_MIN, 1 << 16)
+        if variable_bytes is not None:
+            _bound("variable_bytes", variable_bytes, 0, 1 << 40)
         _choice("protect", protect, ("run", "keep", "none"))
         _choice("on_bad_sample", on_bad_sample, ("raise", "replace", "zero"))
         _choice("on_log_error", on_log_error, ("stop", "continue"))
@@ -105,6 +109,7 @@ class Job:
             on_log_error=on_log_error,
             fast_dct=fast_dct,
             slots=slots,
+            variable_bytes=variable_bytes,
         )
 
     def request(
@@ -137,6 +142,7 @@ class Job:
             "on_log_error": self.on_log_error,
             "fast_dct": self.fast_dct,
             "slots": self.slots,
+            "variable_bytes": self.variable_bytes,
             "resume": None if resume is None else dict(resume),
             "allow_changed": allow_changed,
         }

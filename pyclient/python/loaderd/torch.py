@@ -18,6 +18,7 @@ from torch.utils.dlpack import from_dlpack
 from loaderd.batch import Batch
 from loaderd.errors import RequestError, ResumeRefused, WorkerProcessError
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
+from loaderd.ragged import column
 from loaderd.session import Session
 from loaderd.transforms import Transform
 
@@ -30,7 +31,9 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
     Iterating gives one epoch of :class:`~loaderd.batch.Batch` objects: a dict from column
     to tensor, ``[rows, ...]``. Numbers keep their type (``[rows]``, ``int64`` for labels),
     fixed-size lists become ``[rows, length]``, images ``[rows, 3, height, width]`` in the
-    type that their transforms end in (``uint8``, ``float16`` or ``float32``). Tensors
+    type that their transforms end in (``uint8``, ``float16`` or ``float32``). Lists, text,
+    bytes without a transform, and images that ``Decode()`` leaves in their own size become
+    :class:`~loaderd.ragged.Ragged`. Tensors
     are on the CPU, writable, and share the daemon's memory without a copy; a slot is
     filled anew when all tensors of its batch are gone.
 
@@ -46,11 +49,15 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
         columns: What to deliver, in order. ``_rowid``, ``_rowaddr`` and ``_valid`` may be
-            among them.
+            among them, and ``"name._valid"``: bool, false where ``name`` is null. A null list,
+            text or bytes is empty, a null float NaN, a null image a bad sample; whole numbers
+            with nulls are refused unless their ``_valid`` is asked for, and are 0 there.
         filter: SQL over any columns; rows that fulfil it are selected.
         version: A version number, a tag's name, or ``None`` for the latest. Resolved once
             and held for the whole run.
-        transform: By image column, a list of transforms (:mod:`loaderd.transforms`).
+        transform: By image column, a list of transforms (:mod:`loaderd.transforms`). A text
+            column with one names image files, by path or ``file://`` URI; relative paths begin
+            at the dataset's folder. The daemon reads whatever files its user may read.
         batch_size: Rows per rank and step. Or give
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
         shuffle: A new order each epoch; else the dataset's.
@@ -70,6 +77,9 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
             times that: faster, and a little less exact.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
+        variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
+            a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
+            memory of its own, which costs time.
         socket: The daemon's socket, instead of the node's usual one.
         autostart: Start a daemon where none answers.
     """
@@ -95,6 +105,7 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
         slots: int | None = None,
+        variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
     ) -> None:
@@ -118,6 +129,7 @@ class LanceIterableDataset(torch.utils.data.IterableDataset[Batch]):
             on_log_error=on_log_error,
             fast_dct=fast_dct,
             slots=slots,
+            variable_bytes=variable_bytes,
         )
         self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
         self._autostart = autostart
@@ -303,7 +315,7 @@ class _Epoch(Iterator[Batch]):
             raise StopIteration
         event, lease = received
         batch = Batch(
-            ((name, from_dlpack(lease.tensor(name))) for name in lease.names),
+            ((name, column(lease, name, from_dlpack)) for name in lease.names),
             version=session.version,
             step=event["step"],
             epoch=event["epoch"],

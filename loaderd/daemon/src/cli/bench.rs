@@ -183,6 +183,7 @@ impl Bench<'_> {
             filter: arguments.filter.clone(),
             bytes_columns: only(is_image),
             fixed_columns: only(!is_image),
+            variable_columns: vec![],
             protect: Protect::None,
             run: "bench".into(),
         })?;

@@ -15,9 +15,9 @@ use loaderd_wire::message::{Failure, FailureKind};
 
 use super::worker::null;
 use super::{Encoded, NAP, Reading, Session, Start, Task};
-use crate::batch::{Batch, Progress};
-use crate::job::{Origin, failure};
-use crate::source::Payload;
+use crate::batch::{Batch, Progress, Value};
+use crate::job::{Input, Origin, failure};
+use crate::source::{Payload, Variable};
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 const SLAB_MEMORY_MAX: u64 = 16 << 20;
@@ -33,6 +33,18 @@ struct Part {
     row: usize,
     tensor: usize,
     extent: Extent,
+}
+
+/// How to get at the bytes of a row.
+enum Found {
+    /// By a read.
+    Extent(Extent),
+    /// At once.
+    Here(Encoded),
+    /// There are none.
+    Null,
+    /// By the source's slow path.
+    Slow,
 }
 
 pub(super) struct Feeder {
@@ -147,13 +159,13 @@ impl Feeder {
     /// The reader, where the source has files.
     fn reader(&self) -> Result<Option<Reader>, String> {
         let source = &self.session.job.source;
-        let images = self
+        let reads = self
             .session
             .job
             .origins
             .iter()
-            .any(|origin| matches!(origin, Origin::Image { .. }));
-        let Some(files) = source.files().filter(|files| images && !files.is_empty()) else {
+            .any(|origin| matches!(origin.input(), Some(Input::Bytes(_))));
+        let Some(files) = source.files().filter(|files| reads && !files.is_empty()) else {
             return Ok(None);
         };
         let config = Config {
@@ -182,12 +194,17 @@ impl Feeder {
     /// True where rows come through Lance's `take`, which wants large windows.
     fn reads_slowly(&self) -> bool {
         let job = &self.session.job;
+        let is_slow = |column| job.source.variable(column, 0) == Variable::Slow;
         job.origins.iter().any(|origin| match origin {
-            Origin::Image { column, .. } => {
-                matches!(job.source.payload(*column, 0), Payload::Slow)
-            }
             Origin::Fixed { column } => job.source.fixed(*column, 0).is_none(),
-            _ => false,
+            Origin::Ragged { column } => is_slow(*column),
+            origin => match origin.input() {
+                Some(Input::Bytes(column)) => {
+                    matches!(job.source.payload(column, 0), Payload::Slow)
+                }
+                Some(Input::File(column)) => is_slow(column),
+                None => false,
+            },
         })
     }
 
@@ -217,24 +234,23 @@ impl Feeder {
         for batch in &batches {
             self.fill_fixed(batch);
         }
+        self.fill_variable(&batches);
         let mut parts = Vec::new();
-        let mut slow: BTreeMap<usize, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
+        let mut slow: BTreeMap<Input, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
         for batch in &batches {
             for row in 0..batch.rows.len() {
-                for (tensor, column) in batch.image_tensors() {
-                    match job.source.payload(column, batch.index(row)) {
-                        Payload::Extent(extent) => parts.push(Part {
+                for (tensor, input) in batch.image_tensors() {
+                    match self.find(input, batch.index(row)) {
+                        Found::Extent(extent) => parts.push(Part {
                             batch: batch.clone(),
                             row,
                             tensor,
                             extent,
                         }),
-                        Payload::Shared(bytes) => {
-                            self.decode(batch, row, tensor, Encoded::Shared(bytes));
-                        }
-                        Payload::Null => null(session, batch, row, tensor),
-                        Payload::Slow => {
-                            slow.entry(column)
+                        Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
+                        Found::Null => null(session, batch, row, tensor),
+                        Found::Slow => {
+                            slow.entry(input)
                                 .or_default()
                                 .push((batch.clone(), row, tensor));
                         }
@@ -245,8 +261,8 @@ impl Feeder {
         // Within the window, in the order in which they lie on the disk.
         parts.sort_by_key(|part| (part.extent.file, part.extent.offset));
         waiting.extend(parts);
-        for (column, rows) in slow {
-            self.read_slow(column, rows);
+        for (input, rows) in slow {
+            self.read_slow(input, rows);
         }
         for batch in &batches {
             // The feeder's own hold on the batch.
@@ -278,19 +294,87 @@ impl Feeder {
         batch.replace(row, index, attempt);
         for (tensor, origin) in job.origins.iter().enumerate() {
             self.fill_row(batch, row, tensor, origin);
+            if let Origin::Ragged { column } = origin {
+                self.fill_values(*column, &[(batch.clone(), row, tensor)]);
+            }
         }
-        for (tensor, column) in batch.image_tensors() {
-            match job.source.payload(column, index) {
+        for (tensor, input) in batch.image_tensors() {
+            match self.find(input, index) {
                 // To the front: its batch waits for nothing else.
-                Payload::Extent(extent) => waiting.push_front(Part {
+                Found::Extent(extent) => waiting.push_front(Part {
                     batch: batch.clone(),
                     row,
                     tensor,
                     extent,
                 }),
-                Payload::Shared(bytes) => self.decode(batch, row, tensor, Encoded::Shared(bytes)),
-                Payload::Null => null(session, batch, row, tensor),
-                Payload::Slow => self.read_slow(column, vec![(batch.clone(), row, tensor)]),
+                Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
+                Found::Null => null(session, batch, row, tensor),
+                Found::Slow => self.read_slow(input, vec![(batch.clone(), row, tensor)]),
+            }
+        }
+    }
+
+    /// How to get at the bytes of a row.
+    fn find(&self, input: Input, index: u64) -> Found {
+        let source = &self.session.job.source;
+        match input {
+            Input::Bytes(column) => match source.payload(column, index) {
+                Payload::Extent(extent) => Found::Extent(extent),
+                Payload::Shared(bytes) => Found::Here(Encoded::Shared(bytes)),
+                Payload::Null => Found::Null,
+                Payload::Slow => Found::Slow,
+            },
+            Input::File(column) => match source.variable(column, index) {
+                Variable::Value(text) => Found::Here(Encoded::Named(text.to_vec())),
+                Variable::Null => Found::Null,
+                Variable::Slow => Found::Slow,
+            },
+        }
+    }
+
+    /// Fetches the values of ragged columns that don't lie in the source's memory; the
+    /// others are copied when their batch is packed.
+    fn fill_variable(&self, batches: &[Arc<Batch>]) {
+        for (tensor, origin) in self.session.job.origins.iter().enumerate() {
+            if let Origin::Ragged { column } = origin {
+                let rows: Vec<_> = batches
+                    .iter()
+                    .flat_map(|batch| (0..batch.rows.len()).map(|row| (batch.clone(), row, tensor)))
+                    .collect();
+                self.fill_values(*column, &rows);
+            }
+        }
+    }
+
+    /// The same for some rows of one column.
+    fn fill_values(&self, column: usize, rows: &[(Arc<Batch>, usize, usize)]) {
+        let source = &self.session.job.source;
+        let (slow, at_hand): (Vec<_>, Vec<_>) = rows.iter().partition(|(batch, row, _)| {
+            source.variable(column, batch.index(*row)) == Variable::Slow
+        });
+        // Of a row that was replaced, an older value may be kept.
+        for (batch, row, tensor) in at_hand {
+            batch.keep_nothing(*row, *tensor);
+        }
+        if slow.is_empty() {
+            return;
+        }
+        let indices: Vec<u64> = slow
+            .iter()
+            .map(|(batch, row, _)| batch.index(*row))
+            .collect();
+        match source.read_variable_slow(column, &indices) {
+            Ok(values) => {
+                for ((batch, row, tensor), value) in slow.into_iter().zip(values) {
+                    let value = value.map_or(Value::Empty, Value::Bytes);
+                    batch.keep(&self.session.memory, *row, *tensor, value);
+                }
+            }
+            Err(error) => {
+                let failure: Failure = error.into();
+                for (batch, _, _) in slow {
+                    batch.fail(failure.clone());
+                }
             }
         }
     }
@@ -323,7 +407,7 @@ impl Feeder {
     fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
         let source = &self.session.job.source;
         let index = batch.index(row);
-        if matches!(origin, Origin::Image { .. }) {
+        if matches!(origin, Origin::Ragged { .. }) || origin.input().is_some() {
             return;
         }
         // SAFETY: the slot is FILLING, and values that are not images are written by this
@@ -331,7 +415,11 @@ impl Feeder {
         // writes until they are done.
         let place = unsafe { batch.part(row, tensor) };
         match origin {
-            Origin::Image { .. } => {}
+            Origin::Image { .. }
+            | Origin::Decoded { .. }
+            | Origin::Raw { .. }
+            | Origin::Ragged { .. } => unreachable!("returned above"),
+            Origin::Mask { of } => place[0] = u8::from(source.is_valid(*of, index)),
             Origin::Fixed { column } => match source.fixed(*column, index) {
                 Some(value) => place.copy_from_slice(value),
                 None => {
@@ -380,19 +468,28 @@ impl Feeder {
     }
 
     /// Reads through the source's own slow path.
-    fn read_slow(&self, column: usize, rows: Vec<(Arc<Batch>, usize, usize)>) {
+    fn read_slow(&self, input: Input, rows: Vec<(Arc<Batch>, usize, usize)>) {
+        let source = &self.session.job.source;
         let indices: Vec<u64> = rows
             .iter()
             .map(|(batch, row, _)| batch.index(*row))
             .collect();
-        match self.session.job.source.read_slow(column, &indices) {
+        let values = match input {
+            Input::Bytes(column) => source.read_slow(column, &indices),
+            Input::File(column) => source.read_variable_slow(column, &indices),
+        };
+        match values {
             Ok(values) => {
                 for ((batch, row, tensor), value) in rows.into_iter().zip(values) {
-                    match value {
-                        Some(bytes) => {
-                            self.decode(&batch, row, tensor, Encoded::Read(Buffer::from(bytes)));
+                    match (value, input) {
+                        (Some(bytes), Input::Bytes(_)) => {
+                            let encoded = Encoded::Read(Buffer::from(bytes));
+                            self.hand_on(&batch, row, tensor, encoded);
                         }
-                        None => null(&self.session, &batch, row, tensor),
+                        (Some(text), Input::File(_)) => {
+                            self.hand_on(&batch, row, tensor, Encoded::Named(text));
+                        }
+                        (None, _) => null(&self.session, &batch, row, tensor),
                     }
                 }
             }
@@ -443,7 +540,7 @@ impl Feeder {
                 .expect("a tag that is under way");
             match result {
                 Ok(buffer) => {
-                    self.decode(&part.batch, part.row, part.tensor, Encoded::Read(buffer))
+                    self.hand_on(&part.batch, part.row, part.tensor, Encoded::Read(buffer));
                 }
                 Err(error) => {
                     part.batch.fail(failure(
@@ -472,7 +569,18 @@ impl Feeder {
         }
     }
 
-    fn decode(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
+    /// Has an image decoded; bytes that are delivered as they are need nothing more.
+    fn hand_on(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
+        if matches!(self.session.job.origins[tensor], Origin::Raw { .. }) {
+            let value = match encoded {
+                Encoded::Shared(bytes) => Value::Shared(bytes),
+                // Copied, because the reader wants its buffer back for the next read.
+                encoded => Value::Bytes(encoded.bytes().to_vec()),
+            };
+            batch.keep(&self.session.memory, row, tensor, value);
+            let progress = batch.image_done(row, false);
+            return self.session.after(batch, row, progress);
+        }
         self.send(Task::Image {
             session: self.session.clone(),
             batch: batch.clone(),

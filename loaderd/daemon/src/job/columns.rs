@@ -39,6 +39,9 @@ const VARIABLE_DEFAULT_MAX: u64 = 256 << 20;
 /// 110 KB, as in ImageNet, are 5.5; the rest is for photos that compress better.
 const PIXELS_PER_BYTE: u64 = 8;
 
+/// Bytes that an image file is reckoned to have: nobody has looked at them yet.
+const FILE_BYTES: u64 = 100 << 10;
+
 /// Where the bytes of an encoded image come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Input {
@@ -133,9 +136,7 @@ pub(super) fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, 
                 let refused = |(kind, text): (FailureKind, String)| {
                     failure(kind, format!("column {name:?} of {}: {text}", request.uri))
                 };
-                chosen
-                    .column(request, field, transform)
-                    .map_err(refused)?
+                chosen.column(request, field, transform).map_err(refused)?
             }
             None => made(name, fields, &mut chosen)
                 .ok_or_else(|| failure(FailureKind::Dataset, missing(name, request, fields)))?,
@@ -358,7 +359,13 @@ pub(super) fn variable_bytes(
         let ragged = tensor.ragged?;
         let row_bytes = match origin {
             Origin::Raw { .. } => u64::from(source.typical_length()),
-            Origin::Decoded { .. } => u64::from(source.typical_length()) * PIXELS_PER_BYTE + 12,
+            Origin::Decoded { input } => {
+                let encoded = match input {
+                    Input::Bytes(_) => u64::from(source.typical_length()),
+                    Input::File(_) => FILE_BYTES,
+                };
+                encoded * PIXELS_PER_BYTE + 12
+            }
             // An inner list's length has four bytes on its way, and its offset eight.
             Origin::Ragged { column } => {
                 u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
