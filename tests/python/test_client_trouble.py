@@ -149,6 +149,7 @@ def test_what_is_no_daemon_is_named(fake_daemon: FakeDaemon) -> None:
                 "layout": {
                     "tensors": [{"name": "x", "dtype": "int64", "shape": [2**62], "offset": 0}],
                     "batch_size": 4,
+                    "dense_bytes": 4096,
                     "slot_bytes": 4096,
                 }
             },

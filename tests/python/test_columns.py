@@ -308,11 +308,12 @@ def test_replaced_rows_bring_all_their_values(daemon: Daemon, photos: Path, slow
 
 @pytest.mark.parametrize(
     ("instead", "match"),
-    [(None, r'"path", row address 3 .*photos/3\.jpg: No such file'), (os.mkfifo, "no regular file")],
+    [
+        (None, r'"path", row address 3 .*photos/3\.jpg: No such file'),
+        (os.mkfifo, "no regular file"),
+    ],
 )
-def test_files_that_cannot_be_read(
-    daemon: Daemon, photos: Path, instead: Any, match: str
-) -> None:
+def test_files_that_cannot_be_read(daemon: Daemon, photos: Path, instead: Any, match: str) -> None:
     dataset = daemon.dataset(
         f"memory:rows=8,images={photos}",
         columns=["path"],
@@ -331,17 +332,33 @@ def test_files_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("arguments", "expected", "match"),
     [
-        ({"columns": ["boxes"], "transform": {"boxes": [Decode()]}}, errors.TransformError, "lists"),
-        ({"columns": ["label"], "transform": {"label": [Decode()]}}, errors.TransformError, "lists"),
+        (
+            {"columns": ["boxes"], "transform": {"boxes": [Decode()]}},
+            errors.TransformError,
+            "lists",
+        ),
+        (
+            {"columns": ["label"], "transform": {"label": [Decode()]}},
+            errors.TransformError,
+            "lists",
+        ),
         ({"columns": ["tags"], "transform": {"tags": [Decode()]}}, errors.TransformError, "lists"),
         (
             {"columns": ["text"], "transform": {"text": [Decode(), CenterCrop(3)]}},
             errors.TransformError,
             "stands alone",
         ),
-        ({"columns": ["text"], "transform": {"text": []}}, errors.TransformError, r"\[Decode\(\)\]"),
+        (
+            {"columns": ["text"], "transform": {"text": []}},
+            errors.TransformError,
+            r"\[Decode\(\)\]",
+        ),
         ({"columns": ["texts._valid"]}, errors.DatasetError, "no column"),
-        ({"columns": ["text"], "transform": {"text": [Decode()]}}, errors.BadSample, "no path|null"),
+        (
+            {"columns": ["text"], "transform": {"text": [Decode()]}},
+            errors.BadSample,
+            "no path|null",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -452,9 +469,7 @@ def test_keeping_every_batch_is_an_error(daemon: Daemon, monkeypatch: pytest.Mon
         # A column's view of one row is enough to keep its batch.
         kept, batches = [], iter(dataset)
         with pytest.raises(errors.SlotsExhausted, match="all 3 slots"):
-            for batch in batches:
-                kept.append((batch["label"].tolist(), batch["text"][1]))
-                del batch
+            kept.extend((b["label"].tolist(), b["text"][1]) for b in batches)
         assert len(kept) == 3
         for rows, text in kept:
             assert bytes(text.tolist()).decode() == EXPECTED["text"](rows[1])

@@ -150,8 +150,9 @@ pub trait Source: Send + Sync {
     fn variable_typical(&self, column: usize) -> u32;
     /// Rows in which a fixed column is null. There floats are NaN, all else is 0.
     fn fixed_nulls(&self, column: usize) -> u64;
-    /// Whether a row has a value in a column.
-    fn is_valid(&self, column: ColumnRef, index: u64) -> bool;
+    /// Whether a row has a value in a column; `None` where only reading it by the slow path
+    /// tells.
+    fn is_valid(&self, column: ColumnRef, index: u64) -> Option<bool>;
     /// A fixed value, where it lies in memory.
     fn fixed(&self, column: usize, index: u64) -> Option<&[u8]>;
     /// Bytes of many rows the slow way; blocks. Any order, duplicates allowed.

@@ -7,6 +7,7 @@ imports no framework: the arrays may be PyTorch's, NumPy's or JAX's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Ragged:
         if self.shapes is not None:
             return [image.tolist() for image in self]
         values = self.values.tolist()
-        return [values[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+        return [values[start:stop] for start, stop in pairwise(ends)]
 
     def tobytes(self) -> list[bytes]:
         """The bytes of each row: an audio file, an encoded image, as it lies in the dataset."""
@@ -108,7 +109,7 @@ class Ragged:
             raise ValueError("rows of lists of lists are not bytes: take values.tobytes()")
         ends = self.offsets.tolist()
         whole = _numpy(self.values)
-        return [whole[start:stop].tobytes() for start, stop in zip(ends, ends[1:], strict=False)]
+        return [whole[start:stop].tobytes() for start, stop in pairwise(ends)]
 
     def to_nested(self) -> Any:
         """A ``torch.nested`` tensor in the jagged layout, ``[rows, n, ...]``, without a copy."""
@@ -140,9 +141,7 @@ class Ragged:
     def pin_memory(self, device: Any = None) -> Ragged:
         """A copy in pinned memory, for PyTorch's ``DataLoader(pin_memory=True)``."""
         extra = () if device is None else (device,)
-        return self._with(
-            self.values.pin_memory(*extra), lambda array: array.pin_memory(*extra)
-        )
+        return self._with(self.values.pin_memory(*extra), lambda array: array.pin_memory(*extra))
 
     def _with(self, values: Any, follow: Callable[[Any], Any]) -> Ragged:
         shapes = None if self.shapes is None else follow(self.shapes)

@@ -207,9 +207,9 @@ class Session:
         if self._oversize == _OVERSIZE_MANY:
             layout = self._opened["layout"]
             logger.warning(
-                "%d of %d batches had more in ragged columns than the %d bytes that a slot keeps for "
-                "them, and took memory of their own, which costs time: variable_bytes=%d would have "
-                "held them all",
+                "%d of %d batches had more in ragged columns than the %d bytes that a slot keeps "
+                "for them, and took memory of their own, which costs time: variable_bytes=%d would "
+                "have held them all",
                 self._oversize,
                 self._batches,
                 layout["slot_bytes"] - layout["dense_bytes"],

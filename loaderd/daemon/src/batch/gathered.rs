@@ -171,7 +171,19 @@ impl Batch {
         match self.job.source.variable(*column, self.index(row)) {
             Variable::Value(bytes) => ragged::Value::Bytes(bytes),
             Variable::Null => ragged::Value::Empty,
-            Variable::Slow => unreachable!("slow values are kept"),
+            // It was at hand when the batch was planned, or else it would be kept.
+            Variable::Slow => {
+                self.fail(failure(
+                    FailureKind::Io,
+                    format!(
+                        "column {:?}, row address {}: a value that was in memory is not there any more: the page \
+                         map is damaged",
+                        self.job.layout.tensors[tensor].name,
+                        self.job.source.row_address(self.index(row))
+                    ),
+                ));
+                ragged::Value::Empty
+            }
         }
     }
 

@@ -19,13 +19,12 @@ use crate::batch::{Batch, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::{Payload, Variable};
 
+mod fill;
+
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
-/// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
-/// the workers in chunks of about this size.
-const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 /// A read that waits or is under way.
 struct Part {
@@ -234,7 +233,7 @@ impl Feeder {
         for batch in &batches {
             self.fill_fixed(batch);
         }
-        self.fill_variable(&batches);
+        self.fill_windows(&batches);
         let mut parts = Vec::new();
         let mut slow: BTreeMap<Input, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
         for batch in &batches {
@@ -294,9 +293,7 @@ impl Feeder {
         batch.replace(row, index, attempt);
         for (tensor, origin) in job.origins.iter().enumerate() {
             self.fill_row(batch, row, tensor, origin);
-            if let Origin::Ragged { column } = origin {
-                self.fill_values(*column, &[(batch.clone(), row, tensor)]);
-            }
+            self.fill_rows(origin, &[(batch.clone(), row, tensor)]);
         }
         for (tensor, input) in batch.image_tensors() {
             match self.find(input, index) {
@@ -329,141 +326,6 @@ impl Feeder {
                 Variable::Null => Found::Null,
                 Variable::Slow => Found::Slow,
             },
-        }
-    }
-
-    /// Fetches the values of ragged columns that don't lie in the source's memory; the
-    /// others are copied when their batch is packed.
-    fn fill_variable(&self, batches: &[Arc<Batch>]) {
-        for (tensor, origin) in self.session.job.origins.iter().enumerate() {
-            if let Origin::Ragged { column } = origin {
-                let rows: Vec<_> = batches
-                    .iter()
-                    .flat_map(|batch| (0..batch.rows.len()).map(|row| (batch.clone(), row, tensor)))
-                    .collect();
-                self.fill_values(*column, &rows);
-            }
-        }
-    }
-
-    /// The same for some rows of one column.
-    fn fill_values(&self, column: usize, rows: &[(Arc<Batch>, usize, usize)]) {
-        let source = &self.session.job.source;
-        let (slow, at_hand): (Vec<_>, Vec<_>) = rows.iter().partition(|(batch, row, _)| {
-            source.variable(column, batch.index(*row)) == Variable::Slow
-        });
-        // Of a row that was replaced, an older value may be kept.
-        for (batch, row, tensor) in at_hand {
-            batch.keep_nothing(*row, *tensor);
-        }
-        if slow.is_empty() {
-            return;
-        }
-        let indices: Vec<u64> = slow
-            .iter()
-            .map(|(batch, row, _)| batch.index(*row))
-            .collect();
-        match source.read_variable_slow(column, &indices) {
-            Ok(values) => {
-                for ((batch, row, tensor), value) in slow.into_iter().zip(values) {
-                    let value = value.map_or(Value::Empty, Value::Bytes);
-                    batch.keep(&self.session.memory, *row, *tensor, value);
-                }
-            }
-            Err(error) => {
-                let failure: Failure = error.into();
-                for (batch, _, _) in slow {
-                    batch.fail(failure.clone());
-                }
-            }
-        }
-    }
-
-    /// Fills everything of a batch that is not decoded.
-    fn fill_fixed(&self, batch: &Arc<Batch>) {
-        let job = &self.session.job;
-        let has_images = batch.image_tensors().next().is_some();
-        for (tensor, origin) in job.origins.iter().enumerate() {
-            let bytes = job.layout.tensors[tensor].row_bytes();
-            match origin {
-                Origin::Fixed { column } if job.source.fixed(*column, 0).is_none() => {
-                    self.fill_fixed_slow(batch, tensor, *column);
-                }
-                Origin::Fixed { column }
-                    if !has_images && bytes * batch.rows.len() as u64 > COPY_CHUNK_BYTES =>
-                {
-                    self.copy_in_chunks(batch, tensor, *column, bytes);
-                }
-                _ => {
-                    for row in 0..batch.rows.len() {
-                        self.fill_row(batch, row, tensor, origin);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Fills one value that is not decoded.
-    fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
-        let source = &self.session.job.source;
-        let index = batch.index(row);
-        if matches!(origin, Origin::Ragged { .. }) || origin.input().is_some() {
-            return;
-        }
-        // SAFETY: the slot is FILLING, and values that are not images are written by this
-        // thread alone, but for `Copy` tasks, which are given tensors that no other code
-        // writes until they are done.
-        let place = unsafe { batch.part(row, tensor) };
-        match origin {
-            Origin::Image { .. }
-            | Origin::Decoded { .. }
-            | Origin::Raw { .. }
-            | Origin::Ragged { .. } => unreachable!("returned above"),
-            Origin::Mask { of } => place[0] = u8::from(source.is_valid(*of, index)),
-            Origin::Fixed { column } => match source.fixed(*column, index) {
-                Some(value) => place.copy_from_slice(value),
-                None => {
-                    if let Err(error) = source.read_fixed_slow(*column, &[index], place) {
-                        batch.fail(error.into());
-                    }
-                }
-            },
-            Origin::RowId => place.copy_from_slice(&source.row_id(index).to_ne_bytes()),
-            Origin::RowAddress => place.copy_from_slice(&source.row_address(index).to_ne_bytes()),
-            Origin::Valid => place[0] = u8::from(batch.valid),
-        }
-    }
-
-    fn fill_fixed_slow(&self, batch: &Arc<Batch>, tensor: usize, column: usize) {
-        let job = &self.session.job;
-        let indices: Vec<u64> = (0..batch.rows.len()).map(|row| batch.index(row)).collect();
-        let mut values = vec![0; indices.len() * job.layout.tensors[tensor].row_bytes() as usize];
-        match job.source.read_fixed_slow(column, &indices, &mut values) {
-            Err(error) => batch.fail(error.into()),
-            Ok(()) => {
-                let bytes = job.layout.tensors[tensor].row_bytes() as usize;
-                for (row, value) in values.chunks_exact(bytes).enumerate() {
-                    // SAFETY: as in `fill_row`.
-                    unsafe { batch.part(row, tensor) }.copy_from_slice(value);
-                }
-            }
-        }
-    }
-
-    /// Has the workers copy a large fixed column. Only in batches without images, whose
-    /// rows are never redone: a redone row's values are rewritten by this thread.
-    fn copy_in_chunks(&self, batch: &Arc<Batch>, tensor: usize, column: usize, row_bytes: u64) {
-        let rows = batch.rows.len();
-        let rows_each = (COPY_CHUNK_BYTES / row_bytes.max(1)).max(1) as usize;
-        for first in (0..rows).step_by(rows_each) {
-            batch.expect_part();
-            self.send(Task::Copy {
-                session: self.session.clone(),
-                batch: batch.clone(),
-                tensor,
-                column,
-                rows: first..(first + rows_each).min(rows),
-            });
         }
     }
 

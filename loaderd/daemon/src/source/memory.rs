@@ -22,12 +22,11 @@ use loaderd_wire::layout::DType;
 use loaderd_wire::message::Version;
 
 use self::computed::{COLUMNS, Column, Values};
+use self::fixed::FixedColumn;
 use super::{ColumnRef, Field, Kind, Payload, Source, SourceError, SourceRequest, Variable};
 
 mod computed;
-
-/// Different rows in the column `tensor`.
-const TENSOR_ROWS: u64 = 64;
+mod fixed;
 
 /// A parsed `memory:` URI.
 #[derive(Debug)]
@@ -142,7 +141,7 @@ impl Memory {
         let fixed = request
             .fixed_columns
             .iter()
-            .map(|name| self.fixed(name))
+            .map(|name| FixedColumn::of(name, self.rows, self.tensor.as_ref()))
             .collect();
         let variable = request
             .variable_columns
@@ -167,43 +166,6 @@ impl Memory {
             &self.text,
             &format!("reading folder {}: {error}", dir.display()),
         )
-    }
-
-    fn fixed(&self, name: &str) -> FixedColumn {
-        let rows = 0..self.rows;
-        match (name, &self.tensor) {
-            ("tensor", Some((dtype, shape))) => FixedColumn::Cycle(pattern(*dtype, shape)),
-            ("score", _) => FixedColumn::Scores(
-                rows.map(|row| {
-                    if is_null(name, row) {
-                        f32::NAN
-                    } else {
-                        row as f32 / 2.0
-                    }
-                })
-                .collect(),
-            ),
-            ("count", _) => FixedColumn::Counts(
-                rows.map(|row| {
-                    if is_null(name, row) {
-                        0
-                    } else {
-                        row as i64 * 2
-                    }
-                })
-                .collect(),
-            ),
-            _ => FixedColumn::Numbers(rows.map(|row| row as i64).collect()),
-        }
-    }
-}
-
-/// Whether a fixed column is null in a row.
-fn is_null(column: &str, row: u64) -> bool {
-    match column {
-        "score" => row % 6 == 5,
-        "count" => row % 10 == 9,
-        _ => false,
     }
 }
 
@@ -231,34 +193,6 @@ fn parse_tensor(text: &str, spec: &str) -> Result<(DType, Vec<u64>), SourceError
     Ok((dtype, shape))
 }
 
-/// Rows of small numbers that are valid in every dtype and differ from row to row.
-fn pattern(dtype: DType, shape: &[u64]) -> (usize, Vec<u8>) {
-    let elements: u64 = shape.iter().product();
-    let row_bytes = (elements * dtype.itemsize()) as usize;
-    let mut bytes = Vec::with_capacity(row_bytes * TENSOR_ROWS as usize);
-    for row in 0..TENSOR_ROWS {
-        for element in 0..elements {
-            let value = ((row + element) % 64) as u8;
-            match dtype {
-                DType::Bool => bytes.push(value & 1),
-                DType::Uint8 | DType::Int8 => bytes.push(value),
-                DType::Uint16 | DType::Int16 => {
-                    bytes.extend(u16::from(value).to_ne_bytes());
-                }
-                DType::Uint32 | DType::Int32 => bytes.extend(u32::from(value).to_ne_bytes()),
-                DType::Uint64 | DType::Int64 => bytes.extend(u64::from(value).to_ne_bytes()),
-                // 1.0 = 0x3c00 and 2.0 = 0x4000 in IEEE 754 binary16.
-                DType::Float16 => {
-                    bytes.extend(if value & 1 == 0 { 0x3c00u16 } else { 0x4000 }.to_ne_bytes());
-                }
-                DType::Float32 => bytes.extend(f32::from(value).to_ne_bytes()),
-                DType::Float64 => bytes.extend(f64::from(value).to_ne_bytes()),
-            }
-        }
-    }
-    (row_bytes, bytes)
-}
-
 /// The files of a folder, sorted by name.
 fn list(dir: &PathBuf) -> std::io::Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?
@@ -267,45 +201,6 @@ fn list(dir: &PathBuf) -> std::io::Result<Vec<PathBuf>> {
     paths.retain(|path| path.is_file());
     paths.sort();
     Ok(paths)
-}
-
-enum FixedColumn {
-    Cycle((usize, Vec<u8>)),
-    Numbers(Vec<i64>),
-    Scores(Vec<f32>),
-    Counts(Vec<i64>),
-}
-
-impl FixedColumn {
-    fn value(&self, index: u64) -> &[u8] {
-        let at = index as usize;
-        match self {
-            FixedColumn::Cycle((row_bytes, bytes)) => {
-                let start = (index % TENSOR_ROWS) as usize * row_bytes;
-                &bytes[start..start + row_bytes]
-            }
-            FixedColumn::Numbers(numbers) | FixedColumn::Counts(numbers) => bytes_of(&numbers[at]),
-            FixedColumn::Scores(numbers) => bytes_of(&numbers[at]),
-        }
-    }
-
-    fn is_null(&self, index: u64) -> bool {
-        match self {
-            FixedColumn::Scores(_) => is_null("score", index),
-            FixedColumn::Counts(_) => is_null("count", index),
-            _ => false,
-        }
-    }
-}
-
-/// The bytes of a number.
-trait Number {}
-impl Number for i64 {}
-impl Number for f32 {}
-
-fn bytes_of<T: Number>(number: &T) -> &[u8] {
-    // SAFETY: a number is initialised bytes without padding, and the slice borrows it.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(number).cast(), size_of::<T>()) }
 }
 
 /// An open memory source.
@@ -385,11 +280,19 @@ impl Source for Opened {
         let is_null = |row: &u64| self.fixed[column].is_null(*row);
         (0..self.rows).filter(is_null).count() as u64
     }
-    fn is_valid(&self, column: ColumnRef, index: u64) -> bool {
+    fn is_valid(&self, column: ColumnRef, index: u64) -> Option<bool> {
         match column {
-            ColumnRef::Bytes(_) => self.image(index).is_some(),
-            ColumnRef::Fixed(column) => !self.fixed[column].is_null(index),
-            ColumnRef::Variable(column) => self.variable[column].get(index).is_some(),
+            ColumnRef::Bytes(column) => match self.payload(column, index) {
+                Payload::Slow => None,
+                Payload::Null => Some(false),
+                _ => Some(true),
+            },
+            ColumnRef::Fixed(column) => Some(!self.fixed[column].is_null(index)),
+            ColumnRef::Variable(column) => match self.variable(column, index) {
+                Variable::Slow => None,
+                Variable::Null => Some(false),
+                Variable::Value(_) => Some(true),
+            },
         }
     }
     fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
