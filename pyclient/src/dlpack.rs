@@ -70,36 +70,41 @@ struct Owner<M> {
     _held: Arc<Held>,
 }
 
-/// A tensor in a slot: `[rows, ...shape]`, C-contiguous, on the CPU.
+/// A tensor in a slot, or in the memory of a batch too large for one: C-contiguous, on
+/// the CPU.
 #[pyclass(frozen, module = "loaderd._native")]
 pub(crate) struct SlotTensor {
     held: Arc<Held>,
-    index: usize,
+    data: *mut u8,
+    dtype: DType,
+    shape: Vec<i64>,
 }
 
+// SAFETY: the pointer is an address that is handed on and never followed here.
+unsafe impl Send for SlotTensor {}
+// SAFETY: as above.
+unsafe impl Sync for SlotTensor {}
+
 impl SlotTensor {
-    /// `index` is a tensor of the layout.
-    pub(crate) fn new(held: Arc<Held>, index: usize) -> SlotTensor {
-        SlotTensor { held, index }
+    /// `data` lies in memory that `held` keeps mapped, with room for the shape.
+    pub(crate) fn new(held: Arc<Held>, data: *mut u8, dtype: DType, shape: Vec<i64>) -> SlotTensor {
+        SlotTensor {
+            held,
+            data,
+            dtype,
+            shape,
+        }
     }
 
     /// The description, with pointers into `dimensions`: sides first, then strides.
     fn describe(&self, dimensions: &mut [i64]) -> DlTensor {
-        let tensor = &self.held.slots.layout.tensors[self.index];
         let (shape, strides) = dimensions.split_at_mut(dimensions.len() / 2);
-        // The session has checked that the tensor fits into its slot.
-        let data = self
-            .held
-            .slots
-            .segment
-            .slot_ptr(self.held.slot)
-            .wrapping_add(tensor.offset as usize);
         DlTensor {
-            data: data.cast(),
+            data: self.data.cast(),
             device_type: CPU.0,
             device_id: CPU.1,
             ndim: shape.len() as i32,
-            dtype: data_type(tensor.dtype),
+            dtype: data_type(self.dtype),
             shape: shape.as_mut_ptr(),
             strides: strides.as_mut_ptr(),
             byte_offset: 0,
@@ -108,18 +113,12 @@ impl SlotTensor {
 
     /// Sides, then strides in elements.
     fn dimensions(&self) -> Vec<i64> {
-        let row = &self.held.slots.layout.tensors[self.index].shape;
-        // Sides are those of something that fits into memory, so they fit into i64.
-        let sides = [u64::from(self.held.rows)]
-            .iter()
-            .chain(row)
-            .map(|&side| side as i64)
-            .collect::<Vec<i64>>();
+        let sides = &self.shape;
         let mut strides = vec![1i64; sides.len()];
         for axis in (1..sides.len()).rev() {
             strides[axis - 1] = strides[axis] * sides[axis];
         }
-        sides.into_iter().chain(strides).collect()
+        sides.iter().copied().chain(strides).collect()
     }
 
     /// A capsule around a new owner.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use loaderd_wire::message::Ready;
-use loaderd_wire::{Channel, Layout, Segment, ToDaemon};
+use loaderd_wire::ragged::{RaggedPart, Span};
+use loaderd_wire::{Channel, DType, Layout, Segment, ToDaemon};
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 
@@ -43,21 +44,32 @@ pub(crate) struct Slots {
 pub(crate) struct Held {
     connection: Arc<Connection>,
     /// Keeps the memory mapped for tensors that outlive session and daemon.
-    pub(crate) slots: Arc<Slots>,
-    pub(crate) slot: u32,
-    pub(crate) rows: u32,
+    slots: Arc<Slots>,
+    /// Where the ragged columns lie that are too large for the slot.
+    oversize: Option<Segment>,
+    slot: u32,
+    rows: u32,
+    /// One per ragged column of the layout, in its order.
+    ragged: Vec<RaggedPart>,
     lease: u64,
 }
 
 impl Held {
-    /// Takes over the slot that `ready` names. The caller has checked slot and rows.
-    pub(crate) fn new(connection: Arc<Connection>, slots: Arc<Slots>, ready: &Ready) -> Held {
+    /// Takes over the slot that `ready` names. The caller has checked slot, rows and parts.
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        slots: Arc<Slots>,
+        oversize: Option<Segment>,
+        ready: &Ready,
+    ) -> Held {
         connection.held.fetch_add(1, Ordering::Relaxed);
         Held {
             connection,
             slots,
+            oversize,
             slot: ready.slot,
             rows: ready.rows,
+            ragged: ready.ragged.clone(),
             lease: ready.lease,
         }
     }
@@ -112,19 +124,79 @@ impl Lease {
         self.held.rows
     }
 
-    /// Names of the tensors, in the order of the columns asked for.
+    /// Names of the columns, in the order asked for.
     #[getter]
     fn names(&self) -> Vec<String> {
         let tensors = &self.held.slots.layout.tensors;
         tensors.iter().map(|tensor| tensor.name.clone()).collect()
     }
 
-    /// One tensor: for `torch.from_dlpack`, `numpy.from_dlpack` and their like.
+    /// A dense column: for `torch.from_dlpack`, `numpy.from_dlpack` and their like.
     fn tensor(&self, name: &str) -> PyResult<SlotTensor> {
-        let tensors = &self.held.slots.layout.tensors;
-        match tensors.iter().position(|tensor| tensor.name == name) {
-            Some(index) => Ok(SlotTensor::new(Arc::clone(&self.held), index)),
-            None => Err(PyKeyError::new_err(name.to_owned())),
+        let held = &self.held;
+        let (index, _) = self.find(name)?;
+        let tensor = &held.slots.layout.tensors[index];
+        if tensor.ragged.is_some() {
+            return Err(PyKeyError::new_err(format!("{name} is ragged")));
         }
+        // The session has checked that the tensor fits into its slot.
+        let start = held.slots.segment.slot_ptr(held.slot);
+        let data = start.wrapping_add(tensor.offset as usize);
+        let shape = sides(u64::from(held.rows), &tensor.shape);
+        Ok(SlotTensor::new(Arc::clone(held), data, tensor.dtype, shape))
     }
+
+    /// A ragged column in its arrays: values, offsets from the outermost level inwards,
+    /// shapes where it has images, and whether it is text. `None` where it is dense.
+    #[expect(clippy::type_complexity, reason = "a tuple of Python's")]
+    fn ragged(
+        &self,
+        name: &str,
+    ) -> PyResult<Option<(SlotTensor, Vec<SlotTensor>, Option<SlotTensor>, bool)>> {
+        let (index, number) = self.find(name)?;
+        let tensor = &self.held.slots.layout.tensors[index];
+        let Some(ragged) = tensor.ragged else {
+            return Ok(None);
+        };
+        let part = &self.held.ragged[number];
+        let offsets = part.offsets.iter();
+        Ok(Some((
+            self.array(part.values, tensor.dtype, &tensor.shape),
+            offsets
+                .map(|span| self.array(*span, DType::Int64, &[]))
+                .collect(),
+            part.shapes.map(|span| self.array(span, DType::Int32, &[3])),
+            ragged.text,
+        )))
+    }
+}
+
+impl Lease {
+    /// The column's index, and how many ragged columns come before it.
+    fn find(&self, name: &str) -> PyResult<(usize, usize)> {
+        let tensors = &self.held.slots.layout.tensors;
+        let index = tensors
+            .iter()
+            .position(|tensor| tensor.name == name)
+            .ok_or_else(|| PyKeyError::new_err(name.to_owned()))?;
+        let before = tensors[..index].iter();
+        Ok((index, before.filter(|t| t.ragged.is_some()).count()))
+    }
+
+    fn array(&self, span: Span, dtype: DType, shape: &[u64]) -> SlotTensor {
+        let held = &self.held;
+        let start = match &held.oversize {
+            Some(segment) => segment.slot_ptr(0),
+            None => held.slots.segment.slot_ptr(held.slot),
+        };
+        // The session has checked that the array lies within this memory.
+        let data = start.wrapping_add(span.at as usize);
+        SlotTensor::new(Arc::clone(held), data, dtype, sides(span.count, shape))
+    }
+}
+
+/// Sides are those of something that fits into memory, so they fit into i64.
+fn sides(count: u64, shape: &[u64]) -> Vec<i64> {
+    let rest = shape.iter().map(|&side| side as i64);
+    std::iter::once(count as i64).chain(rest).collect()
 }

@@ -4,15 +4,19 @@
 //! every batch. Waiting lets go of the interpreter and notices Ctrl-C. It never
 //! connects anew, and never decides what a failure means.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use loaderd_wire::layout::TENSOR_ALIGN;
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
 use loaderd_wire::socket::Received;
-use loaderd_wire::{Channel, Layout, PROTOCOL, Segment, ToClient, ToDaemon, WireError};
+use loaderd_wire::{
+    Channel, DType, Layout, PROTOCOL, Segment, ToClient, ToDaemon, WireError, ragged,
+};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -121,7 +125,7 @@ impl Session {
                 self.map(opened, fds)?;
                 None
             }
-            ToClient::Ready(ready) => Some(self.lease(ready)?),
+            ToClient::Ready(ready) => Some(self.lease(ready, fds)?),
             _ => None,
         };
         Ok(Some((event, lease)))
@@ -195,7 +199,7 @@ impl Session {
         }
     }
 
-    fn map(&self, opened: &Opened, fds: Vec<std::os::fd::OwnedFd>) -> PyResult<()> {
+    fn map(&self, opened: &Opened, fds: Vec<OwnedFd>) -> PyResult<()> {
         let layout = opened.layout.clone();
         check_layout(&layout).map_err(ProtocolError::new_err)?;
         let mut fds = fds.into_iter();
@@ -211,7 +215,7 @@ impl Session {
             .map_err(|_| ProtocolError::new_err("the daemon opened the job twice"))
     }
 
-    fn lease(&self, ready: &Ready) -> PyResult<Lease> {
+    fn lease(&self, ready: &Ready, fds: Vec<OwnedFd>) -> PyResult<Lease> {
         let Some(slots) = self.slots.get() else {
             return Err(ProtocolError::new_err(
                 "the daemon sent a batch before it opened the job",
@@ -224,7 +228,22 @@ impl Session {
                 ready.rows, ready.slot
             )));
         }
-        let held = Held::new(Arc::clone(&self.connection), Arc::clone(slots), ready);
+        let mut fds = fds.into_iter();
+        let oversize = match (ready.oversize, fds.next(), fds.next()) {
+            (None, None, _) => None,
+            (Some(bytes), Some(fd), None) => {
+                Some(Segment::from_fd(fd, bytes, 1).map_err(to_python)?)
+            }
+            (bytes, _, _) => {
+                return Err(ProtocolError::new_err(format!(
+                    "the daemon sent a batch with {} bytes outside its slot, and not exactly the segment for them",
+                    bytes.unwrap_or(0)
+                )));
+            }
+        };
+        check_ragged(slots, ready, oversize.as_ref()).map_err(ProtocolError::new_err)?;
+        let connection = Arc::clone(&self.connection);
+        let held = Held::new(connection, Arc::clone(slots), oversize, ready);
         Ok(Lease::new(held))
     }
 
@@ -248,21 +267,79 @@ impl Drop for Session {
 
 /// Every tensor must lie within its slot, or consumers would read beyond the mapping.
 fn check_layout(layout: &Layout) -> Result<(), String> {
+    if layout.dense_bytes > layout.slot_bytes || !layout.dense_bytes.is_multiple_of(TENSOR_ALIGN) {
+        return Err(format!(
+            "{} bytes of dense tensors do not fit into a slot of {} bytes, or don't end on a multiple of {TENSOR_ALIGN}",
+            layout.dense_bytes, layout.slot_bytes
+        ));
+    }
     for tensor in &layout.tensors {
-        let end = tensor
+        let elements = tensor
             .shape
             .iter()
-            .try_fold(u64::from(layout.batch_size), |all, &side| {
-                all.checked_mul(side)
-            })
-            .and_then(|elements| elements.checked_mul(tensor.dtype.itemsize()))
+            .try_fold(1u64, |all, &side| all.checked_mul(side));
+        let row_bytes = elements.and_then(|count| count.checked_mul(tensor.dtype.itemsize()));
+        if let Some(ragged) = tensor.ragged {
+            let bytes = tensor.dtype == DType::Uint8 && tensor.shape.is_empty();
+            let fits = matches!(ragged.levels, 1 | 2)
+                && row_bytes.is_some_and(|bytes| bytes > 0)
+                && (bytes || !ragged.text && !ragged.images)
+                && (ragged.levels == 1 || !ragged.images);
+            if !fits {
+                return Err(format!(
+                    "ragged column \"{}\" of {:?} {:?} as {ragged:?} is impossible",
+                    tensor.name, tensor.dtype, tensor.shape
+                ));
+            }
+            continue;
+        }
+        let end = row_bytes
+            .and_then(|bytes| bytes.checked_mul(u64::from(layout.batch_size)))
             .and_then(|bytes| bytes.checked_add(tensor.offset));
-        if end.is_none_or(|end| end > layout.slot_bytes) {
+        if end.is_none_or(|end| end > layout.dense_bytes) {
             return Err(format!(
                 "tensor \"{}\" does not fit into a slot of {} bytes",
                 tensor.name, layout.slot_bytes
             ));
         }
+    }
+    Ok(())
+}
+
+/// Every array of a batch's ragged columns must lie where it may, for the same reason, and
+/// its offsets must count what is there.
+fn check_ragged(slots: &Slots, ready: &Ready, oversize: Option<&Segment>) -> Result<(), String> {
+    let layout = &slots.layout;
+    let columns: Vec<_> = layout
+        .tensors
+        .iter()
+        .filter(|tensor| tensor.ragged.is_some())
+        .collect();
+    if columns.len() != ready.ragged.len() {
+        return Err(format!(
+            "the daemon sent {} ragged columns, the layout has {}",
+            ready.ragged.len(),
+            columns.len()
+        ));
+    }
+    let (start, bytes, area) = match oversize {
+        Some(segment) => {
+            let bytes = segment.slot_bytes();
+            (segment.slot_ptr(0), bytes, 0..bytes)
+        }
+        None => {
+            let start = slots.segment.slot_ptr(ready.slot);
+            (
+                start,
+                layout.slot_bytes,
+                layout.dense_bytes..layout.slot_bytes,
+            )
+        }
+    };
+    // SAFETY: the memory is mapped and so long, and the message says that it is ours.
+    let memory = unsafe { std::slice::from_raw_parts(start, bytes as usize) };
+    for (column, part) in columns.into_iter().zip(&ready.ragged) {
+        ragged::check(column, part, ready.rows, memory, area.clone())?;
     }
     Ok(())
 }

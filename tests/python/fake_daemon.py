@@ -24,7 +24,7 @@ F_ADD_SEALS, SEALS = 1033, 0x1 | 0x2 | 0x4  # seal, shrink, grow: fcntl.h
 
 ROWS, BATCH, STEPS = 10, 4, 3
 SLOT_BYTES = 4096
-LAYOUT = {
+LAYOUT: dict[str, Any] = {
     "tensors": [
         {"name": "x", "dtype": "float32", "shape": [2, 3], "offset": 0},
         {"name": "half", "dtype": "float16", "shape": [2], "offset": 128},
@@ -33,6 +33,7 @@ LAYOUT = {
         {"name": "byte", "dtype": "uint8", "shape": [5], "offset": 320},
     ],
     "batch_size": BATCH,
+    "dense_bytes": 384,
     "slot_bytes": SLOT_BYTES,
 }
 
@@ -44,13 +45,17 @@ class FakeDaemon:
         self.path = path
         self.welcome: dict[str, Any] | bytes = {
             "type": "welcome",
-            "protocol": 1,
+            "protocol": 2,
             "version": "fake",
             "binary": "/fake/loaderd",
             "pid": os.getpid(),
         }
         #: Merged into the answer to `open`.
         self.opened: dict[str, Any] = {}
+        #: Merged into every `ready`, with these descriptors, and written behind the tensors.
+        self.ready: dict[str, Any] = {}
+        self.attached: list[int] = []
+        self.variable = b""
         #: Sent instead of the batch of a step.
         self.instead: dict[int, dict[str, Any]] = {}
         #: Called with (daemon, step) before a batch is sent.
@@ -201,8 +206,9 @@ class _Streams:
             "position": step * BATCH + rows,
             "bad_rows": 0,
             "published_ns": time.monotonic_ns(),
+            **self.daemon.ready,
         }
-        send(self.connection, ready)
+        send(self.connection, ready, self.daemon.attached)
 
     def _fill(self, start: int, step: int) -> None:
         """Values count up over the batch; labels are positions, `half` is the epoch."""
@@ -216,6 +222,7 @@ class _Streams:
         put(192, struct.pack("<4q", *range(first, first + BATCH)))
         put(256, bytes([1, 0, 1, 0]))
         put(320, bytes(range(20)))
+        put(LAYOUT["dense_bytes"], self.daemon.variable)
 
 
 def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:

@@ -130,7 +130,7 @@ def test_a_daemon_of_another_protocol_is_named(fake_daemon: FakeDaemon) -> None:
     fake_daemon.welcome.update(protocol=99, version="9.9")
     with pytest.raises(errors.ProtocolMismatch) as caught:
         len(connect(fake_daemon))
-    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 1", "loaderd stop"):
+    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 2", "loaderd stop"):
         assert part in str(caught.value)
 
 
@@ -149,6 +149,7 @@ def test_what_is_no_daemon_is_named(fake_daemon: FakeDaemon) -> None:
                 "layout": {
                     "tensors": [{"name": "x", "dtype": "int64", "shape": [2**62], "offset": 0}],
                     "batch_size": 4,
+                    "dense_bytes": 4096,
                     "slot_bytes": 4096,
                 }
             },

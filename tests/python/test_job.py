@@ -85,6 +85,7 @@ def test_request_has_what_the_daemon_wants() -> None:
         "fast_dct": False,
         "exif_orientation": True,
         "slots": None,
+        "variable_bytes": None,
         "resume": None,
         "allow_changed": False,
     }

@@ -1,7 +1,8 @@
 //! A batch in the making: one slot, its rows, and what is still missing.
 //!
 //! Enters: a share of a step. Leaves: finished bytes in the slot, and the step's record.
-//! Feeder and decode workers share it; it never blocks them.
+//! Feeder and decode workers share it; it never blocks them. Rows of ragged columns have no
+//! place of their own before all of them are known: [`gathered`] keeps them until then.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,13 @@ use std::sync::{Arc, Mutex};
 use loaderd_wire::message::{Failure, Ready};
 use loaderd_wire::segment::Segment;
 
-use crate::job::{Job, Origin};
+use self::gathered::Gathered;
+use crate::job::{Input, Job};
 use crate::steplog::{BadRow, StepRecord};
+
+mod gathered;
+
+pub(crate) use self::gathered::Value;
 
 /// One row of a batch.
 pub(crate) struct Row {
@@ -20,7 +26,7 @@ pub(crate) struct Row {
     index: AtomicU64,
     /// Replacements tried.
     pub(crate) attempt: AtomicU32,
-    /// Images of this row that are not decoded yet.
+    /// Values of this row that are not fetched or decoded yet.
     missing: AtomicU32,
     /// One of them could not be decoded.
     bad: AtomicBool,
@@ -44,6 +50,7 @@ pub(crate) struct Batch {
     missing: AtomicU32,
     bad: Mutex<Vec<BadRow>>,
     failure: Mutex<Option<Failure>>,
+    gathered: Gathered,
 }
 
 /// What completing a part of a batch led to.
@@ -71,7 +78,7 @@ impl Batch {
         let images = job
             .origins
             .iter()
-            .filter(|origin| matches!(origin, Origin::Image { .. }))
+            .filter(|origin| origin.input().is_some())
             .count() as u32;
         let rows: Vec<Row> = rows
             .map(|(position, index)| Row {
@@ -97,6 +104,7 @@ impl Batch {
             missing: AtomicU32::new(missing),
             bad: Mutex::default(),
             failure: Mutex::default(),
+            gathered: Gathered::default(),
         }
     }
 
@@ -115,6 +123,7 @@ impl Batch {
     #[allow(clippy::mut_from_ref, reason = "parts are disjoint, see Safety")]
     pub(crate) unsafe fn part(&self, row: usize, tensor: usize) -> &mut [u8] {
         let tensor = &self.job.layout.tensors[tensor];
+        assert!(tensor.ragged.is_none(), "ragged rows have no place");
         let bytes = tensor.row_bytes() as usize;
         let start = tensor.offset as usize + row * bytes;
         assert!(start + bytes <= self.segment.slot_bytes() as usize);
@@ -177,16 +186,10 @@ impl Batch {
         row.missing.store(images, Ordering::Release);
     }
 
-    /// Tensors that are images, by number.
-    pub(crate) fn image_tensors(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.job
-            .origins
-            .iter()
-            .enumerate()
-            .filter_map(|(tensor, origin)| match origin {
-                Origin::Image { column, .. } => Some((tensor, *column)),
-                _ => None,
-            })
+    /// Columns whose values have to be fetched row by row, by number, and from where.
+    pub(crate) fn image_tensors(&self) -> impl Iterator<Item = (usize, Input)> + '_ {
+        let origins = self.job.origins.iter().enumerate();
+        origins.filter_map(|(tensor, origin)| Some((tensor, origin.input()?)))
     }
 
     fn images(&self) -> usize {
@@ -253,6 +256,8 @@ impl Batch {
             position: self.job.steps.position_at(self.epoch_step + 1),
             bad_rows: self.bad.lock().expect("no panic while held").len() as u32,
             published_ns,
+            ragged: self.gathered.parts(),
+            oversize: None,
         }
     }
 }

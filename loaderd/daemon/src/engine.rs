@@ -27,11 +27,13 @@ use self::feeder::Feeder;
 use self::publisher::Publisher;
 use crate::batch::{Batch, Progress};
 use crate::job::{Job, failure};
+use crate::memory::{Reserved, SlotMemory};
 use crate::slots::{SlotTable, UnknownLease};
 use crate::steplog::StepLog;
 
 mod copy;
 mod feeder;
+mod named;
 mod publisher;
 mod timings;
 mod worker;
@@ -48,8 +50,9 @@ const NAP: Duration = Duration::from_millis(100);
 /// What happens in a session, for its client.
 #[derive(Debug)]
 pub enum Event {
-    /// A batch is in its slot and in the step log.
-    Ready(Ready),
+    /// A batch is in its slot and in the step log; with the memfd that holds its ragged
+    /// columns, where they are too large for the slot.
+    Ready(Ready, Option<Segment>),
     /// All steps of the epoch were sent.
     EndOfEpoch {
         /// The stream.
@@ -67,6 +70,8 @@ pub type Outlet = Box<dyn Fn(Event) -> bool + Send + Sync>;
 enum Encoded {
     Read(Buffer),
     Shared(Arc<[u8]>),
+    /// In the file that this text names.
+    Named(Vec<u8>),
 }
 
 impl Encoded {
@@ -74,6 +79,7 @@ impl Encoded {
         match self {
             Encoded::Read(buffer) => buffer,
             Encoded::Shared(bytes) => bytes,
+            Encoded::Named(_) => unreachable!("files are read before they are decoded"),
         }
     }
 }
@@ -121,14 +127,17 @@ impl Reading {
 pub struct Engine {
     tasks: Option<Sender<Task>>,
     workers: Vec<JoinHandle<()>>,
+    memory: Arc<SlotMemory>,
     timings: Option<Arc<Timings>>,
 }
 
 impl Engine {
-    /// Starts `threads` workers. With `timings`, every stage is timed into them.
+    /// Starts `threads` workers. What batches need beyond their slots is taken from `memory`.
+    /// With `timings`, every stage is timed into them.
     pub fn start(
         threads: usize,
         limits: decode::Limits,
+        memory: Arc<SlotMemory>,
         timings: Option<Arc<Timings>>,
     ) -> std::io::Result<Engine> {
         let (tasks, inbox) = bounded::<Task>(threads * TASKS_PER_WORKER);
@@ -144,6 +153,7 @@ impl Engine {
             tasks: Some(tasks),
             workers,
             timings,
+            memory,
         })
     }
 
@@ -185,6 +195,8 @@ impl Engine {
             animated,
             finished,
             timings: self.timings.clone(),
+            memory: self.memory.clone(),
+            oversize: AtomicU64::new(0),
         });
         let feeder = Feeder::new(
             session.clone(),
@@ -234,10 +246,21 @@ struct Session {
     animated: Vec<AtomicBool>,
     finished: Sender<Finished>,
     timings: Option<Arc<Timings>>,
+    memory: Arc<SlotMemory>,
+    /// Batches that were too large for their slot. A mere count: relaxed.
+    oversize: AtomicU64,
+}
+
+/// What is remembered of a batch that a client has.
+#[derive(Clone)]
+struct Lent {
+    step: u64,
+    /// Of its memfd, where it has one.
+    _memory: Option<Arc<Reserved>>,
 }
 
 struct State {
-    slots: SlotTable<u64>,
+    slots: SlotTable<Lent>,
     start: Option<Start>,
     last_stream: u64,
     redo: Vec<(Arc<Batch>, usize)>,
@@ -274,7 +297,11 @@ impl Session {
         }
     }
 
+    /// Every part of the batch is done with: packs what is ragged, and hands it on.
     fn complete(&self, batch: &Arc<Batch>) {
+        if self.is_current(batch) {
+            batch.pack(&self.memory);
+        }
         // Never full: there is room for every slot, and a batch owns one.
         let _ = self.finished.send(Finished::Batch(batch.clone()));
     }
@@ -347,7 +374,8 @@ impl SessionHandle {
 
     /// The user has the batch. Returns the step where this is news.
     pub fn delivered(&self, lease: u64) -> Result<Option<u64>, UnknownLease> {
-        self.session.lock().slots.deliver(lease)
+        let lent = self.session.lock().slots.deliver(lease)?;
+        Ok(lent.map(|lent| lent.step))
     }
 
     /// The client is done with the batch.
@@ -360,6 +388,11 @@ impl SessionHandle {
     /// Slots by state: free, filling, ready, leased.
     pub fn slots(&self) -> [u32; 4] {
         self.session.lock().slots.counts()
+    }
+
+    /// Batches so far that were too large for their slot.
+    pub fn oversize(&self) -> u64 {
+        self.session.oversize.load(Ordering::Relaxed)
     }
 }
 

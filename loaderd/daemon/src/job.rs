@@ -9,44 +9,18 @@ use std::time::{Duration, Instant};
 
 use loaderd_decode as decode;
 use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
-use loaderd_wire::layout::{DType, Layout};
+use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
 
-use crate::source::{self, Field, Kind, Source, SourceError, SourceRequest};
+use crate::source::{self, Source, SourceError, SourceRequest};
 use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError};
 
-/// Names of the columns that loaderd makes itself.
-pub const ROW_ID: &str = "_rowid";
-/// Row address: fragment << 32 | offset.
-pub const ROW_ADDRESS: &str = "_rowaddr";
-/// False for rows that stand in: a rank's repeated row, a zeroed bad sample.
-pub const VALID: &str = "_valid";
+mod columns;
+
+pub use columns::{Input, Origin};
 
 /// How long a rank that is taken may need to come free.
 const CLAIM_WAIT: Duration = Duration::from_secs(2);
-
-/// Where a tensor of the batch comes from.
-#[derive(Debug)]
-pub enum Origin {
-    /// Decoded from a bytes column of the source.
-    Image {
-        /// Number among the source's bytes columns.
-        column: usize,
-        /// What makes pixels of it.
-        pipeline: decode::Pipeline,
-    },
-    /// Copied from a fixed column of the source.
-    Fixed {
-        /// Number among the source's fixed columns.
-        column: usize,
-    },
-    /// [`ROW_ID`], int64.
-    RowId,
-    /// [`ROW_ADDRESS`], int64.
-    RowAddress,
-    /// [`VALID`], bool.
-    Valid,
-}
 
 /// See the module.
 pub struct Job {
@@ -101,13 +75,14 @@ impl Job {
     pub fn open(request: &OpenRequest, run: &str, log: &StepLog) -> Result<Job, Failure> {
         check(request)?;
         let fields = source::fields(&request.uri, request.version.as_ref())?;
-        let chosen = choose(request, &fields)?;
+        let chosen = columns::choose(request, &fields)?;
         let source = source::open(SourceRequest {
             uri: request.uri.clone(),
             version: request.version.clone(),
             filter: request.filter.clone(),
             bytes_columns: chosen.bytes,
             fixed_columns: chosen.fixed,
+            variable_columns: chosen.variable,
             protect: request.protect,
             run: run.into(),
         })?;
@@ -118,13 +93,23 @@ impl Job {
             drop_last: request.drop_last,
         })
         .map_err(|error| failure(FailureKind::Request, error.to_string()))?;
-        let layout = Layout::new(chosen.tensors, request.batch_size).ok_or_else(|| {
-            failure(
-                FailureKind::Limit,
-                "a batch is larger than 64 bits can count",
+        columns::check_nulls(request, &chosen.tensors, &chosen.origins, source.as_ref())?;
+        let variable_bytes = request.variable_bytes.unwrap_or_else(|| {
+            columns::variable_bytes(
+                request.batch_size,
+                &chosen.tensors,
+                &chosen.origins,
+                source.as_ref(),
             )
-        })?;
-        let transform = canonical_transforms(&request.columns, &chosen.origins);
+        });
+        let layout =
+            Layout::new(chosen.tensors, request.batch_size, variable_bytes).ok_or_else(|| {
+                failure(
+                    FailureKind::Limit,
+                    "a batch is larger than 64 bits can count",
+                )
+            })?;
+        let transform = columns::canonical_transforms(&request.columns, &chosen.origins);
         let fingerprint = Fingerprint {
             dataset: source.identity().into(),
             uri: source.uri().into(),
@@ -290,128 +275,6 @@ fn check(request: &OpenRequest) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-struct Chosen {
-    bytes: Vec<String>,
-    fixed: Vec<String>,
-    origins: Vec<Origin>,
-    tensors: Vec<(String, DType, Vec<u64>)>,
-}
-
-/// Decides for every column asked for what it becomes.
-fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, Failure> {
-    let mut chosen = Chosen {
-        bytes: vec![],
-        fixed: vec![],
-        origins: vec![],
-        tensors: vec![],
-    };
-    for name in &request.columns {
-        let transform = request.transform.get(name);
-        let made = match name.as_str() {
-            ROW_ID => Some((Origin::RowId, DType::Int64)),
-            ROW_ADDRESS => Some((Origin::RowAddress, DType::Int64)),
-            VALID => Some((Origin::Valid, DType::Bool)),
-            _ => None,
-        };
-        if let Some((origin, dtype)) = made {
-            chosen.origins.push(origin);
-            chosen.tensors.push((name.clone(), dtype, vec![]));
-            continue;
-        }
-        let field = fields
-            .iter()
-            .find(|field| field.name == *name)
-            .ok_or_else(|| failure(FailureKind::Dataset, missing(name, request, fields)))?;
-        match (&field.kind, transform) {
-            (Kind::Bytes, Some(transform)) => {
-                let options = decode::Options {
-                    fast_dct: request.fast_dct,
-                    exif_orientation: request.exif_orientation,
-                };
-                let pipeline = decode::Pipeline::parse(transform, options).map_err(|error| {
-                    failure(FailureKind::Transform, format!("column {name:?}: {error}"))
-                })?;
-                let output = pipeline.output();
-                let dtype = match output.dtype {
-                    decode::DType::Uint8 => DType::Uint8,
-                    decode::DType::Bfloat16 => DType::Bfloat16,
-                    decode::DType::Float16 => DType::Float16,
-                    decode::DType::Float32 => DType::Float32,
-                };
-                chosen
-                    .tensors
-                    .push((name.clone(), dtype, output.shape.to_vec()));
-                chosen.origins.push(Origin::Image {
-                    column: chosen.bytes.len(),
-                    pipeline,
-                });
-                chosen.bytes.push(name.clone());
-            }
-            (Kind::Bytes, None) => {
-                return Err(failure(
-                    FailureKind::Transform,
-                    format!(
-                        "column {name:?} holds encoded images and has no transform: give it one that fixes its size, \
-                         e.g. transform={{{name:?}: [RandomResizedCrop(224)]}}; delivering encoded bytes is not supported yet"
-                    ),
-                ));
-            }
-            (Kind::Fixed(dtype, shape), None) => {
-                chosen.tensors.push((name.clone(), *dtype, shape.clone()));
-                chosen.origins.push(Origin::Fixed {
-                    column: chosen.fixed.len(),
-                });
-                chosen.fixed.push(name.clone());
-            }
-            (Kind::Fixed(..), Some(_)) => {
-                return Err(failure(
-                    FailureKind::Transform,
-                    format!(
-                        "column {name:?} holds numbers, not encoded images: transforms apply to images only"
-                    ),
-                ));
-            }
-            (Kind::Other(what), _) => {
-                return Err(failure(
-                    FailureKind::Dataset,
-                    format!(
-                        "column {name:?} of {} is {what}: images (binary), numbers, booleans and fixed-size lists of \
-                         them can be delivered so far",
-                        request.uri
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(chosen)
-}
-
-fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> String {
-    let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-    format!(
-        "{} has no column {name:?}; it has {}, and {ROW_ID}, {ROW_ADDRESS}, {VALID} can be asked for",
-        request.uri,
-        names.join(", ")
-    )
-}
-
-/// Every image column's canonical pipeline, as one JSON object.
-fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
-    let by_column: Vec<String> = columns
-        .iter()
-        .zip(origins)
-        .filter_map(|(name, origin)| match origin {
-            Origin::Image { pipeline, .. } => Some(format!(
-                "{}:{}",
-                serde_json::Value::from(name.as_str()),
-                pipeline.canonical()
-            )),
-            _ => None,
-        })
-        .collect();
-    format!("{{{}}}", by_column.join(","))
 }
 
 /// Hash of all that decides order and content of the run's batches.

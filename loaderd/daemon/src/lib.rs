@@ -10,6 +10,7 @@ pub mod jobs;
 
 mod batch;
 pub mod engine;
+pub mod memory;
 pub mod slots;
 
 pub mod feed;

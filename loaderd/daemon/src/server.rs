@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use loaderd_wire::socket::{Channel, Listener};
 use crate::engine::{Engine, Timings};
 use crate::feed::{self, Feed};
 use crate::jobs::Jobs;
+use crate::memory::SlotMemory;
 use crate::session;
 use crate::steplog::{self, StepLog};
 
@@ -63,8 +64,8 @@ pub struct Shared {
     pub jobs: Jobs,
     /// The step log.
     pub log: Arc<StepLog>,
-    /// Slot memory in use, in bytes.
-    pub slot_bytes: AtomicU64,
+    /// Memory for batches.
+    pub memory: Arc<SlotMemory>,
     /// The daemon is leaving.
     pub stopping: AtomicBool,
     started: Instant,
@@ -78,19 +79,6 @@ struct Entry {
 }
 
 impl Shared {
-    /// Takes slot memory, unless that would exceed the limit.
-    pub fn reserve(self: &Arc<Shared>, bytes: u64) -> Result<Reserved, u64> {
-        let max = self.config.slot_memory_max;
-        self.slot_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|all| *all <= max)
-            })
-            .map(|_| Reserved {
-                shared: self.clone(),
-                bytes,
-            })
-    }
-
     /// Makes a session visible in the status.
     pub fn describe(&self, id: u64, status: Box<dyn Fn() -> SessionStatus + Send>) {
         if let Some(entry) = self.entries().get_mut(&id) {
@@ -112,10 +100,7 @@ impl Shared {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             decode_threads: self.engine.threads() as u32,
-            slot_bytes: (
-                self.slot_bytes.load(Ordering::Relaxed),
-                self.config.slot_memory_max,
-            ),
+            slot_bytes: (self.memory.used(), self.memory.max()),
             sessions: self
                 .entries()
                 .values()
@@ -126,20 +111,6 @@ impl Shared {
 
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.sessions.lock().expect("no panic while held")
-    }
-}
-
-/// Slot memory that a session has taken; given back when dropped.
-pub struct Reserved {
-    shared: Arc<Shared>,
-    bytes: u64,
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.shared
-            .slot_bytes
-            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -164,9 +135,11 @@ impl Server {
             )
         })?;
         let log = StepLog::open(&steplog::file_in(&config.state_dir), Some(feed))?;
+        let memory = SlotMemory::new(config.slot_memory_max);
         let engine = Engine::start(
             config.decode_threads,
             config.image_limits,
+            memory.clone(),
             config.timings.clone(),
         )
         .context("starting decode workers")?;
@@ -176,7 +149,7 @@ impl Server {
                 engine,
                 jobs: Jobs::default(),
                 log: Arc::new(log),
-                slot_bytes: AtomicU64::new(0),
+                memory,
                 stopping: AtomicBool::new(false),
                 started: Instant::now(),
                 sessions: Mutex::default(),

@@ -18,7 +18,8 @@ use loaderd_wire::socket::Channel;
 use crate::engine::{Event, Outlet, SessionHandle};
 use crate::job::{Job, failure};
 use crate::jobs::Rank;
-use crate::server::{Reserved, SESSIONS_MAX, Shared};
+use crate::memory::Reserved;
+use crate::server::{SESSIONS_MAX, Shared};
 
 /// How long a new connection may take to say `Hello`.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -166,15 +167,20 @@ impl Session<'_> {
         let outlet: Outlet = {
             let channel = self.channel.clone();
             Box::new(move |event| {
+                let mut oversize = None;
                 let message = match event {
-                    Event::Ready(ready) => ToClient::Ready(ready),
+                    Event::Ready(ready, segment) => {
+                        oversize = segment;
+                        ToClient::Ready(ready)
+                    }
                     Event::EndOfEpoch { stream, epoch } => ToClient::EndOfEpoch { stream, epoch },
                     Event::Failed(failure) => {
                         eprintln!("loaderd: {}", failure.message);
                         ToClient::Failed(failure)
                     }
                 };
-                channel.send(&message, &[]).is_ok()
+                let fds: Vec<_> = oversize.iter().map(Segment::fd).collect();
+                channel.send(&message, &fds).is_ok()
             })
         };
         let (handle, reading) = self.shared.engine.session(
@@ -258,14 +264,14 @@ impl Session<'_> {
         }
         let slot_bytes = job.layout.slot_bytes;
         let bytes = slot_bytes.saturating_mul(u64::from(slot_count));
-        let reserved = self.shared.reserve(bytes).map_err(|used| {
+        let reserved = self.shared.memory.reserve(bytes).map_err(|used| {
             failure(
                 FailureKind::Limit,
                 format!(
                     "{slot_count} slots of {slot_bytes} bytes need {bytes} bytes, and {used} of the daemon's \
-                     {} bytes of slot memory are in use: use fewer slots=, a smaller batch_size, or start the daemon with \
-                     a larger --slot-memory",
-                    self.shared.config.slot_memory_max
+                     {} bytes of slot memory are in use: use fewer slots=, a smaller batch_size or variable_bytes=, or start \
+                     the daemon with a larger --slot-memory",
+                    self.shared.memory.max()
                 ),
             )
         })?;
@@ -292,6 +298,7 @@ impl Session<'_> {
                 uri: job.source.uri().into(),
                 version: job.source.version(),
                 delivered: delivered.load(Ordering::Relaxed),
+                oversize: handle.upgrade().map_or(0, |handle| handle.oversize()),
                 slots: handle.upgrade().map_or([0; 4], |handle| handle.slots()),
             }),
         );

@@ -4,6 +4,7 @@
 //! (feature `lance`, through `loaderd-snapshot`) and one in memory, which drives the
 //! loop in tests and benches without building Lance.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use loaderd_read::{Extent, FileSet};
@@ -38,15 +39,52 @@ pub enum Payload {
     Slow,
 }
 
+/// One value of a variable column, encoded as [`loaderd_wire::ragged`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variable<'a> {
+    /// In memory.
+    Value(&'a [u8]),
+    /// The row has none.
+    Null,
+    /// Only [`Source::read_variable_slow`] can get it.
+    Slow,
+}
+
+/// What the lists of a column are made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaggedKind {
+    /// Of the leaf elements.
+    pub dtype: DType,
+    /// Of one leaf: `[]` for a number, `[4]` for a box.
+    pub shape: Vec<u64>,
+    /// 1: lists. 2: lists of lists.
+    pub levels: u8,
+    /// The innermost lists are UTF-8 text.
+    pub text: bool,
+}
+
 /// What a column holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Encoded bytes of any length: images.
+    /// Bytes of any length: encoded images, sound, anything.
     Bytes,
     /// The same number of elements in every row.
     Fixed(DType, Vec<u64>),
+    /// Lists or text.
+    Ragged(RaggedKind),
     /// Something that can't be delivered yet; its type in words.
     Other(String),
+}
+
+/// A column that was opened, by its number in the [`SourceRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnRef {
+    /// Among `bytes_columns`.
+    Bytes(usize),
+    /// Among `fixed_columns`.
+    Fixed(usize),
+    /// Among `variable_columns`.
+    Variable(usize),
 }
 
 /// A column.
@@ -71,6 +109,8 @@ pub struct SourceRequest {
     pub bytes_columns: Vec<String>,
     /// Columns of [`Kind::Fixed`]; numbered in this order from now on.
     pub fixed_columns: Vec<String>,
+    /// Columns of [`Kind::Ragged`]; numbered in this order from now on.
+    pub variable_columns: Vec<String>,
     /// Hold the version against clean-up.
     pub protect: Protect,
     /// Run id, for the name of the protecting tag.
@@ -96,16 +136,34 @@ pub trait Source: Send + Sync {
     fn row_address(&self, index: u64) -> u64;
     /// Stable row id.
     fn row_id(&self, index: u64) -> u64;
+    /// Where relative paths in text columns begin: the dataset's own folder.
+    fn folder(&self) -> Option<PathBuf>;
     /// The files that extents point into.
     fn files(&self) -> Option<&Arc<FileSet>>;
     /// How to reach the bytes of a row.
     fn payload(&self, column: usize, index: u64) -> Payload;
     /// A length that most payloads don't exceed, in bytes.
     fn typical_length(&self) -> u32;
+    /// A value of a variable column, where it lies in memory.
+    fn variable(&self, column: usize, index: u64) -> Variable<'_>;
+    /// A length that most values of a variable column don't exceed, in bytes.
+    fn variable_typical(&self, column: usize) -> u32;
+    /// Rows in which a fixed column is null. There floats are NaN, all else is 0.
+    fn fixed_nulls(&self, column: usize) -> u64;
+    /// Whether a row has a value in a column; `None` where only reading it by the slow path
+    /// tells.
+    fn is_valid(&self, column: ColumnRef, index: u64) -> Option<bool>;
     /// A fixed value, where it lies in memory.
     fn fixed(&self, column: usize, index: u64) -> Option<&[u8]>;
     /// Bytes of many rows the slow way; blocks. Any order, duplicates allowed.
     fn read_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError>;
+    /// Values of a variable column in many rows the slow way; blocks. `None`: null. Any
+    /// order, duplicates allowed.
+    fn read_variable_slow(
         &self,
         column: usize,
         indices: &[u64],

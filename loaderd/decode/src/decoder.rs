@@ -11,12 +11,12 @@ use crate::augment::Augmenter;
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
 use crate::geometry::Placement;
-use crate::header::Parsed;
+use crate::header::{Header, Parsed};
 use crate::jpeg::Jpeg;
 use crate::limits::Limits;
 use crate::opened::{Opened, Region, room};
 use crate::orientation::Orientation;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Options, Pipeline};
 use crate::region::{Need, eighths_for};
 use crate::resize::{FractionalBox, Resampler, View};
 
@@ -66,6 +66,8 @@ pub struct Image {
     pub height: u32,
     /// `[height, width, 3]`, u8, without gaps.
     pub rgb: Vec<u8>,
+    /// The file is animated, and this is its first frame.
+    pub frames_ignored: bool,
 }
 
 /// Decodes images, one after the other, on one thread. Blocks only on the CPU.
@@ -133,11 +135,7 @@ impl Decoder {
         let parsed = Parsed::of(encoded)?;
         let header = parsed.header();
         self.limits.check_pixels(&header)?;
-        let orientation = if pipeline.options().exif_orientation {
-            header.orientation
-        } else {
-            Orientation::UPRIGHT
-        };
+        let orientation = orientation_of(&header, pipeline.options());
         let (width, height) = orientation.upright(header.width, header.height);
         let upright = Placement::draw(pipeline.geometry(), width, height, draws)?;
         self.augmenter.draw(pipeline, draws);
@@ -252,15 +250,19 @@ impl Decoder {
         })
     }
 
-    /// Decodes a whole image to RGB, upright by its EXIF block. Allocates the result,
-    /// which counts as scratch memory against the limit.
-    pub fn decode_full(&mut self, encoded: &[u8]) -> Result<Image, DecodeError> {
-        let image = self.decode_full_untrimmed(encoded);
+    /// Decodes a whole image to RGB, upright by its EXIF block if `options` say so.
+    /// Allocates the result, which counts as scratch memory against the limit.
+    pub fn decode_full(&mut self, encoded: &[u8], options: Options) -> Result<Image, DecodeError> {
+        let image = self.decode_full_untrimmed(encoded, options);
         self.trim();
         image
     }
 
-    fn decode_full_untrimmed(&mut self, encoded: &[u8]) -> Result<Image, DecodeError> {
+    fn decode_full_untrimmed(
+        &mut self,
+        encoded: &[u8],
+        options: Options,
+    ) -> Result<Image, DecodeError> {
         let parsed = Parsed::of(encoded)?;
         let header = parsed.header();
         self.limits.check_pixels(&header)?;
@@ -271,7 +273,8 @@ impl Decoder {
             top: 0,
             bottom: header.height,
         };
-        let turned_bytes = match header.orientation {
+        let orientation = orientation_of(&header, options);
+        let turned_bytes = match orientation {
             Orientation::UPRIGHT => 0,
             _ => header.pixels() * 3,
         };
@@ -284,16 +287,19 @@ impl Decoder {
             (header.width, 0),
             "all columns"
         );
-        if header.orientation != Orientation::UPRIGHT {
+        if orientation != Orientation::UPRIGHT {
             let mut turned = vec![0; rgb.len()];
             let (width, height) = (header.width as usize, header.height as usize);
-            header
-                .orientation
-                .turn(&rgb, width * 3, width, height, &mut turned);
+            orientation.turn(&rgb, width * 3, width, height, &mut turned);
             rgb = turned;
         }
-        let (width, height) = header.orientation.upright(header.width, header.height);
-        Ok(Image { width, height, rgb })
+        let (width, height) = orientation.upright(header.width, header.height);
+        Ok(Image {
+            width,
+            height,
+            rgb,
+            frames_ignored: header.frames_ignored,
+        })
     }
 
     /// Bytes of scratch memory held between images, at most 16 MiB in each of six
@@ -324,6 +330,15 @@ impl Decoder {
             self.resampler.free_scratch();
         }
         self.augmenter.trim(SCRATCH_KEPT_BYTES);
+    }
+}
+
+/// How the stored image is turned before anything sees it.
+fn orientation_of(header: &Header, options: Options) -> Orientation {
+    if options.exif_orientation {
+        header.orientation
+    } else {
+        Orientation::UPRIGHT
     }
 }
 

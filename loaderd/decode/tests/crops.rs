@@ -75,7 +75,7 @@ proptest! {
         let encoder = Encoder { subsampling, scans, restart_rows, quality: 60, optimise: seed % 2 == 0, ..Encoder::default() };
         let encoded = encoder.encode(&pixels, width, height).unwrap();
         let mut decoder = Decoder::new(Limits::default());
-        let whole = decoder.decode_full(&encoded).unwrap();
+        let whole = decoder.decode_full(&encoded, Options::default()).unwrap();
         prop_assert_eq!((whole.width, whole.height), (width, height));
 
         let w = 1 + (share.0 * f64::from(width - 1)) as usize;
@@ -101,7 +101,7 @@ proptest! {
         let encoder = Encoder { subsampling, scans, quality: 70, ..Encoder::default() };
         let encoded = encoder.encode(&pixels, width, height).unwrap();
         let mut decoder = Decoder::new(Limits::default());
-        let whole = decoder.decode_full(&encoded).unwrap();
+        let whole = decoder.decode_full(&encoded, Options::default()).unwrap();
 
         // The box, by torchvision's formula.
         let unit = |draw: u32| f64::from(draw) / 4_294_967_296.0;
@@ -260,7 +260,10 @@ fn pixels_are_the_recorded_ones() {
             ..Encoder::default()
         };
         let encoded = encoder.encode(&pixels, 333, 251).unwrap();
-        add(&decoder.decode_full(&encoded).unwrap().rgb);
+        add(&decoder
+            .decode_full(&encoded, Options::default())
+            .unwrap()
+            .rgb);
         let mut state = 3u32;
         let mut draws = std::iter::from_fn(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -18,7 +18,7 @@ fn noise(seed: u32) -> impl FnMut() -> u32 {
 
 fn whole(encoded: &[u8]) -> Image {
     Decoder::new(Limits::default())
-        .decode_full(encoded)
+        .decode_full(encoded, Options::default())
         .unwrap()
 }
 

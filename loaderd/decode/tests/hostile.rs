@@ -88,7 +88,9 @@ fn every_cut_is_truncated() {
         let mut closed = whole[..whole.len() / 2].to_vec();
         closed.extend([0xff, 0xd9]);
         if scans == Scans::Sequential {
-            let error = decoder.decode_full(&closed).unwrap_err();
+            let error = decoder
+                .decode_full(&closed, Options::default())
+                .unwrap_err();
             assert!(matches!(error, DecodeError::Truncated { .. }), "{error}");
         }
         // A decoder that has seen bad files decodes good ones as before.
@@ -177,12 +179,10 @@ fn headers_cannot_ask_for_memory() {
         })
     ));
     assert!(matches!(
-        decoder.decode_full(&resized_header(
-            photo(Scans::Sequential),
-            0xc0,
-            13000,
-            13000
-        )),
+        decoder.decode_full(
+            &resized_header(photo(Scans::Sequential), 0xc0, 13000, 13000),
+            Options::default()
+        ),
         Err(DecodeError::ScratchTooLarge { .. })
     ));
     assert_eq!(decoder.scratch_bytes(), 0);
@@ -419,7 +419,7 @@ fn other_headers_cannot_ask_for_memory() {
     wide.splice(wide.len() - 12..wide.len() - 12, data);
     let mut check = |file: &[u8], expected: &str| {
         let clock = Instant::now();
-        let error = decoder.decode_full(file).unwrap_err();
+        let error = decoder.decode_full(file, Options::default()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
         // A crop above the missing rows may be there.
         let crop = decode(&mut decoder, file, 0);

@@ -1,8 +1,10 @@
-//! The layout of a slot: which tensors lie in it, where, and of which type.
+//! The layout of a slot: which columns lie in it, where, and of which type.
 //!
-//! Enters: tensor names, types and per-row shapes. Leaves: offsets, and the bytes a
-//! slot needs. Daemon and client compute nothing here on their own: the daemon sends
-//! the finished [`Layout`] when a job opens.
+//! Enters: column names, types and shapes. Leaves: offsets, and the bytes a slot needs.
+//! Dense tensors lie at the same place in every slot; behind them is room for the arrays
+//! of ragged columns, whose places each batch says anew ([`crate::ragged`]). Daemon and
+//! client compute nothing here on their own: the daemon sends the finished [`Layout`]
+//! when a job opens.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +47,21 @@ impl DType {
     }
 }
 
-/// One tensor of a batch: `[N, ...shape]`, C-contiguous, where N is the batch's row count.
+/// What a column is whose rows differ in length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ragged {
+    /// 1: each row is a list of elements. 2: each row is a list of such lists.
+    pub levels: u8,
+    /// The elements are the bytes of UTF-8 text.
+    #[serde(default)]
+    pub text: bool,
+    /// The elements are pixels, and each row has a shape: height, width, channels.
+    #[serde(default)]
+    pub images: bool,
+}
+
+/// One column of a batch. Dense: `[N, ...shape]`, C-contiguous, where N is the batch's
+/// row count. Ragged: values `[total, ...shape]` and offsets, see [`crate::ragged`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tensor {
     /// Column name, as the user asked for it.
@@ -53,57 +69,98 @@ pub struct Tensor {
     /// Element type.
     pub dtype: DType,
     /// Shape of one row: `[]` for a scalar, `[C, H, W]` or `[H, W, C]` for an image.
+    /// Of one value, where the column is ragged: `[4]` for lists of boxes.
     pub shape: Vec<u64>,
     /// Where row 0 starts, in bytes from the slot's start; a multiple of [`TENSOR_ALIGN`].
+    /// 0 where the column is ragged.
     pub offset: u64,
+    /// Present where rows differ in length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ragged: Option<Ragged>,
 }
 
 impl Tensor {
-    /// Bytes of one row.
+    /// A dense column, to be placed by [`Layout::new`].
+    pub fn dense(name: impl Into<String>, dtype: DType, shape: Vec<u64>) -> Tensor {
+        Tensor {
+            name: name.into(),
+            dtype,
+            shape,
+            offset: 0,
+            ragged: None,
+        }
+    }
+
+    /// A ragged column of values of this shape.
+    pub fn ragged(
+        name: impl Into<String>,
+        dtype: DType,
+        shape: Vec<u64>,
+        ragged: Ragged,
+    ) -> Tensor {
+        Tensor {
+            ragged: Some(ragged),
+            ..Tensor::dense(name, dtype, shape)
+        }
+    }
+
+    /// Bytes of one row; of one value, where the column is ragged.
     pub fn row_bytes(&self) -> u64 {
         self.dtype.itemsize() * self.shape.iter().product::<u64>()
     }
 }
 
-/// All tensors of a slot.
+/// All columns of a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// In the order of the columns asked for.
     pub tensors: Vec<Tensor>,
     /// Rows a slot has room for.
     pub batch_size: u32,
+    /// Bytes of the dense tensors, a multiple of [`TENSOR_ALIGN`]. The rest of the slot is
+    /// for ragged columns.
+    pub dense_bytes: u64,
     /// Bytes of a slot, a multiple of [`SLOT_ALIGN`].
     pub slot_bytes: u64,
 }
 
 impl Layout {
-    /// Places tensors of `(name, dtype, row shape)` one after the other.
+    /// Places the dense ones among `tensors` one after the other, and leaves at least
+    /// `variable_bytes` behind them. Offsets that are given don't matter.
     ///
     /// Returns `None` where the sizes overflow 64 bits.
-    pub fn new(tensors: Vec<(String, DType, Vec<u64>)>, batch_size: u32) -> Option<Layout> {
-        let mut offset = 0u64;
-        let mut placed = Vec::with_capacity(tensors.len());
-        for (name, dtype, shape) in tensors {
-            let elements = shape
+    pub fn new(mut tensors: Vec<Tensor>, batch_size: u32, variable_bytes: u64) -> Option<Layout> {
+        let mut dense_bytes = 0u64;
+        for tensor in &mut tensors {
+            let elements = tensor
+                .shape
                 .iter()
                 .try_fold(1u64, |all, &side| all.checked_mul(side))?;
-            let row_bytes = elements.checked_mul(dtype.itemsize())?;
-            placed.push(Tensor {
-                name,
-                dtype,
-                shape,
-                offset,
-            });
-            offset = offset
+            let row_bytes = elements.checked_mul(tensor.dtype.itemsize())?;
+            if tensor.ragged.is_some() {
+                tensor.offset = 0;
+                continue;
+            }
+            tensor.offset = dense_bytes;
+            dense_bytes = dense_bytes
                 .checked_add(row_bytes.checked_mul(u64::from(batch_size))?)?
                 .checked_next_multiple_of(TENSOR_ALIGN)?;
         }
-        let slot_bytes = offset.max(1).checked_next_multiple_of(SLOT_ALIGN)?;
+        let slot_bytes = dense_bytes
+            .checked_add(variable_bytes)?
+            .max(1)
+            .checked_next_multiple_of(SLOT_ALIGN)?;
         Some(Layout {
-            tensors: placed,
+            tensors,
             batch_size,
+            dense_bytes,
             slot_bytes,
         })
+    }
+
+    /// Bytes of a slot that ragged columns may take.
+    pub fn variable_bytes(&self) -> u64 {
+        self.slot_bytes - self.dense_bytes
     }
 }
 
@@ -113,28 +170,37 @@ mod tests {
 
     #[test]
     fn tensors_are_aligned_and_disjoint() {
+        let list = Ragged {
+            levels: 1,
+            ..Ragged::default()
+        };
         let layout = Layout::new(
             vec![
-                ("image".into(), DType::Float16, vec![3, 5, 7]),
-                ("label".into(), DType::Int64, vec![]),
-                ("flag".into(), DType::Bool, vec![]),
+                Tensor::dense("image", DType::Float16, vec![3, 5, 7]),
+                Tensor::ragged("boxes", DType::Float32, vec![4], list),
+                Tensor::dense("label", DType::Int64, vec![]),
+                Tensor::dense("flag", DType::Bool, vec![]),
             ],
             3,
+            10_000,
         )
         .unwrap();
         let mut end = 0;
-        for tensor in &layout.tensors {
+        for tensor in layout.tensors.iter().filter(|t| t.ragged.is_none()) {
             assert_eq!(tensor.offset % TENSOR_ALIGN, 0);
             assert!(tensor.offset >= end);
             end = tensor.offset + tensor.row_bytes() * 3;
         }
-        assert!(layout.slot_bytes >= end);
+        assert!(layout.dense_bytes >= end);
+        assert_eq!(layout.dense_bytes % TENSOR_ALIGN, 0);
+        assert!(layout.variable_bytes() >= 10_000);
         assert_eq!(layout.slot_bytes % SLOT_ALIGN, 0);
     }
 
     #[test]
     fn overflow_is_refused() {
-        let huge = vec![("image".into(), DType::Float64, vec![u64::MAX / 2])];
-        assert_eq!(Layout::new(huge, 2), None);
+        let huge = || vec![Tensor::dense("image", DType::Float64, vec![u64::MAX / 2])];
+        assert_eq!(Layout::new(huge(), 2, 0), None);
+        assert_eq!(Layout::new(vec![], 2, u64::MAX - 5), None);
     }
 }

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::layout::Layout;
+use crate::ragged::RaggedPart;
 
 /// Version of this contract. Both sides must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,7 +79,8 @@ pub enum ToClient {
     /// Answer to `Open`; the segment's memfd rides along.
     Opened(Box<Opened>),
     /// A slot holds a finished batch, which now belongs to the client until it sends
-    /// `Release` with this lease.
+    /// `Release` with this lease. Where its ragged columns don't fit into the slot, a
+    /// memfd with all of them rides along.
     Ready(Ready),
     /// The stream has sent all steps of its epoch.
     EndOfEpoch {
@@ -153,7 +155,8 @@ pub struct OpenRequest {
     /// SQL over any columns.
     #[serde(default)]
     pub filter: Option<String>,
-    /// Columns to deliver, in order. `_rowid`, `_rowaddr` and `_valid` may be among them.
+    /// Columns to deliver, in order. `_rowid`, `_rowaddr` and `_valid` may be among them,
+    /// and `name._valid`: false where `name` is null.
     pub columns: Vec<String>,
     /// Transforms by image column: arrays of objects with a `name`.
     #[serde(default)]
@@ -197,6 +200,9 @@ pub struct OpenRequest {
     /// Slots of this rank; None: the daemon's default.
     #[serde(default)]
     pub slots: Option<u32>,
+    /// Room for ragged columns in each slot, in bytes; None: the daemon's estimate.
+    #[serde(default)]
+    pub variable_bytes: Option<u64>,
     /// A cursor from `state_dict`: the job goes on as a new attempt of its run.
     #[serde(default)]
     pub resume: Option<Value>,
@@ -271,6 +277,13 @@ pub struct Ready {
     pub bad_rows: u32,
     /// CLOCK_MONOTONIC when the batch was published, in ns.
     pub published_ns: u64,
+    /// Where each ragged column lies, in the layout's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ragged: Vec<RaggedPart>,
+    /// The ragged columns lie in the memfd that rides along, which has so many bytes, and
+    /// not in the slot: they are too large for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversize: Option<u64>,
 }
 
 /// Why something failed, for the choice of an exception class.
@@ -347,6 +360,9 @@ pub struct SessionStatus {
     pub version: u64,
     /// Batches handed out.
     pub delivered: u64,
+    /// Batches whose ragged columns were too large for a slot.
+    #[serde(default)]
+    pub oversize: u64,
     /// Slots by state: free, filling, ready, leased.
     pub slots: [u32; 4],
 }

@@ -30,8 +30,10 @@ from loaderd.errors import (
     TransformError,
     WorkerProcessError,
 )
+from loaderd.ragged import Ragged
 from loaderd.transforms import (
     CenterCrop,
+    Decode,
     Normalize,
     Pad,
     RandomCrop,
@@ -52,6 +54,7 @@ __all__ = [
     "DaemonDied",
     "DaemonUnavailable",
     "DatasetError",
+    "Decode",
     "ForkedProcess",
     "InternalError",
     "LimitExceeded",
@@ -59,6 +62,7 @@ __all__ = [
     "Normalize",
     "Pad",
     "ProtocolMismatch",
+    "Ragged",
     "RandAugment",
     "RandomCrop",
     "RandomErasing",

@@ -77,11 +77,23 @@ class Lease:
     @property
     def names(self) -> list[str]: ...
     def tensor(self, name: str) -> SlotTensor:
-        """One tensor, for ``torch.from_dlpack`` and its like; ``KeyError`` if there is none."""
+        """A dense column, for ``torch.from_dlpack`` and its like.
+
+        ``KeyError`` if there is none.
+        """
+
+    def ragged(
+        self, name: str
+    ) -> tuple[SlotTensor, list[SlotTensor], SlotTensor | None, bool] | None:
+        """A ragged column; ``None`` where it is dense.
+
+        Values ``[total, ...]``, int64 offsets from the outermost level inwards, int32 shapes
+        ``[rows, 3]`` where it has images, and whether it is text.
+        """
 
 @final
 class SlotTensor:
-    """``[rows, ...]``, C-contiguous, writable, on the CPU."""
+    """``[rows, ...]``, or an array of a ragged column; C-contiguous, writable, on the CPU."""
 
     def __dlpack__(
         self,

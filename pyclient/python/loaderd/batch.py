@@ -18,8 +18,10 @@ _ATTRIBUTES = ("version", "step", "epoch", "epoch_step", "rows", "bad_rows", "st
 class Batch(dict[str, Any]):
     """Column name to tensor ``[rows, ...]``, in the order of ``columns``.
 
-    The tensors share one slot of the loader without a copy. The slot is filled anew once
-    all of them, and all views of them, are gone: :meth:`clone` what you keep for long.
+    Columns whose rows differ in length are :class:`~loaderd.ragged.Ragged`, which has
+    ``clone`` and ``to`` as tensors have. The tensors share one slot of the loader without a
+    copy. The slot is filled anew once all of them, and all views of them, are gone:
+    :meth:`clone` what you keep for long.
     Attributes survive ``copy.copy``, ``pickle`` and ``DataLoader``'s default conversion.
     """
 

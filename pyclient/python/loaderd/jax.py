@@ -21,6 +21,7 @@ from loaderd._native import Lease, SlotTensor
 from loaderd.errors import RequestError, SlotsExhausted
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
+from loaderd.ragged import Ragged, column
 from loaderd.session import Session
 from loaderd.transforms import Transform
 
@@ -54,12 +55,12 @@ class Batch(batch.Batch):
 
     def clone(self) -> Batch:
         """A copy of the arrays in memory of their own, so that the slot is free again."""
-        return self._with({name: jnp.array(array, copy=True) for name, array in self.items()})
+        return self._with(jax.tree.map(lambda array: jnp.array(array, copy=True), dict(self)))
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The batch after ``jax.device_put`` of every array, e.g. to a device or a sharding."""
         return self._with(
-            {name: jax.device_put(array, *args, **kwargs) for name, array in self.items()}
+            {name: jax.device_put(column, *args, **kwargs) for name, column in self.items()}
         )
 
     def _with(self, tensors: Mapping[str, Any]) -> Batch:
@@ -83,6 +84,18 @@ def _unflatten(names: tuple[str, ...], arrays: Iterable[Any]) -> Batch:
 jax.tree_util.register_pytree_with_keys(Batch, _flatten_with_keys, _unflatten, _flatten)
 
 
+def _ragged_parts(ragged: Ragged) -> tuple[tuple[Any, Any, Any], bool]:
+    return (ragged.values, ragged.offsets, ragged.shapes), ragged.text
+
+
+def _ragged_of(text: bool, parts: Iterable[Any]) -> Ragged:
+    values, offsets, shapes = parts
+    return Ragged(values, offsets, shapes=shapes, text=text)
+
+
+jax.tree_util.register_pytree_node(Ragged, _ragged_parts, _ragged_of)
+
+
 class LanceLoader(Loader[Batch]):
     """Shuffled batches of a Lance dataset, decoded by the node's daemon.
 
@@ -91,6 +104,11 @@ class LanceLoader(Loader[Batch]):
     :class:`loaderd.torch.LanceIterableDataset`, in the same order, byte for byte:
     fixed-size lists are ``[batch_size, length]``, images ``[batch_size, 3, height, width]``
     in the type that their transforms end in.
+
+    Lists, text, bytes without a transform and images that ``Decode()`` leaves in their own
+    size are :class:`~loaderd.ragged.Ragged`, a pytree too. How many values they have differs
+    from step to step, so a jitted function that takes one is traced anew: take its rows out,
+    or pad them, outside of ``jit``.
 
     Types are kept, but for those of 64 bits, which JAX has only with ``jax_enable_x64``:
     without it, ``int64`` (labels) arrives as ``int32``, ``uint64`` as ``uint32`` and
@@ -145,6 +163,9 @@ class LanceLoader(Loader[Batch]):
             are stored.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
+        variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
+            a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
+            memory of its own, which costs time.
         socket: The daemon's socket, instead of the node's usual one.
         autostart: Start a daemon where none answers.
         sharding: Lays the batch over devices, such as
@@ -181,6 +202,7 @@ class LanceLoader(Loader[Batch]):
         fast_dct: bool = False,
         exif_orientation: bool = True,
         slots: int | None = None,
+        variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
         sharding: Sharding | None = None,
@@ -207,6 +229,7 @@ class LanceLoader(Loader[Batch]):
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             slots=slots,
+            variable_bytes=variable_bytes,
         )
         _check_wide(job.columns)
         if sharding is not None and not isinstance(sharding, Sharding):
@@ -248,16 +271,21 @@ class LanceLoader(Loader[Batch]):
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         # Where an array comes to lie that nobody places.
         (device,) = jnp.empty(()).devices()
-        return Batch(
-            ((name, self._array(name, lease.tensor(name), device)) for name in lease.names),
-            **about,
-        )
+        return Batch(((name, self._column(lease, name, device)) for name in lease.names), **about)
 
-    def _array(self, name: str, tensor: SlotTensor, device: jax.Device) -> jax.Array:
-        array = self._padded(_on_cpu(name, tensor))
+    def _column(self, lease: Lease, name: str, device: jax.Device) -> jax.Array | Ragged:
+        made = column(lease, name, lambda tensor: _on_cpu(name, tensor))
+        if isinstance(made, Ragged):
+            if self._sharding is not None:
+                raise RequestError(
+                    f"column {name!r} is ragged, and a sharding lays out dense columns only: leave "
+                    "the column out, or read it with a loader of its own, without sharding"
+                )
+            return _with_rows(made, self._job.batch_size, device)
+        array = self._padded(made)
         if self._sharding is not None:
             return self._laid_out(name, array, self._sharding)
-        return array if array.devices() == {device} else jax.device_put(array, device)
+        return _placed(array, device)
 
     def _padded(self, array: jax.Array) -> jax.Array:
         missing = self._job.batch_size - array.shape[0]
@@ -325,6 +353,22 @@ def _on_cpu(name: str, tensor: SlotTensor) -> jax.Array:
             )
     array: jax.Array = jax.device_put(values.astype(narrow), device)
     return array
+
+
+def _placed(array: jax.Array, device: jax.Device) -> jax.Array:
+    return array if array.devices() == {device} else jax.device_put(array, device)
+
+
+def _with_rows(ragged: Ragged, rows: int, device: jax.Device) -> Ragged:
+    """On the device, with empty rows added at the end."""
+    missing = rows - len(ragged)
+    offsets, shapes = ragged.offsets, ragged.shapes
+    if missing:
+        offsets = jnp.pad(offsets, (0, missing), mode="edge")
+        shapes = None if shapes is None else jnp.pad(shapes, [(0, missing), (0, 0)])
+    padded = Ragged(ragged.values, offsets, shapes=shapes, text=ragged.text)
+    placed: Ragged = jax.tree.map(lambda array: _placed(array, device), padded)
+    return placed
 
 
 def _shared(tensor: SlotTensor) -> jax.Array:

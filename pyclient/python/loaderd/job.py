@@ -45,6 +45,7 @@ class Job:
     fast_dct: bool
     exif_orientation: bool
     slots: int | None
+    variable_bytes: int | None
 
     @classmethod
     def make(
@@ -69,6 +70,7 @@ class Job:
         fast_dct: bool = False,
         exif_orientation: bool = True,
         slots: int | None = None,
+        variable_bytes: int | None = None,
     ) -> Job:
         """Checks all that can be checked without the dataset."""
         ranks = find_ranks(rank, world_size)
@@ -92,6 +94,8 @@ class Job:
         _bound("seed", seed, 0, 2**64 - 1)
         if slots is not None:
             _bound("slots", slots, SLOTS_MIN, 1 << 16)
+        if variable_bytes is not None:
+            _bound("variable_bytes", variable_bytes, 0, 1 << 40)
         _choice("protect", protect, ("run", "keep", "none"))
         _choice("on_bad_sample", on_bad_sample, ("raise", "replace", "zero"))
         _choice("on_log_error", on_log_error, ("stop", "continue"))
@@ -113,6 +117,7 @@ class Job:
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             slots=slots,
+            variable_bytes=variable_bytes,
         )
 
     def request(
@@ -146,6 +151,7 @@ class Job:
             "fast_dct": self.fast_dct,
             "exif_orientation": self.exif_orientation,
             "slots": self.slots,
+            "variable_bytes": self.variable_bytes,
             "resume": None if resume is None else dict(resume),
             "allow_changed": allow_changed,
         }

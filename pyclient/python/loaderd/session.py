@@ -39,6 +39,8 @@ _HANDSHAKE_TIMEOUT_S = 10.0
 #: The kernel may need a moment to close the socket of a process that was killed.
 _DEATH_PATIENCE_S = 0.5
 _POLL_S = 0.25
+#: After how many batches that were too large for their slot to say so.
+_OVERSIZE_MANY = 10
 
 
 class Session:
@@ -64,6 +66,8 @@ class Session:
         self.closed = False
         self.stream = 0
         self.notices: list[str] = []
+        #: Batches so far, those too large for their slot, and the most bytes of one.
+        self._batches, self._oversize, self._oversize_bytes = 0, 0, 0
 
     @classmethod
     def open(
@@ -186,6 +190,7 @@ class Session:
             if event["type"] == "end_of_epoch":
                 return None
             if event["type"] == "ready" and lease is not None:
+                self._count(event)
                 return event, lease
 
     def delivered(self, lease: _native.Lease) -> None:
@@ -198,6 +203,26 @@ class Session:
             self._native.delivered(lease.id)
         except ConnectionError:
             raise self._died() from None
+
+    def _count(self, event: Mapping[str, Any]) -> None:
+        """Says so once when many batches are too large for their slot."""
+        self._batches += 1
+        oversize = event.get("oversize")
+        if oversize is None:
+            return
+        self._oversize += 1
+        self._oversize_bytes = max(self._oversize_bytes, int(oversize))
+        if self._oversize == _OVERSIZE_MANY:
+            layout = self._opened["layout"]
+            logger.warning(
+                "%d of %d batches had more in ragged columns than the %d bytes that a slot keeps "
+                "for them, and took memory of their own, which costs time: variable_bytes=%d would "
+                "have held them all",
+                self._oversize,
+                self._batches,
+                layout["slot_bytes"] - layout["dense_bytes"],
+                self._oversize_bytes,
+            )
 
     def check_process(self) -> None:
         """A forked child has the parent's connection, which only one can use."""

@@ -19,6 +19,7 @@ from loaderd.batch import Batch
 from loaderd.errors import WorkerProcessError
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
+from loaderd.ragged import column
 from loaderd.transforms import Transform
 
 __all__ = ["LanceIterableDataset"]
@@ -31,7 +32,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
     to tensor, ``[rows, ...]``. Numbers keep their type (``[rows]``, ``int64`` for labels),
     fixed-size lists become ``[rows, length]``, images ``[rows, 3, height, width]`` (after
     ``ToLayout("NHWC")``: ``[rows, height, width, 3]``) in the type that their transforms end
-    in (``uint8``, ``bfloat16``, ``float16`` or ``float32``). Tensors
+    in (``uint8``, ``bfloat16``, ``float16`` or ``float32``). Lists, text, bytes without a
+    transform, and images that ``Decode()`` leaves in their own size become
+    :class:`~loaderd.ragged.Ragged`. Tensors
     are on the CPU, writable, and share the daemon's memory without a copy; a slot is
     filled anew when all tensors of its batch are gone.
 
@@ -47,12 +50,16 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
         columns: What to deliver, in order. ``_rowid``, ``_rowaddr`` and ``_valid`` may be
-            among them.
+            among them, and ``"name._valid"``: bool, false where ``name`` is null. A null list,
+            text or bytes is empty, a null float NaN, a null image a bad sample; whole numbers
+            with nulls are refused unless their ``_valid`` is asked for, and are 0 there.
         filter: SQL over any columns; rows that fulfil it are selected.
         version: A version number, a tag's name, or ``None`` for the latest. Resolved once
             and held for the whole run.
         transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
-            :mod:`loaderd.augmentations`). The daemon runs them.
+            :mod:`loaderd.augmentations`), which the daemon runs. A text column with one
+            names image files, by path or ``file://`` URI; relative paths begin at the
+            dataset's folder. The daemon reads whatever files its user may read.
         batch_transform: Your own code: called with each finished
             :class:`~loaderd.batch.Batch` in ``next()``, in this process and thread, it
             returns what ``next()`` gives instead, such as MixUp of the batch's tensors.
@@ -84,6 +91,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             are stored.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
+        variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
+            a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
+            memory of its own, which costs time.
         socket: The daemon's socket, instead of the node's usual one.
         autostart: Start a daemon where none answers.
     """
@@ -111,6 +121,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         fast_dct: bool = False,
         exif_orientation: bool = True,
         slots: int | None = None,
+        variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
     ) -> None:
@@ -134,6 +145,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             slots=slots,
+            variable_bytes=variable_bytes,
         )
         super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
 
@@ -156,7 +168,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         return Batch(
-            ((name, from_dlpack(lease.tensor(name))) for name in lease.names),
+            ((name, column(lease, name, from_dlpack)) for name in lease.names),
             **about,
         )
 

@@ -132,6 +132,18 @@ class CenterCrop(Transform):
 
 
 @dataclass(frozen=True)
+class Decode(Transform):
+    """Decodes every image in its own size.
+
+    It stands alone in its list. The column becomes a :class:`~loaderd.ragged.Ragged` whose
+    rows are uint8 ``[height, width, 3]``.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": "Decode"}
+
+
+@dataclass(frozen=True)
 class RandomHorizontalFlip(Transform):
     """Mirrors left and right with probability ``p``."""
 

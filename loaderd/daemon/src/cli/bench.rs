@@ -167,6 +167,12 @@ impl Bench<'_> {
                     format!("{} has no column that can be delivered", arguments.uri)
                 })?,
         };
+        if matches!(field.kind, Kind::Ragged(_)) {
+            bail!(
+                "column {:?} holds text or lists: images and numbers can be measured",
+                field.name
+            );
+        }
         let is_image = field.kind == Kind::Bytes;
         let transform = match &arguments.transform {
             Some(text) => serde_json::from_str(text).context("--transform is not JSON")?,
@@ -185,6 +191,7 @@ impl Bench<'_> {
             filter: arguments.filter.clone(),
             bytes_columns: only(is_image),
             fixed_columns: only(!is_image),
+            variable_columns: vec![],
             protect: Protect::None,
             run: "bench".into(),
         })?;

@@ -89,6 +89,7 @@ fn show(status: &DaemonStatus) {
         "dataset",
         "version",
         "delivered",
+        "oversize",
         "free",
         "filling",
         "ready",
@@ -102,6 +103,7 @@ fn show(status: &DaemonStatus) {
             session.uri.clone(),
             session.version.to_string(),
             session.delivered.to_string(),
+            session.oversize.to_string(),
         ];
         cells.extend(session.slots.iter().map(u32::to_string));
         table.add_row(cells);

@@ -255,6 +255,7 @@ fn place_of(job: &LoggedJob, row: u64) -> Place {
         filter: job.record.filter.clone(),
         bytes_columns: vec![],
         fixed_columns: vec![],
+        variable_columns: vec![],
         protect: Protect::None,
         run: job.record.run.clone(),
     })

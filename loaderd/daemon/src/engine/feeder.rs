@@ -16,17 +16,16 @@ use loaderd_wire::message::{Failure, FailureKind};
 
 use super::worker::null;
 use super::{Encoded, NAP, Reading, Session, Start, Task};
-use crate::batch::{Batch, Progress};
-use crate::job::{Origin, failure};
-use crate::source::Payload;
+use crate::batch::{Batch, Progress, Value};
+use crate::job::{Input, Origin, failure};
+use crate::source::{Payload, Variable};
+
+mod fill;
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
-/// Fixed columns up to this many bytes per batch are copied by the feeder, larger ones by
-/// the workers in chunks of about this size.
-const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 /// A read that waits or is under way.
 struct Part {
@@ -36,6 +35,18 @@ struct Part {
     extent: Extent,
     /// When it was asked for, where that is timed.
     asked: Option<Instant>,
+}
+
+/// How to get at the bytes of a row.
+enum Found {
+    /// By a read.
+    Extent(Extent),
+    /// At once.
+    Here(Encoded),
+    /// There are none.
+    Null,
+    /// By the source's slow path.
+    Slow,
 }
 
 pub(super) struct Feeder {
@@ -150,13 +161,13 @@ impl Feeder {
     /// The reader, where the source has files.
     fn reader(&self) -> Result<Option<Reader>, String> {
         let source = &self.session.job.source;
-        let images = self
+        let reads = self
             .session
             .job
             .origins
             .iter()
-            .any(|origin| matches!(origin, Origin::Image { .. }));
-        let Some(files) = source.files().filter(|files| images && !files.is_empty()) else {
+            .any(|origin| matches!(origin.input(), Some(Input::Bytes(_))));
+        let Some(files) = source.files().filter(|files| reads && !files.is_empty()) else {
             return Ok(None);
         };
         let config = Config {
@@ -185,12 +196,17 @@ impl Feeder {
     /// True where rows come through Lance's `take`, which wants large windows.
     fn reads_slowly(&self) -> bool {
         let job = &self.session.job;
+        let is_slow = |column| job.source.variable(column, 0) == Variable::Slow;
         job.origins.iter().any(|origin| match origin {
-            Origin::Image { column, .. } => {
-                matches!(job.source.payload(*column, 0), Payload::Slow)
-            }
             Origin::Fixed { column } => job.source.fixed(*column, 0).is_none(),
-            _ => false,
+            Origin::Ragged { column } => is_slow(*column),
+            origin => match origin.input() {
+                Some(Input::Bytes(column)) => {
+                    matches!(job.source.payload(column, 0), Payload::Slow)
+                }
+                Some(Input::File(column)) => is_slow(column),
+                None => false,
+            },
         })
     }
 
@@ -220,25 +236,24 @@ impl Feeder {
         for batch in &batches {
             self.fill_fixed(batch);
         }
+        self.fill_windows(&batches);
         let mut parts = Vec::new();
-        let mut slow: BTreeMap<usize, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
+        let mut slow: BTreeMap<Input, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
         for batch in &batches {
             for row in 0..batch.rows.len() {
-                for (tensor, column) in batch.image_tensors() {
-                    match job.source.payload(column, batch.index(row)) {
-                        Payload::Extent(extent) => parts.push(Part {
+                for (tensor, input) in batch.image_tensors() {
+                    match self.find(input, batch.index(row)) {
+                        Found::Extent(extent) => parts.push(Part {
                             batch: batch.clone(),
                             row,
                             tensor,
                             extent,
                             asked: None,
                         }),
-                        Payload::Shared(bytes) => {
-                            self.decode(batch, row, tensor, Encoded::Shared(bytes));
-                        }
-                        Payload::Null => null(session, batch, row, tensor),
-                        Payload::Slow => {
-                            slow.entry(column)
+                        Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
+                        Found::Null => null(session, batch, row, tensor),
+                        Found::Slow => {
+                            slow.entry(input)
                                 .or_default()
                                 .push((batch.clone(), row, tensor));
                         }
@@ -249,8 +264,8 @@ impl Feeder {
         // Within the window, in the order in which they lie on the disk.
         parts.sort_by_key(|part| (part.extent.file, part.extent.offset));
         waiting.extend(parts);
-        for (column, rows) in slow {
-            self.read_slow(column, rows);
+        for (input, rows) in slow {
+            self.read_slow(input, rows);
         }
         for batch in &batches {
             // The feeder's own hold on the batch.
@@ -282,122 +297,66 @@ impl Feeder {
         batch.replace(row, index, attempt);
         for (tensor, origin) in job.origins.iter().enumerate() {
             self.fill_row(batch, row, tensor, origin);
+            self.fill_rows(origin, &[(batch.clone(), row, tensor)]);
         }
-        for (tensor, column) in batch.image_tensors() {
-            match job.source.payload(column, index) {
+        for (tensor, input) in batch.image_tensors() {
+            match self.find(input, index) {
                 // To the front: its batch waits for nothing else.
-                Payload::Extent(extent) => waiting.push_front(Part {
+                Found::Extent(extent) => waiting.push_front(Part {
                     batch: batch.clone(),
                     row,
                     tensor,
                     extent,
                     asked: None,
                 }),
-                Payload::Shared(bytes) => self.decode(batch, row, tensor, Encoded::Shared(bytes)),
-                Payload::Null => null(session, batch, row, tensor),
-                Payload::Slow => self.read_slow(column, vec![(batch.clone(), row, tensor)]),
+                Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
+                Found::Null => null(session, batch, row, tensor),
+                Found::Slow => self.read_slow(input, vec![(batch.clone(), row, tensor)]),
             }
         }
     }
 
-    /// Fills everything of a batch that is not decoded.
-    fn fill_fixed(&self, batch: &Arc<Batch>) {
-        let job = &self.session.job;
-        let has_images = batch.image_tensors().next().is_some();
-        for (tensor, origin) in job.origins.iter().enumerate() {
-            let bytes = job.layout.tensors[tensor].row_bytes();
-            match origin {
-                Origin::Fixed { column } if job.source.fixed(*column, 0).is_none() => {
-                    self.fill_fixed_slow(batch, tensor, *column);
-                }
-                Origin::Fixed { column }
-                    if !has_images && bytes * batch.rows.len() as u64 > COPY_CHUNK_BYTES =>
-                {
-                    self.copy_in_chunks(batch, tensor, *column, bytes);
-                }
-                _ => {
-                    for row in 0..batch.rows.len() {
-                        self.fill_row(batch, row, tensor, origin);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Fills one value that is not decoded.
-    fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
+    /// How to get at the bytes of a row.
+    fn find(&self, input: Input, index: u64) -> Found {
         let source = &self.session.job.source;
-        let index = batch.index(row);
-        if matches!(origin, Origin::Image { .. }) {
-            return;
-        }
-        // SAFETY: the slot is FILLING, and values that are not images are written by this
-        // thread alone, but for `Copy` tasks, which are given tensors that no other code
-        // writes until they are done.
-        let place = unsafe { batch.part(row, tensor) };
-        match origin {
-            Origin::Image { .. } => {}
-            Origin::Fixed { column } => match source.fixed(*column, index) {
-                Some(value) => place.copy_from_slice(value),
-                None => {
-                    if let Err(error) = source.read_fixed_slow(*column, &[index], place) {
-                        batch.fail(error.into());
-                    }
-                }
+        match input {
+            Input::Bytes(column) => match source.payload(column, index) {
+                Payload::Extent(extent) => Found::Extent(extent),
+                Payload::Shared(bytes) => Found::Here(Encoded::Shared(bytes)),
+                Payload::Null => Found::Null,
+                Payload::Slow => Found::Slow,
             },
-            Origin::RowId => place.copy_from_slice(&source.row_id(index).to_ne_bytes()),
-            Origin::RowAddress => place.copy_from_slice(&source.row_address(index).to_ne_bytes()),
-            Origin::Valid => place[0] = u8::from(batch.valid),
-        }
-    }
-
-    fn fill_fixed_slow(&self, batch: &Arc<Batch>, tensor: usize, column: usize) {
-        let job = &self.session.job;
-        let indices: Vec<u64> = (0..batch.rows.len()).map(|row| batch.index(row)).collect();
-        let mut values = vec![0; indices.len() * job.layout.tensors[tensor].row_bytes() as usize];
-        match job.source.read_fixed_slow(column, &indices, &mut values) {
-            Err(error) => batch.fail(error.into()),
-            Ok(()) => {
-                let bytes = job.layout.tensors[tensor].row_bytes() as usize;
-                for (row, value) in values.chunks_exact(bytes).enumerate() {
-                    // SAFETY: as in `fill_row`.
-                    unsafe { batch.part(row, tensor) }.copy_from_slice(value);
-                }
-            }
-        }
-    }
-
-    /// Has the workers copy a large fixed column. Only in batches without images, whose
-    /// rows are never redone: a redone row's values are rewritten by this thread.
-    fn copy_in_chunks(&self, batch: &Arc<Batch>, tensor: usize, column: usize, row_bytes: u64) {
-        let rows = batch.rows.len();
-        let rows_each = (COPY_CHUNK_BYTES / row_bytes.max(1)).max(1) as usize;
-        for first in (0..rows).step_by(rows_each) {
-            batch.expect_part();
-            self.send(Task::Copy {
-                session: self.session.clone(),
-                batch: batch.clone(),
-                tensor,
-                column,
-                rows: first..(first + rows_each).min(rows),
-            });
+            Input::File(column) => match source.variable(column, index) {
+                Variable::Value(text) => Found::Here(Encoded::Named(text.to_vec())),
+                Variable::Null => Found::Null,
+                Variable::Slow => Found::Slow,
+            },
         }
     }
 
     /// Reads through the source's own slow path.
-    fn read_slow(&self, column: usize, rows: Vec<(Arc<Batch>, usize, usize)>) {
+    fn read_slow(&self, input: Input, rows: Vec<(Arc<Batch>, usize, usize)>) {
+        let source = &self.session.job.source;
         let indices: Vec<u64> = rows
             .iter()
             .map(|(batch, row, _)| batch.index(*row))
             .collect();
-        match self.session.job.source.read_slow(column, &indices) {
+        let values = match input {
+            Input::Bytes(column) => source.read_slow(column, &indices),
+            Input::File(column) => source.read_variable_slow(column, &indices),
+        };
+        match values {
             Ok(values) => {
                 for ((batch, row, tensor), value) in rows.into_iter().zip(values) {
-                    match value {
-                        Some(bytes) => {
-                            self.decode(&batch, row, tensor, Encoded::Read(Buffer::from(bytes)));
+                    match (value, input) {
+                        (Some(bytes), Input::Bytes(_)) => {
+                            let encoded = Encoded::Read(Buffer::from(bytes));
+                            self.hand_on(&batch, row, tensor, encoded);
                         }
-                        None => null(&self.session, &batch, row, tensor),
+                        (Some(text), Input::File(_)) => {
+                            self.hand_on(&batch, row, tensor, Encoded::Named(text));
+                        }
+                        (None, _) => null(&self.session, &batch, row, tensor),
                     }
                 }
             }
@@ -453,7 +412,7 @@ impl Feeder {
             }
             match result {
                 Ok(buffer) => {
-                    self.decode(&part.batch, part.row, part.tensor, Encoded::Read(buffer))
+                    self.hand_on(&part.batch, part.row, part.tensor, Encoded::Read(buffer));
                 }
                 Err(error) => {
                     part.batch.fail(failure(
@@ -482,7 +441,18 @@ impl Feeder {
         }
     }
 
-    fn decode(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
+    /// Has an image decoded; bytes that are delivered as they are need nothing more.
+    fn hand_on(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
+        if matches!(self.session.job.origins[tensor], Origin::Raw { .. }) {
+            let value = match encoded {
+                Encoded::Shared(bytes) => Value::Shared(bytes),
+                // Copied, because the reader wants its buffer back for the next read.
+                encoded => Value::Bytes(encoded.bytes().to_vec()),
+            };
+            batch.keep(&self.session.memory, row, tensor, value);
+            let progress = batch.image_done(row, false);
+            return self.session.after(batch, row, progress);
+        }
         self.send(Task::Image {
             session: self.session.clone(),
             batch: batch.clone(),

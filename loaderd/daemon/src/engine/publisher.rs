@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::Receiver;
 use loaderd_wire::message::{Failure, OnLogError};
 
-use super::{Event, Finished, Outlet, Session};
+use super::{Event, Finished, Lent, Outlet, Session};
 use crate::batch::Batch;
 use crate::clock;
 use crate::steplog::StepLog;
@@ -109,9 +109,21 @@ impl Publisher {
                 self.abandon(batch);
                 continue;
             }
-            let lease = self.session.lock().slots.publish(batch.slot, batch.step());
-            let ready = batch.ready(lease, clock::monotonic_ns());
-            if !(self.outlet)(Event::Ready(ready)) {
+            let (segment, memory) = match batch.take_oversize() {
+                Some(oversize) => {
+                    self.session.oversize.fetch_add(1, Ordering::Relaxed);
+                    (Some(oversize.segment), Some(Arc::new(oversize.reserved)))
+                }
+                None => (None, None),
+            };
+            let lent = Lent {
+                step: batch.step(),
+                _memory: memory,
+            };
+            let lease = self.session.lock().slots.publish(batch.slot, lent);
+            let mut ready = batch.ready(lease, clock::monotonic_ns());
+            ready.oversize = segment.as_ref().map(|segment| segment.slot_bytes());
+            if !(self.outlet)(Event::Ready(ready, segment)) {
                 return false;
             }
             if batch.epoch_step + 1 == self.session.job.steps.count() {

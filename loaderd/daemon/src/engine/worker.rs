@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::Receiver;
 use loaderd_decode as decode;
 use loaderd_plan::Draws;
+use loaderd_read::Buffer;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
-use super::{Encoded, Session, Task, copy};
-use crate::batch::{Batch, Progress};
-use crate::job::{Origin, failure};
+use super::{Encoded, Session, Task, copy, named};
+use crate::batch::{Batch, Progress, Value};
+use crate::job::{Input, Origin, failure};
 use crate::source::Payload;
 use crate::steplog::BadRow;
 
@@ -73,25 +74,42 @@ fn decode_image(
         session.after(batch, row, progress);
         return;
     }
-    let Origin::Image { column, pipeline } = &job.origins[tensor] else {
-        unreachable!("image tasks are made for images");
+    let encoded = match encoded {
+        Encoded::Named(text) => match named::read(&text, job.source.folder().as_deref()) {
+            Ok(bytes) => Encoded::Read(Buffer::from(bytes)),
+            Err(cause) => return bad_image(session, batch, row, tensor, &cause),
+        },
+        encoded => encoded,
     };
-    let mut draws = Draws::new(
-        job.request.seed,
-        batch.epoch,
-        batch.rows[row].position,
-        *column as u32,
-    );
-    // SAFETY: the slot is FILLING, and this row of this tensor was given to this task alone.
-    let place = unsafe { batch.part(row, tensor) };
-    let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
-    match decoded {
-        Ok(decoded) => {
-            if decoded.frames_ignored {
+    let frames_ignored = match &job.origins[tensor] {
+        Origin::Image { input, pipeline } => {
+            let position = batch.rows[row].position;
+            let mut draws = Draws::new(job.request.seed, batch.epoch, position, input.number());
+            // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
+            // alone.
+            let place = unsafe { batch.part(row, tensor) };
+            let decoded = decoder.decode(pipeline, encoded.bytes(), &mut draws, place);
+            decoded.map(|decoded| {
+                if let Some(timings) = &session.timings {
+                    timings.image(&decoded.stages);
+                }
+                decoded.frames_ignored
+            })
+        }
+        Origin::Decoded { options, .. } => {
+            let image = decoder.decode_full(encoded.bytes(), *options);
+            image.map(|image| {
+                let frames_ignored = image.frames_ignored;
+                batch.keep(&session.memory, row, tensor, Value::Image(image));
+                frames_ignored
+            })
+        }
+        _ => unreachable!("image tasks are made for images"),
+    };
+    match frames_ignored {
+        Ok(frames_ignored) => {
+            if frames_ignored {
                 say_animated(session, batch, row, tensor);
-            }
-            if let Some(timings) = &session.timings {
-                timings.image(&decoded.stages);
             }
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
@@ -122,9 +140,15 @@ fn say_animated(session: &Session, batch: &Batch, row: usize, tensor: usize) {
     );
 }
 
-/// A row without an image.
+/// A row without a value: empty where bytes are delivered as they are, else a bad sample.
 pub(super) fn null(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize) {
-    bad_image(session, batch, row, tensor, "the value is null");
+    if matches!(session.job.origins[tensor], Origin::Raw { .. }) {
+        batch.keep(&session.memory, row, tensor, Value::Empty);
+        let progress = batch.image_done(row, false);
+        session.after(batch, row, progress);
+    } else {
+        bad_image(session, batch, row, tensor, "the value is null");
+    }
 }
 
 /// Takes the policy for an image that can't be decoded.
@@ -135,9 +159,9 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
     let column = &job.layout.tensors[tensor].name;
     match job.request.on_bad_sample {
         OnBadSample::Raise => {
-            let place = match (&job.origins[tensor], job.source.files()) {
-                (Origin::Image { column, .. }, Some(files)) => {
-                    match job.source.payload(*column, index) {
+            let place = match (job.origins[tensor].input(), job.source.files()) {
+                (Some(Input::Bytes(column)), Some(files)) => {
+                    match job.source.payload(column, index) {
                         Payload::Extent(extent) => format!(
                             ", in {} at byte {} ({} bytes long)",
                             files.path(extent.file).display(),
@@ -159,14 +183,18 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
             ));
         }
         OnBadSample::Zero => {
-            // SAFETY: the slot is FILLING, and this image's part is ours; `_valid` of a
-            // row is written by the feeder before any of the row's images is handed out.
-            unsafe { batch.part(row, tensor) }.fill(0);
+            if job.layout.tensors[tensor].ragged.is_some() {
+                batch.keep(&session.memory, row, tensor, Value::Empty);
+            } else {
+                // SAFETY: the slot is FILLING, and this image's part is ours.
+                unsafe { batch.part(row, tensor) }.fill(0);
+            }
             for (other, origin) in job.origins.iter().enumerate() {
                 if matches!(origin, Origin::Valid) {
                     // Two images of one row may both be bad, so this byte may be written
                     // by two workers: an atomic store of the same value.
-                    // SAFETY: as above; a bool is one byte, and AtomicBool has its layout.
+                    // SAFETY: the slot is FILLING, and the feeder has written this byte before
+                    // any of the row's images was handed out; a bool is one byte, and AtomicBool has its layout.
                     let place =
                         unsafe { AtomicBool::from_ptr(batch.part(row, other).as_mut_ptr().cast()) };
                     place.store(false, Ordering::Relaxed);

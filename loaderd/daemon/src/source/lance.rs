@@ -1,5 +1,6 @@
 //! A Lance dataset as a [`Source`]: a thin adapter over `loaderd-snapshot`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use loaderd_read::FileSet;
@@ -8,7 +9,9 @@ use loaderd_snapshot::{FieldKind, Snapshot, SnapshotError, SnapshotRequest, Vers
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::{Protect, Version};
 
-use super::{Field, Kind, Payload, Source, SourceError, SourceRequest};
+use super::{
+    ColumnRef, Field, Kind, Payload, RaggedKind, Source, SourceError, SourceRequest, Variable,
+};
 
 /// Page maps together take at most this much of the cache folder, in bytes; the oldest go first.
 const CACHE_BYTES_MAX: u64 = 16 << 30;
@@ -59,6 +62,12 @@ pub(super) fn fields(uri: &str, version: Option<&Version>) -> Result<Vec<Field>,
                     dtype(fixed.dtype),
                     fixed.shape.iter().map(|&side| side as u64).collect(),
                 ),
+                FieldKind::Ragged(ragged) => Kind::Ragged(RaggedKind {
+                    dtype: dtype(ragged.dtype),
+                    shape: ragged.shape.iter().map(|&side| side as u64).collect(),
+                    levels: ragged.levels,
+                    text: ragged.text,
+                }),
                 FieldKind::Other { arrow_type } => Kind::Other(arrow_type),
             },
         })
@@ -74,6 +83,7 @@ pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceErro
         filter: request.filter,
         bytes_columns: request.bytes_columns,
         fixed_columns: request.fixed_columns,
+        variable_columns: request.variable_columns,
         protect: match request.protect {
             Protect::Run => snapshot::Protect::Run,
             Protect::Keep => snapshot::Protect::Keep,
@@ -114,6 +124,11 @@ impl Source for Lance {
     fn row_id(&self, index: u64) -> u64 {
         self.0.row_id(index)
     }
+    fn folder(&self) -> Option<PathBuf> {
+        let uri = self.0.uri();
+        let path = uri.strip_prefix("file://").unwrap_or(uri);
+        path.starts_with('/').then(|| path.into())
+    }
     fn files(&self) -> Option<&Arc<FileSet>> {
         Some(self.0.files())
     }
@@ -127,6 +142,34 @@ impl Source for Lance {
     fn typical_length(&self) -> u32 {
         self.0.length_quantile(0.99)
     }
+    fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+        match self.0.variable(column, index) {
+            snapshot::Variable::Value(bytes) => Variable::Value(bytes),
+            snapshot::Variable::Null => Variable::Null,
+            snapshot::Variable::Slow => Variable::Slow,
+        }
+    }
+    fn variable_typical(&self, column: usize) -> u32 {
+        self.0.variable_quantile(column, 0.99)
+    }
+    fn fixed_nulls(&self, column: usize) -> u64 {
+        self.0.fixed_nulls(column)
+    }
+    fn is_valid(&self, column: ColumnRef, index: u64) -> Option<bool> {
+        match column {
+            ColumnRef::Bytes(column) => match self.0.payload(column, index) {
+                snapshot::Payload::Slow => None,
+                payload => Some(payload != snapshot::Payload::Null),
+            },
+            ColumnRef::Fixed(column) => {
+                Some(self.0.is_valid(snapshot::ColumnRef::Fixed(column), index))
+            }
+            ColumnRef::Variable(column) => match self.0.variable(column, index) {
+                snapshot::Variable::Slow => None,
+                value => Some(value != snapshot::Variable::Null),
+            },
+        }
+    }
     fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
         self.0.fixed(column, index)
     }
@@ -136,6 +179,13 @@ impl Source for Lance {
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
         self.0.read_slow(column, indices).map_err(io)
+    }
+    fn read_variable_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
+        self.0.read_variable_slow(column, indices).map_err(io)
     }
     fn read_fixed_slow(
         &self,

@@ -1,12 +1,18 @@
-//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR`.
+//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,slow`.
 //!
 //! Enters: the part of the URI after `memory:`. Leaves: rows with the columns
 //! - `image`: the files of the folder `images`, sorted by name, row i holding file
-//!   i modulo their number;
+//!   i modulo their number (null where the file's name ends in `.null`);
+//! - `path`: text that names the row's file of that folder;
 //! - `tensor`: numbers of the given shape and type, 64 different rows in turn;
-//! - `label`: the row's number, int64.
+//! - `label`: the row's number, int64;
+//! - `score`: half of it, float32, null in every sixth row; `count`: twice it, int64, null
+//!   in rows 9, 19, 29, …;
+//! - `text` (strings), `boxes` (lists of float32 `[4]`), `categories` (lists of int64) and
+//!   `tags` (lists of strings), some rows empty and some null.
 //!
-//! It never touches a disk once open.
+//! With `slow`, no value is at hand: fixed values, images and three in four variable ones
+//! have to be fetched by the slow path. It never touches a disk once open.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,10 +21,12 @@ use loaderd_read::FileSet;
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::Version;
 
-use super::{Field, Kind, Payload, Source, SourceError, SourceRequest};
+use self::computed::{COLUMNS, Column, Values};
+use self::fixed::FixedColumn;
+use super::{ColumnRef, Field, Kind, Payload, Source, SourceError, SourceRequest, Variable};
 
-/// Different rows in the column `tensor`.
-const TENSOR_ROWS: u64 = 64;
+mod computed;
+mod fixed;
 
 /// A parsed `memory:` URI.
 #[derive(Debug)]
@@ -27,11 +35,12 @@ pub(super) struct Memory {
     rows: u64,
     images: Option<PathBuf>,
     tensor: Option<(DType, Vec<u64>)>,
+    slow: bool,
 }
 
 fn bad(text: &str, what: &str) -> SourceError {
     SourceError::Dataset(format!(
-        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,tensor=3x224x224:float32]"
+        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,tensor=3x224x224:float32][,slow]"
     ))
 }
 
@@ -42,6 +51,7 @@ impl Memory {
             rows: 0,
             images: None,
             tensor: None,
+            slow: false,
         };
         for part in text.split(',') {
             match part.split_once('=') {
@@ -50,6 +60,7 @@ impl Memory {
                 }
                 Some(("images", dir)) => memory.images = Some(dir.into()),
                 Some(("tensor", spec)) => memory.tensor = Some(parse_tensor(text, spec)?),
+                None if part == "slow" => memory.slow = true,
                 _ => return Err(bad(text, &format!("`{part}` is not understood"))),
             }
         }
@@ -73,10 +84,24 @@ impl Memory {
                 kind: Kind::Fixed(*dtype, shape.clone()),
             });
         }
-        fields.push(Field {
-            name: "label".into(),
-            kind: Kind::Fixed(DType::Int64, vec![]),
-        });
+        for (name, dtype) in [
+            ("label", DType::Int64),
+            ("score", DType::Float32),
+            ("count", DType::Int64),
+        ] {
+            fields.push(Field {
+                name: name.into(),
+                kind: Kind::Fixed(dtype, vec![]),
+            });
+        }
+        for (name, column) in COLUMNS {
+            if column != Column::Path || self.images.is_some() {
+                fields.push(Field {
+                    name: name.into(),
+                    kind: Kind::Ragged(column.kind()),
+                });
+            }
+        }
         fields
     }
 
@@ -93,25 +118,36 @@ impl Memory {
                 &format!("a memory source has no tag {tag:?}"),
             ));
         }
-        let images = match (&self.images, request.bytes_columns.is_empty()) {
-            (Some(dir), false) => load(dir).map_err(|error| {
-                bad(
-                    &self.text,
-                    &format!("reading folder {}: {error}", dir.display()),
-                )
-            })?,
+        let reads_files = !request.bytes_columns.is_empty()
+            || request.variable_columns.iter().any(|name| name == "path");
+        let paths = match (&self.images, reads_files) {
+            (Some(dir), true) => list(dir).map_err(|error| self.unreadable(dir, &error))?,
             _ => Vec::new(),
         };
-        if images.is_empty() && !request.bytes_columns.is_empty() {
+        if paths.is_empty() && reads_files {
             return Err(bad(&self.text, "the folder `images` holds no file"));
         }
+        let images = match (&self.images, request.bytes_columns.is_empty()) {
+            (Some(dir), false) => paths
+                .iter()
+                .map(|path| match path.extension() {
+                    Some(end) if end == "null" => Ok(None),
+                    _ => std::fs::read(path).map(|bytes| Some(bytes.into())),
+                })
+                .collect::<std::io::Result<Vec<Option<Arc<[u8]>>>>>()
+                .map_err(|error| self.unreadable(dir, &error))?,
+            _ => Vec::new(),
+        };
         let fixed = request
             .fixed_columns
             .iter()
-            .map(|name| match (name.as_str(), &self.tensor) {
-                ("tensor", Some((dtype, shape))) => FixedColumn::Cycle(pattern(*dtype, shape)),
-                _ => FixedColumn::Numbers((0..self.rows as i64).collect()),
-            })
+            .map(|name| FixedColumn::of(name, self.rows, self.tensor.as_ref()))
+            .collect();
+        let variable = request
+            .variable_columns
+            .iter()
+            .filter_map(|name| COLUMNS.into_iter().find(|(column, _)| column == name))
+            .map(|(_, column)| Values::of(column, self.rows, &paths))
             .collect();
         Ok(Opened {
             uri: format!("memory:{}", self.text),
@@ -119,8 +155,26 @@ impl Memory {
             rows: self.rows,
             images,
             fixed,
+            variable,
+            folder: self.images,
+            slow: self.slow,
         })
     }
+
+    fn unreadable(&self, dir: &std::path::Path, error: &std::io::Error) -> SourceError {
+        bad(
+            &self.text,
+            &format!("reading folder {}: {error}", dir.display()),
+        )
+    }
+}
+
+/// A length that 99 of 100 don't exceed.
+fn typical(lengths: impl Iterator<Item = usize>) -> u32 {
+    let mut lengths: Vec<usize> = lengths.collect();
+    lengths.sort_unstable();
+    let at = (lengths.len() * 99).div_ceil(100).saturating_sub(1);
+    lengths.get(at).map_or(0, |&length| length as u32)
 }
 
 fn parse_tensor(text: &str, spec: &str) -> Result<(DType, Vec<u64>), SourceError> {
@@ -139,54 +193,14 @@ fn parse_tensor(text: &str, spec: &str) -> Result<(DType, Vec<u64>), SourceError
     Ok((dtype, shape))
 }
 
-/// Rows of small numbers that are valid in every dtype and differ from row to row.
-fn pattern(dtype: DType, shape: &[u64]) -> (usize, Vec<u8>) {
-    let elements: u64 = shape.iter().product();
-    let row_bytes = (elements * dtype.itemsize()) as usize;
-    let mut bytes = Vec::with_capacity(row_bytes * TENSOR_ROWS as usize);
-    for row in 0..TENSOR_ROWS {
-        for element in 0..elements {
-            let value = ((row + element) % 64) as u8;
-            match dtype {
-                DType::Bool => bytes.push(value & 1),
-                DType::Uint8 | DType::Int8 => bytes.push(value),
-                DType::Uint16 | DType::Int16 => {
-                    bytes.extend(u16::from(value).to_ne_bytes());
-                }
-                DType::Uint32 | DType::Int32 => bytes.extend(u32::from(value).to_ne_bytes()),
-                DType::Uint64 | DType::Int64 => bytes.extend(u64::from(value).to_ne_bytes()),
-                // 1.0 = 0x3c00 and 2.0 = 0x4000 in IEEE 754 binary16.
-                // So few numbers are exact in the upper half of a float32.
-                DType::Bfloat16 => {
-                    let upper = (f32::from(value).to_bits() >> 16) as u16;
-                    bytes.extend(upper.to_ne_bytes());
-                }
-                DType::Float16 => {
-                    bytes.extend(if value & 1 == 0 { 0x3c00u16 } else { 0x4000 }.to_ne_bytes());
-                }
-                DType::Float32 => bytes.extend(f32::from(value).to_ne_bytes()),
-                DType::Float64 => bytes.extend(f64::from(value).to_ne_bytes()),
-            }
-        }
-    }
-    (row_bytes, bytes)
-}
-
-fn load(dir: &PathBuf) -> std::io::Result<Vec<Arc<[u8]>>> {
+/// The files of a folder, sorted by name.
+fn list(dir: &PathBuf) -> std::io::Result<Vec<PathBuf>> {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     paths.retain(|path| path.is_file());
     paths.sort();
-    paths
-        .iter()
-        .map(|path| std::fs::read(path).map(Arc::from))
-        .collect()
-}
-
-enum FixedColumn {
-    Cycle((usize, Vec<u8>)),
-    Numbers(Vec<i64>),
+    Ok(paths)
 }
 
 /// An open memory source.
@@ -194,8 +208,17 @@ pub(super) struct Opened {
     uri: String,
     identity: String,
     rows: u64,
-    images: Vec<Arc<[u8]>>,
+    images: Vec<Option<Arc<[u8]>>>,
     fixed: Vec<FixedColumn>,
+    variable: Vec<Values>,
+    folder: Option<PathBuf>,
+    slow: bool,
+}
+
+impl Opened {
+    fn image(&self, index: u64) -> &Option<Arc<[u8]>> {
+        &self.images[(index % self.images.len() as u64) as usize]
+    }
 }
 
 impl Source for Opened {
@@ -223,34 +246,92 @@ impl Source for Opened {
     fn row_id(&self, index: u64) -> u64 {
         index
     }
+    fn folder(&self) -> Option<PathBuf> {
+        self.folder.clone()
+    }
     fn files(&self) -> Option<&Arc<FileSet>> {
         None
     }
     fn payload(&self, _column: usize, index: u64) -> Payload {
-        Payload::Shared(self.images[(index % self.images.len() as u64) as usize].clone())
-    }
-    fn typical_length(&self) -> u32 {
-        0
-    }
-    fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
-        match &self.fixed[column] {
-            FixedColumn::Cycle((row_bytes, bytes)) => {
-                let start = (index % TENSOR_ROWS) as usize * row_bytes;
-                Some(&bytes[start..start + row_bytes])
-            }
-            FixedColumn::Numbers(numbers) => {
-                let number = &numbers[index as usize..=index as usize];
-                // SAFETY: an i64 is eight initialised bytes, and the slice lives as long
-                // as the vector that `self` owns.
-                Some(unsafe { std::slice::from_raw_parts(number.as_ptr().cast(), 8) })
-            }
+        if self.slow {
+            return Payload::Slow;
+        }
+        match self.image(index) {
+            Some(bytes) => Payload::Shared(bytes.clone()),
+            None => Payload::Null,
         }
     }
-    fn read_slow(&self, _: usize, _: &[u64]) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
-        unreachable!("a memory source says `Shared` for every payload")
+    fn typical_length(&self) -> u32 {
+        typical(self.images.iter().flatten().map(|image| image.len()))
     }
-    fn read_fixed_slow(&self, _: usize, _: &[u64], _: &mut [u8]) -> Result<(), SourceError> {
-        unreachable!("a memory source holds every fixed value")
+    fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+        if self.slow && !index.is_multiple_of(4) {
+            return Variable::Slow;
+        }
+        match self.variable[column].get(index) {
+            Some(bytes) => Variable::Value(bytes),
+            None => Variable::Null,
+        }
+    }
+    fn variable_typical(&self, column: usize) -> u32 {
+        self.variable[column].typical()
+    }
+    fn fixed_nulls(&self, column: usize) -> u64 {
+        let is_null = |row: &u64| self.fixed[column].is_null(*row);
+        (0..self.rows).filter(is_null).count() as u64
+    }
+    fn is_valid(&self, column: ColumnRef, index: u64) -> Option<bool> {
+        match column {
+            ColumnRef::Bytes(column) => match self.payload(column, index) {
+                Payload::Slow => None,
+                Payload::Null => Some(false),
+                _ => Some(true),
+            },
+            ColumnRef::Fixed(column) => Some(!self.fixed[column].is_null(index)),
+            ColumnRef::Variable(column) => match self.variable(column, index) {
+                Variable::Slow => None,
+                Variable::Null => Some(false),
+                Variable::Value(_) => Some(true),
+            },
+        }
+    }
+    fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
+        (!self.slow).then(|| self.fixed[column].value(index))
+    }
+    fn read_slow(
+        &self,
+        _column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
+        let images = indices.iter().map(|&index| self.image(index));
+        Ok(images
+            .map(|image| image.as_ref().map(|bytes| bytes.to_vec()))
+            .collect())
+    }
+    fn read_variable_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
+        let values = indices
+            .iter()
+            .map(|&index| self.variable[column].get(index));
+        Ok(values.map(|value| value.map(<[u8]>::to_vec)).collect())
+    }
+    fn read_fixed_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+        out: &mut [u8],
+    ) -> Result<(), SourceError> {
+        let mut rest = out;
+        for &index in indices {
+            let value = self.fixed[column].value(index);
+            let (place, after) = rest.split_at_mut(value.len());
+            place.copy_from_slice(value);
+            rest = after;
+        }
+        Ok(())
     }
     fn classes(&self, _column: &str) -> Option<Vec<String>> {
         None
@@ -275,12 +356,14 @@ mod tests {
         let memory = Memory::parse("rows=5,tensor=2x3:uint8").unwrap();
         assert_eq!(memory.rows, 5);
         assert_eq!(memory.tensor, Some((DType::Uint8, vec![2, 3])));
+        assert!(!memory.slow && Memory::parse("rows=5,slow").unwrap().slow);
         for wrong in [
             "",
             "rows=0",
             "rows=x",
             "rows=1,tensor=0x2",
             "rows=1,what=2",
+            "rows=1,slow=2",
             "rows=1,tensor=2:text",
             "rows=1,tensor=999999999x99999999",
         ] {
