@@ -19,7 +19,8 @@ use lance::dataset::{CommitBuilder, InsertBuilder, WriteDestination, WriteMode, 
 use lance::{BlobArrayBuilder, BlobFieldOptions, Dataset, blob_field_with_options};
 use lance_file::version::LanceFileVersion;
 
-use crate::field::{BytesLayout, DType, FieldKind, FixedKind, fields};
+use crate::column::fields;
+use crate::field::{BytesLayout, DType, FieldKind, FixedKind};
 use crate::location::Location;
 use crate::runtime::{runtime, wait};
 use crate::snapshot::VersionRef;

@@ -1,9 +1,9 @@
 //! Lance datasets: open, pin, select, page map, slow path, ingest.
 //!
 //! In: a URI, a version, a filter and columns. Out: a [`Snapshot`] that says, for every selected
-//! row, where its payload lies (`loaderd-read`'s extents), what its small columns hold, and that
-//! reads through Lance whatever has no extent. This is the only crate that names lance; it never
-//! decodes an image and never decides an order.
+//! row, where its payload lies (`loaderd-read`'s extents), what its small columns, lists and texts
+//! hold, and that reads through Lance whatever is not in its page map. This is the only crate that
+//! names lance; it never decodes an image and never decides an order.
 //!
 //! Everything here blocks, and runs on a small tokio runtime of its own (two workers, sixteen
 //! blocking threads), so callers must not be inside an async task. Lance has a pool besides it,
@@ -11,18 +11,21 @@
 //! in flight; a process that wants other values sets them before it first opens a dataset.
 //!
 //! ```text
-//! location → dataset → protect → scan (locate, fixed) → map → snapshot (slow)        ingest
+//! location → dataset → protect → scan (locate, fixed, gather) → map → snapshot (slow)      ingest
 //! ```
 
+mod column;
 mod error;
 mod field;
 mod location;
+mod value;
 
 mod dataset;
 mod protect;
 mod runtime;
 
 mod fixed;
+mod gather;
 mod locate;
 mod map;
 mod scan;
@@ -32,8 +35,11 @@ mod snapshot;
 
 mod ingest;
 
+pub use column::FieldInfo;
 pub use error::SnapshotError;
-pub use field::{BytesLayout, DType, FieldInfo, FieldKind, FixedKind};
+pub use field::{BytesLayout, DType, FieldKind, FixedKind, RaggedKind};
 pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
+pub use map::Variable;
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
-pub use snapshot::{Payload, Snapshot, SnapshotRequest, VersionRef};
+pub use snapshot::{ColumnRef, Payload, Snapshot, SnapshotRequest, VersionRef};
+pub use value::decode_value;

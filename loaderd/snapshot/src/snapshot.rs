@@ -13,11 +13,12 @@ use lance::Dataset;
 use loaderd_read::{Extent, FileSet};
 use serde::{Deserialize, Serialize};
 
+use crate::column::{Column, FieldInfo, fields};
 use crate::dataset::{column, identity, open};
-use crate::field::{BytesLayout, FieldInfo, FieldKind, FixedKind, fields};
+use crate::field::{BytesLayout, FieldKind, FixedKind, RaggedKind};
 use crate::ingest::classes_of;
 use crate::location::Location;
-use crate::map::{Cache, MapKey, PageMap, Place};
+use crate::map::{Cache, MapKey, PageMap, Place, Variable};
 use crate::protect::{Hold, Protect, Protection};
 use crate::runtime::wait;
 use crate::scan::{Columns, build};
@@ -60,6 +61,10 @@ pub struct SnapshotRequest {
     /// Columns of numbers. `column` arguments of [`Snapshot::fixed`], [`Snapshot::fixed_kind`] and
     /// [`Snapshot::read_fixed_slow`] are places in this list.
     pub fixed_columns: Vec<String>,
+    /// Columns of text and lists. `column` arguments of [`Snapshot::variable`],
+    /// [`Snapshot::variable_kind`], [`Snapshot::variable_quantile`] and
+    /// [`Snapshot::read_variable_slow`] are places in this list.
+    pub variable_columns: Vec<String>,
     /// Whether to hold the version against clean-up.
     pub protect: Protect,
     /// The run's name, for the tag.
@@ -68,6 +73,17 @@ pub struct SnapshotRequest {
     pub cache_dir: PathBuf,
     /// What all page maps in that folder may take on the disk; the ones not used for longest go.
     pub cache_bytes_max: u64,
+}
+
+/// A column of a [`SnapshotRequest`], by its place in one of the lists there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColumnRef {
+    /// In `bytes_columns`.
+    Bytes(usize),
+    /// In `fixed_columns`.
+    Fixed(usize),
+    /// In `variable_columns`.
+    Variable(usize),
 }
 
 /// How to get one row's payload.
@@ -90,8 +106,9 @@ pub struct Snapshot {
     tag: Option<String>,
     identity: String,
     metadata: BTreeMap<String, String>,
-    bytes: Vec<(String, BytesLayout)>,
-    fixed: Vec<(String, FixedKind)>,
+    bytes: Vec<(Column, BytesLayout)>,
+    fixed: Vec<(Column, FixedKind)>,
+    variable: Vec<(Column, RaggedKind)>,
     map: PageMap,
     files: Arc<FileSet>,
     dataset: Arc<Dataset>,
@@ -120,6 +137,7 @@ impl Snapshot {
         let dataset = Arc::new(wait(open(&location, &request.version))?);
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
+        let variable = variable_columns(&location, &dataset, &request.variable_columns)?;
         // Before anything is scanned: what is read must stay.
         let hold = wait(async { Ok(Hold::take(&dataset, request.protect, &request.run).await) })?;
         let identity = identity(&dataset)?;
@@ -130,11 +148,13 @@ impl Snapshot {
             filter,
             request.bytes_columns,
             request.fixed_columns,
+            request.variable_columns,
         );
         let cache = Cache::open(&request.cache_dir)?;
         let columns = Columns {
             bytes: &bytes,
             fixed: &fixed,
+            variable: &variable,
         };
         let map = find_or_build(&location, &dataset, columns, &cache, &key)?;
         cache.evict(request.cache_bytes_max, &key);
@@ -150,6 +170,7 @@ impl Snapshot {
             metadata: metadata.into_iter().collect(),
             bytes,
             fixed,
+            variable,
             map,
             files: Arc::new(files),
             dataset,
@@ -265,11 +286,67 @@ impl Snapshot {
         &self.fixed[column].1
     }
 
-    /// Row `index` of fixed column `column`: little-endian elements, row-major. None where the
-    /// column is too wide for the page map; [`Snapshot::read_fixed_slow`] reads those.
+    /// Row `index` of fixed column `column`: little-endian elements, row-major. A null, at any
+    /// depth, is NaN where the elements are floats and 0 where they are not. None where the column
+    /// is too wide for the page map; [`Snapshot::read_fixed_slow`] reads those.
     pub fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
         self.map
             .fixed(column, index, self.fixed[column].1.row_bytes())
+    }
+
+    /// In how many selected rows of fixed column `column` there is a null, at any depth. 0 for a
+    /// column of more than 1 GiB, which is not searched: reading one fails where integers are null.
+    pub fn fixed_nulls(&self, column: usize) -> u64 {
+        let nulls = self.map.description().nulls[column].as_ref();
+        nulls.map_or(0, |nulls| nulls.rows)
+    }
+
+    /// Whether row `index` of a column is there: for a fixed column, whether it has no null at any
+    /// depth; for another one, whether it is not null as a whole. True where only reading tells: a
+    /// payload or value that is `Slow`, and a fixed column that was not searched for nulls.
+    pub fn is_valid(&self, column: ColumnRef, index: u64) -> bool {
+        match column {
+            ColumnRef::Bytes(column) => self.payload(column, index) != Payload::Null,
+            ColumnRef::Fixed(column) => !self.map.is_null(column, index),
+            ColumnRef::Variable(column) => self.variable(column, index) != Variable::Null,
+        }
+    }
+
+    /// Element type, shape and levels of variable column `column`.
+    pub fn variable_kind(&self, column: usize) -> &RaggedKind {
+        &self.variable[column].1
+    }
+
+    /// Row `index` of variable column `column`, as [`decode_value`](crate::decode_value) reads it.
+    ///
+    /// The map holds values of up to 64 KiB, of columns with at most 4 KiB a row on average and
+    /// 1 GiB in all; others are `Slow`.
+    pub fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+        self.map.variable(column, index)
+    }
+
+    /// The length in bytes that the share `q` (0 to 1) of the values of variable column `column`
+    /// does not exceed; 1 gives the longest. From a sample: of all selected rows where the map holds
+    /// the column, else of the version's first rows. 0 where there are no values.
+    pub fn variable_quantile(&self, column: usize, q: f64) -> u32 {
+        self.map.variable_quantile(column, q)
+    }
+
+    /// Reads rows of variable column `column` through Lance: in any order, duplicates allowed, null
+    /// as none. Works for every row, also for those in the map. Blocks for the reads; the memory is
+    /// what it returns and a thousand rows more.
+    ///
+    /// # Errors
+    /// Where Lance fails or leaves out a row, lists of integers have nulls in them, or the page map
+    /// is damaged.
+    pub fn read_variable_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
+        let (column, kind) = &self.variable[column];
+        let addresses = self.addresses(indices)?;
+        wait(slow::variable(&self.dataset, column, kind, &addresses))
     }
 
     /// Reads rows of bytes column `column` through Lance: in any order, duplicates allowed, null
@@ -283,15 +360,17 @@ impl Snapshot {
         column: usize,
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
-        let (name, layout) = &self.bytes[column];
+        let (column, layout) = &self.bytes[column];
         let addresses = self.addresses(indices)?;
-        wait(slow::bytes(&self.dataset, name, *layout, &addresses))
+        wait(slow::bytes(&self.dataset, column, *layout, &addresses))
     }
 
-    /// Reads rows of fixed column `column` through Lance into `out`, one after the other.
+    /// Reads rows of fixed column `column` through Lance into `out`, one after the other. Nulls
+    /// become what [`Snapshot::fixed`] makes of them.
     ///
     /// # Errors
-    /// Where Lance fails or leaves out a row, a value is null, or the page map is damaged.
+    /// Where Lance fails or leaves out a row, the page map is damaged, or an integer is null in a
+    /// column that was not searched for nulls.
     ///
     /// # Panics
     /// If `out` does not have exactly the rows' bytes.
@@ -301,14 +380,23 @@ impl Snapshot {
         indices: &[u64],
         out: &mut [u8],
     ) -> Result<(), SnapshotError> {
-        let (name, kind) = &self.fixed[column];
+        let nulls_are_known = self.map.description().nulls[column].is_some();
+        let (column, kind) = &self.fixed[column];
         assert_eq!(
             out.len(),
             indices.len() * kind.row_bytes(),
-            "bytes for the rows of {name}"
+            "bytes for the rows of {}",
+            column.name
         );
         let addresses = self.addresses(indices)?;
-        wait(slow::fixed(&self.dataset, name, kind, &addresses, out))
+        wait(slow::fixed(
+            &self.dataset,
+            column,
+            kind,
+            nulls_are_known,
+            &addresses,
+            out,
+        ))
     }
 
     /// Takes a run's tag off the version and closes everything. Dropping does the same without
@@ -344,32 +432,57 @@ fn bytes_columns(
     location: &Location,
     dataset: &Dataset,
     names: &[String],
-) -> Result<Vec<(String, BytesLayout)>, SnapshotError> {
-    let one = |name: &String| match column(location, dataset, name)?.kind {
-        FieldKind::Bytes(layout) => Ok((name.clone(), layout)),
-        kind => Err(SnapshotError::WrongType {
-            column: name.clone(),
-            found: kind.to_string(),
-            wanted: "encoded images are read from blob, binary or large binary columns".to_owned(),
-        }),
-    };
-    names.iter().map(one).collect()
+) -> Result<Vec<(Column, BytesLayout)>, SnapshotError> {
+    let wanted = "encoded images are read from blob, binary or large binary columns";
+    chosen(location, dataset, names, wanted, |kind| match kind {
+        FieldKind::Bytes(layout) => Some(*layout),
+        _ => None,
+    })
 }
 
 fn fixed_columns(
     location: &Location,
     dataset: &Dataset,
     names: &[String],
-) -> Result<Vec<(String, FixedKind)>, SnapshotError> {
-    let one = |name: &String| match column(location, dataset, name)?.kind {
-        FieldKind::Fixed(kind) => Ok((name.clone(), kind)),
-        kind => Err(SnapshotError::WrongType {
-            column: name.clone(),
-            found: kind.to_string(),
-            wanted: "dense tensors are made of numbers, bools and fixed-size lists of them; \
-                     strings, dictionaries and lists of varying length come with a later version"
-                .to_owned(),
-        }),
+) -> Result<Vec<(Column, FixedKind)>, SnapshotError> {
+    let wanted = "dense tensors are made of numbers, bools, times and fixed-size lists of them";
+    chosen(location, dataset, names, wanted, |kind| match kind {
+        FieldKind::Fixed(kind) => Some(kind.clone()),
+        _ => None,
+    })
+}
+
+fn variable_columns(
+    location: &Location,
+    dataset: &Dataset,
+    names: &[String],
+) -> Result<Vec<(Column, RaggedKind)>, SnapshotError> {
+    let wanted = "ragged tensors are made of text, and of lists of text, of numbers and of lists \
+                  of numbers";
+    chosen(location, dataset, names, wanted, |kind| match kind {
+        FieldKind::Ragged(kind) => Some(kind.clone()),
+        _ => None,
+    })
+}
+
+/// The columns of these names, each with what `of_kind` takes from its kind.
+fn chosen<K>(
+    location: &Location,
+    dataset: &Dataset,
+    names: &[String],
+    wanted: &str,
+    of_kind: impl Fn(&FieldKind) -> Option<K>,
+) -> Result<Vec<(Column, K)>, SnapshotError> {
+    let one = |name: &String| {
+        let column = column(location, dataset, name)?;
+        match of_kind(&column.kind) {
+            Some(kind) => Ok((column, kind)),
+            None => Err(SnapshotError::WrongType {
+                column: column.name,
+                found: column.kind.to_string(),
+                wanted: wanted.to_owned(),
+            }),
+        }
     };
     names.iter().map(one).collect()
 }

@@ -59,6 +59,7 @@ pub(super) fn fields(uri: &str, version: Option<&Version>) -> Result<Vec<Field>,
                     dtype(fixed.dtype),
                     fixed.shape.iter().map(|&side| side as u64).collect(),
                 ),
+                FieldKind::Ragged(ragged) => Kind::Other(FieldKind::Ragged(ragged).to_string()),
                 FieldKind::Other { arrow_type } => Kind::Other(arrow_type),
             },
         })
@@ -73,7 +74,8 @@ pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceErro
         version: version_ref(request.version.as_ref()),
         filter: request.filter,
         bytes_columns: request.bytes_columns,
-        fixed_columns: request.fixed_columns,
+        fixed_columns: request.fixed_columns.clone(),
+        variable_columns: Vec::new(),
         protect: match request.protect {
             Protect::Run => snapshot::Protect::Run,
             Protect::Keep => snapshot::Protect::Keep,
@@ -84,6 +86,14 @@ pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceErro
         cache_bytes_max: CACHE_BYTES_MAX,
     })
     .map_err(dataset)?;
+    // Floats show their nulls as NaN; numbers that look like any other are not handed out.
+    for (column, name) in request.fixed_columns.into_iter().enumerate() {
+        let count = snapshot.fixed_nulls(column);
+        if count > 0 && !snapshot.fixed_kind(column).dtype.is_float() {
+            let column = name;
+            return Err(dataset(SnapshotError::Nulls { column, count }));
+        }
+    }
     Ok(Box::new(Lance(snapshot)))
 }
 
