@@ -15,7 +15,7 @@ use crate::SnapshotError;
 use crate::column::{Column, columns};
 use crate::error::{listed, nearest};
 use crate::location::Location;
-use crate::snapshot::VersionRef;
+use crate::request::VersionRef;
 
 /// Lance's caches, per open snapshot. Its defaults are 6 GiB and 1 GiB for a process; what we
 /// read through Lance is read once, so these hold only what one scan or take needs again.

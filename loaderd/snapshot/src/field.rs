@@ -201,6 +201,11 @@ pub enum BytesLayout {
 }
 
 impl BytesLayout {
+    /// Whether Lance says where its payloads lie.
+    pub(crate) const fn is_blob(self) -> bool {
+        matches!(self, Self::BlobV1 | Self::BlobV2)
+    }
+
     /// The layout in words.
     pub const fn name(self) -> &'static str {
         match self {

@@ -22,8 +22,8 @@ use lance_file::version::LanceFileVersion;
 use crate::column::fields;
 use crate::field::{BytesLayout, DType, FieldKind, FixedKind};
 use crate::location::Location;
+use crate::request::VersionRef;
 use crate::runtime::{runtime, wait};
-use crate::snapshot::VersionRef;
 use crate::{SnapshotError, dataset};
 
 /// A batch goes to the writer when it has this many bytes of images …

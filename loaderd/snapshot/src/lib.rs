@@ -11,19 +11,22 @@
 //! in flight; a process that wants other values sets them before it first opens a dataset.
 //!
 //! ```text
-//! location → dataset → protect → scan (locate, fixed, gather) → map → snapshot (slow)      ingest
+//! location, request → dataset → protect → scan → build → map → snapshot        ingest
+//!                                  locate, fixed, gather         slow
 //! ```
 
 mod column;
 mod error;
 mod field;
 mod location;
+mod request;
 mod value;
 
 mod dataset;
 mod protect;
 mod runtime;
 
+mod build;
 mod fixed;
 mod gather;
 mod locate;
@@ -41,5 +44,6 @@ pub use field::{BytesLayout, DType, FieldKind, FixedKind, RaggedKind};
 pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
 pub use map::Variable;
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
-pub use snapshot::{ColumnRef, Payload, Snapshot, SnapshotRequest, VersionRef};
+pub use request::{ColumnRef, SnapshotRequest, VersionRef};
+pub use snapshot::{Payload, Snapshot};
 pub use value::decode_value;

@@ -6,85 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lance::Dataset;
 use loaderd_read::{Extent, FileSet};
-use serde::{Deserialize, Serialize};
 
+use crate::build::Columns;
 use crate::column::{Column, FieldInfo, fields};
-use crate::dataset::{column, identity, open};
-use crate::field::{BytesLayout, FieldKind, FixedKind, RaggedKind};
+use crate::dataset::{identity, open};
+use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::ingest::classes_of;
 use crate::location::Location;
 use crate::map::{Cache, MapKey, PageMap, Place, Variable};
-use crate::protect::{Hold, Protect, Protection};
+use crate::protect::{Hold, Protection};
+use crate::request::{
+    ColumnRef, SnapshotRequest, VersionRef, bytes_columns, fixed_columns, variable_columns,
+};
 use crate::runtime::wait;
-use crate::scan::{Columns, build};
+use crate::scan::build;
 use crate::{SnapshotError, locate, slow};
-
-/// Which version of a dataset.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VersionRef {
-    /// The newest one, at the time of opening.
-    Latest,
-    /// This one.
-    Number(u64),
-    /// The one that this tag names.
-    Tag(String),
-}
-
-impl fmt::Display for VersionRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Latest => f.write_str("latest"),
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Tag(tag) => f.write_str(tag),
-        }
-    }
-}
-
-/// What to open.
-#[derive(Clone, Debug)]
-pub struct SnapshotRequest {
-    /// A local path or a `file://` URI.
-    pub uri: String,
-    /// The version.
-    pub version: VersionRef,
-    /// An SQL expression over any columns of the dataset; all rows without one.
-    pub filter: Option<String>,
-    /// Columns of encoded images. `column` arguments of [`Snapshot::payload`] and
-    /// [`Snapshot::read_slow`] are places in this list.
-    pub bytes_columns: Vec<String>,
-    /// Columns of numbers. `column` arguments of [`Snapshot::fixed`], [`Snapshot::fixed_kind`] and
-    /// [`Snapshot::read_fixed_slow`] are places in this list.
-    pub fixed_columns: Vec<String>,
-    /// Columns of text and lists. `column` arguments of [`Snapshot::variable`],
-    /// [`Snapshot::variable_kind`], [`Snapshot::variable_quantile`] and
-    /// [`Snapshot::read_variable_slow`] are places in this list.
-    pub variable_columns: Vec<String>,
-    /// Whether to hold the version against clean-up.
-    pub protect: Protect,
-    /// The run's name, for the tag.
-    pub run: String,
-    /// Where page maps are kept. Created where it is missing.
-    pub cache_dir: PathBuf,
-    /// What all page maps in that folder may take on the disk; the ones not used for longest go.
-    pub cache_bytes_max: u64,
-}
-
-/// A column of a [`SnapshotRequest`], by its place in one of the lists there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ColumnRef {
-    /// In `bytes_columns`.
-    Bytes(usize),
-    /// In `fixed_columns`.
-    Fixed(usize),
-    /// In `variable_columns`.
-    Variable(usize),
-}
 
 /// How to get one row's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,65 +367,6 @@ impl fmt::Debug for Snapshot {
             .field("rows", &self.rows())
             .finish_non_exhaustive()
     }
-}
-
-fn bytes_columns(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-) -> Result<Vec<(Column, BytesLayout)>, SnapshotError> {
-    let wanted = "encoded images are read from blob, binary or large binary columns";
-    chosen(location, dataset, names, wanted, |kind| match kind {
-        FieldKind::Bytes(layout) => Some(*layout),
-        _ => None,
-    })
-}
-
-fn fixed_columns(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-) -> Result<Vec<(Column, FixedKind)>, SnapshotError> {
-    let wanted = "dense tensors are made of numbers, bools, times and fixed-size lists of them";
-    chosen(location, dataset, names, wanted, |kind| match kind {
-        FieldKind::Fixed(kind) => Some(kind.clone()),
-        _ => None,
-    })
-}
-
-fn variable_columns(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-) -> Result<Vec<(Column, RaggedKind)>, SnapshotError> {
-    let wanted = "ragged tensors are made of text, and of lists of text, of numbers and of lists \
-                  of numbers";
-    chosen(location, dataset, names, wanted, |kind| match kind {
-        FieldKind::Ragged(kind) => Some(kind.clone()),
-        _ => None,
-    })
-}
-
-/// The columns of these names, each with what `of_kind` takes from its kind.
-fn chosen<K>(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-    wanted: &str,
-    of_kind: impl Fn(&FieldKind) -> Option<K>,
-) -> Result<Vec<(Column, K)>, SnapshotError> {
-    let one = |name: &String| {
-        let column = column(location, dataset, name)?;
-        match of_kind(&column.kind) {
-            Some(kind) => Ok((column, kind)),
-            None => Err(SnapshotError::WrongType {
-                column: column.name,
-                found: column.kind.to_string(),
-                wanted: wanted.to_owned(),
-            }),
-        }
-    };
-    names.iter().map(one).collect()
 }
 
 fn find_or_build(
