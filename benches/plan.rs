@@ -266,6 +266,7 @@ fn open(folder: &Path, version: u64) -> Result<Value> {
         filter: None,
         bytes_columns: vec![IMAGE.into()],
         fixed_columns: vec![LABEL.into()],
+        variable_columns: Vec::new(),
         protect: Protect::None,
         run: "bench-plan".into(),
         cache_dir: maps.clone(),

@@ -239,6 +239,7 @@ fn open_snapshot(datasets: &Datasets, folder: &std::path::Path) -> Result<Arc<Sn
         filter: None,
         bytes_columns: vec![IMAGE.into()],
         fixed_columns: Vec::new(),
+        variable_columns: Vec::new(),
         protect: Protect::None,
         run: "bench-read".into(),
         cache_dir: folder.join("maps"),

@@ -12,10 +12,10 @@ use lance::session::Session;
 use lance_io::local::to_local_path;
 
 use crate::SnapshotError;
+use crate::column::{Column, columns};
 use crate::error::{listed, nearest};
-use crate::field::{FieldInfo, fields};
 use crate::location::Location;
-use crate::snapshot::VersionRef;
+use crate::request::VersionRef;
 
 /// Lance's caches, per open snapshot. Its defaults are 6 GiB and 1 GiB for a process; what we
 /// read through Lance is read once, so these hold only what one scan or take needs again.
@@ -135,12 +135,12 @@ pub(crate) fn column(
     location: &Location,
     dataset: &Dataset,
     name: &str,
-) -> Result<FieldInfo, SnapshotError> {
-    let all = fields(dataset.schema());
-    if let Some(info) = all.iter().find(|info| info.name == name) {
-        return Ok(info.clone());
+) -> Result<Column, SnapshotError> {
+    let mut all = columns(dataset.schema());
+    if let Some(at) = all.iter().position(|column| column.name == name) {
+        return Ok(all.swap_remove(at));
     }
-    let names: Vec<String> = all.into_iter().map(|info| info.name).collect();
+    let names: Vec<String> = all.into_iter().map(|column| column.name).collect();
     Err(SnapshotError::NoColumn {
         uri: location.uri().to_owned(),
         column: name.to_owned(),

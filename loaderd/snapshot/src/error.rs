@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use crate::field::{FieldKind, RaggedKind};
+
 /// Everything that this crate can fail with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,15 +79,36 @@ pub enum SnapshotError {
         /// What can be used here.
         wanted: String,
     },
-    /// A column of numbers has nulls among the selected rows.
+    /// A column of integers or bools has nulls among the selected rows.
     #[error(
-        "column {column:?} holds {count} nulls in the selected rows, which a dense tensor cannot: leave them out with the filter {column} IS NOT NULL, or leave out the column"
+        "column {column:?} holds nulls in {count} of the selected rows, for which its type has no value: ask for the column {column}._valid too and take them as 0, leave them out with the filter {column} IS NOT NULL, or leave out the column"
     )]
     Nulls {
         /// The column.
         column: String,
-        /// Nulls among the selected rows; among the rows asked for, where a wide column is read.
+        /// Selected rows with a null; of the rows asked for, where a wide column is read.
         count: u64,
+    },
+    /// Lists of integers or bools have nulls in them.
+    #[error(
+        "column {column:?} ({kind}) holds {count} nulls inside of its lists in the selected rows, for which its type has no value: leave those rows out with a filter, or write the lists without nulls, or as floats, where a null becomes NaN"
+    )]
+    ListNulls {
+        /// The column.
+        column: String,
+        /// What it holds, in words.
+        kind: String,
+        /// Nulls in lists of the selected rows; of the rows asked for, where they are read.
+        count: u64,
+    },
+    /// A value of a variable column has too many parts.
+    #[error(
+        "column {column:?} has a value of more than {} lists, or leaves in a list: leave that row out with a filter",
+        u32::MAX
+    )]
+    ValueTooLong {
+        /// The column.
+        column: String,
     },
     /// Lance does not understand the filter.
     #[error("the filter {filter:?} is not valid here: {reason}")]
@@ -227,6 +250,15 @@ impl SnapshotError {
             action: action.into(),
             reason: words(&source),
             source: Box::new(source),
+        }
+    }
+
+    /// Nulls inside of the lists of a variable column.
+    pub(crate) fn list_nulls(column: &str, kind: &RaggedKind, count: u64) -> Self {
+        Self::ListNulls {
+            column: column.to_owned(),
+            kind: FieldKind::Ragged(kind.clone()).to_string(),
+            count,
         }
     }
 

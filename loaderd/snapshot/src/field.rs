@@ -1,11 +1,12 @@
-//! What a column is to the loader: encoded bytes, numbers of one shape, or something it cannot use.
+//! What a column is to the loader: encoded bytes, numbers of one shape, lists of varying length, or
+//! something it cannot use.
 //!
-//! In: a field of the dataset's schema. Out: a [`FieldInfo`]. It never reads data.
+//! In: an Arrow type. Out: a [`FieldKind`]. It never reads data, and knows no column's place in the
+//! schema.
 
 use std::fmt;
 
 use arrow_schema::DataType;
-use lance_core::datatypes::{Field, Schema};
 use serde::{Deserialize, Serialize};
 
 /// The element type of a dense column, named as NumPy names it.
@@ -56,6 +57,11 @@ impl DType {
         }
     }
 
+    /// Whether there is a value, NaN, that says that there is none.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::Float16 | Self::Float32 | Self::Float64)
+    }
+
     fn from_arrow(data_type: &DataType) -> Option<Self> {
         Some(match data_type {
             DataType::Boolean => Self::Bool,
@@ -64,9 +70,14 @@ impl DType {
             DataType::UInt16 => Self::Uint16,
             DataType::Int16 => Self::Int16,
             DataType::UInt32 => Self::Uint32,
-            DataType::Int32 => Self::Int32,
+            DataType::Int32 | DataType::Date32 | DataType::Time32(_) => Self::Int32,
             DataType::UInt64 => Self::Uint64,
-            DataType::Int64 => Self::Int64,
+            // Times are counts of the unit that the schema states.
+            DataType::Int64
+            | DataType::Date64
+            | DataType::Time64(_)
+            | DataType::Timestamp(..)
+            | DataType::Duration(_) => Self::Int64,
             DataType::Float16 => Self::Float16,
             DataType::Float32 => Self::Float32,
             DataType::Float64 => Self::Float64,
@@ -108,6 +119,73 @@ impl FixedKind {
     }
 }
 
+impl fmt::Display for FixedKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shape.as_slice() {
+            [] => write!(f, "{}", self.dtype),
+            shape => write!(f, "{}{shape:?}", self.dtype),
+        }
+    }
+}
+
+/// A column whose rows differ in length: text, lists, lists of lists. One value's bytes are
+/// described at [`decode_value`](crate::decode_value).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaggedKind {
+    /// Element type of a leaf. Elements are little-endian.
+    pub dtype: DType,
+    /// Shape of one leaf: `[]` for a number, `[4]` for a box.
+    pub shape: Vec<usize>,
+    /// 1: a row is a list of leaves. 2: a row is a list of such lists.
+    pub levels: u8,
+    /// Whether the innermost lists are UTF-8 text; the leaves are its bytes then.
+    pub text: bool,
+}
+
+impl RaggedKind {
+    /// Bytes of one leaf.
+    pub fn leaf_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.itemsize()
+    }
+
+    /// `levels` lists around `data_type`, or text, which is itself a list.
+    pub(crate) fn from_arrow(levels: u8, data_type: &DataType) -> Option<Self> {
+        let kind = if is_text(data_type) {
+            Self {
+                dtype: DType::Uint8,
+                shape: Vec::new(),
+                levels: levels + 1,
+                text: true,
+            }
+        } else {
+            let FixedKind { dtype, shape } = FixedKind::from_arrow(data_type)?;
+            Self {
+                dtype,
+                shape,
+                levels,
+                text: false,
+            }
+        };
+        (1..=2).contains(&kind.levels).then_some(kind)
+    }
+
+    /// The leaf as a dense column of its own.
+    pub(crate) fn leaf(&self) -> FixedKind {
+        FixedKind {
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+        }
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
 /// How a column of byte strings is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -123,6 +201,11 @@ pub enum BytesLayout {
 }
 
 impl BytesLayout {
+    /// Whether Lance says where its payloads lie.
+    pub(crate) const fn is_blob(self) -> bool {
+        matches!(self, Self::BlobV1 | Self::BlobV2)
+    }
+
     /// The layout in words.
     pub const fn name(self) -> &'static str {
         match self {
@@ -141,6 +224,8 @@ pub enum FieldKind {
     Bytes(BytesLayout),
     /// Numbers, the same count in every row.
     Fixed(FixedKind),
+    /// Text and lists, of any length in every row.
+    Ragged(RaggedKind),
     /// Anything else.
     Other {
         /// Arrow's name for the type.
@@ -152,51 +237,17 @@ impl fmt::Display for FieldKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bytes(layout) => write!(f, "bytes ({})", layout.name()),
-            Self::Fixed(kind) if kind.shape.is_empty() => write!(f, "{}", kind.dtype),
-            Self::Fixed(kind) => write!(f, "{}{:?}", kind.dtype, kind.shape),
+            Self::Fixed(kind) => write!(f, "{kind}"),
+            Self::Ragged(kind) => {
+                let lists = usize::from(kind.levels) - usize::from(kind.text);
+                f.write_str(["", "list of ", "list of lists of "][lists])?;
+                match kind.text {
+                    true => f.write_str("text"),
+                    false => write!(f, "{}", kind.leaf()),
+                }
+            }
             Self::Other { arrow_type } => f.write_str(arrow_type),
         }
-    }
-}
-
-/// One column of a dataset's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldInfo {
-    /// Its name. Only columns at the top level are listed.
-    pub name: String,
-    /// What it holds.
-    pub kind: FieldKind,
-}
-
-/// The columns of `schema`, in its order.
-pub(crate) fn fields(schema: &Schema) -> Vec<FieldInfo> {
-    schema
-        .fields
-        .iter()
-        .map(|field| FieldInfo {
-            name: field.name.clone(),
-            kind: kind_of(field),
-        })
-        .collect()
-}
-
-fn kind_of(field: &Field) -> FieldKind {
-    if field.is_blob() {
-        return FieldKind::Bytes(if field.is_blob_v2() {
-            BytesLayout::BlobV2
-        } else {
-            BytesLayout::BlobV1
-        });
-    }
-    match field.data_type() {
-        DataType::Binary => FieldKind::Bytes(BytesLayout::Binary),
-        DataType::LargeBinary => FieldKind::Bytes(BytesLayout::LargeBinary),
-        data_type => match FixedKind::from_arrow(&data_type) {
-            Some(kind) => FieldKind::Fixed(kind),
-            None => FieldKind::Other {
-                arrow_type: data_type.to_string(),
-            },
-        },
     }
 }
 
@@ -231,6 +282,25 @@ mod tests {
             DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Int64)),
             None,
         );
+    }
+
+    #[test]
+    fn lists_and_text() {
+        let check = |levels: u8, data_type: DataType, expected: Option<&str>| {
+            let kind = RaggedKind::from_arrow(levels, &data_type).map(FieldKind::Ragged);
+            assert_eq!(kind.map(|kind| kind.to_string()).as_deref(), expected);
+        };
+        let boxes = DataType::new_fixed_size_list(DataType::Float32, 4, true);
+        let words = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        check(0, DataType::LargeUtf8, Some("text"));
+        check(0, words, Some("text"));
+        check(1, DataType::Utf8, Some("list of text"));
+        check(2, DataType::Utf8, None);
+        check(0, DataType::Int64, None);
+        check(1, DataType::Date32, Some("list of int32"));
+        check(2, boxes, Some("list of lists of float32[4]"));
+        check(3, DataType::Int64, None);
+        check(1, DataType::Binary, None);
     }
 
     #[test]

@@ -19,10 +19,11 @@ use lance::dataset::{CommitBuilder, InsertBuilder, WriteDestination, WriteMode, 
 use lance::{BlobArrayBuilder, BlobFieldOptions, Dataset, blob_field_with_options};
 use lance_file::version::LanceFileVersion;
 
-use crate::field::{BytesLayout, DType, FieldKind, FixedKind, fields};
+use crate::column::fields;
+use crate::field::{BytesLayout, DType, FieldKind, FixedKind};
 use crate::location::Location;
+use crate::request::VersionRef;
 use crate::runtime::{runtime, wait};
-use crate::snapshot::VersionRef;
 use crate::{SnapshotError, dataset};
 
 /// A batch goes to the writer when it has this many bytes of images …

@@ -1,9 +1,9 @@
 //! Lance datasets: open, pin, select, page map, slow path, ingest.
 //!
 //! In: a URI, a version, a filter and columns. Out: a [`Snapshot`] that says, for every selected
-//! row, where its payload lies (`loaderd-read`'s extents), what its small columns hold, and that
-//! reads through Lance whatever has no extent. This is the only crate that names lance; it never
-//! decodes an image and never decides an order.
+//! row, where its payload lies (`loaderd-read`'s extents), what its small columns, lists and texts
+//! hold, and that reads through Lance whatever is not in its page map. This is the only crate that
+//! names lance; it never decodes an image and never decides an order.
 //!
 //! Everything here blocks, and runs on a small tokio runtime of its own (two workers, sixteen
 //! blocking threads), so callers must not be inside an async task. Lance has a pool besides it,
@@ -11,18 +11,24 @@
 //! in flight; a process that wants other values sets them before it first opens a dataset.
 //!
 //! ```text
-//! location → dataset → protect → scan (locate, fixed) → map → snapshot (slow)        ingest
+//! location, request → dataset → protect → scan → build → map → snapshot        ingest
+//!                                  locate, fixed, gather         slow
 //! ```
 
+mod column;
 mod error;
 mod field;
 mod location;
+mod request;
+mod value;
 
 mod dataset;
 mod protect;
 mod runtime;
 
+mod build;
 mod fixed;
+mod gather;
 mod locate;
 mod map;
 mod scan;
@@ -32,11 +38,15 @@ mod snapshot;
 
 mod ingest;
 
+pub use column::FieldInfo;
 pub use error::SnapshotError;
-pub use field::{BytesLayout, DType, FieldInfo, FieldKind, FixedKind};
+pub use field::{BytesLayout, DType, FieldKind, FixedKind, RaggedKind};
 pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
+pub use map::Variable;
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
-pub use snapshot::{Payload, Snapshot, SnapshotRequest, VersionRef};
+pub use request::{ColumnRef, SnapshotRequest, VersionRef};
+pub use snapshot::{Payload, Snapshot};
+pub use value::decode_value;
 
 /// Format of the page maps that this version writes and reads.
 pub const PAGE_MAP_FORMAT: u32 = map::FORMAT;

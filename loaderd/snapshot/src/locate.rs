@@ -4,9 +4,9 @@
 //! page map's encoding, and the list of files that they point into. It never opens those files.
 //!
 //! The rules are those of Lance 14.0.2 (`dataset/blob/locate.rs`, `blob_path`): packed and
-//! dedicated payloads lie in `<data dir>/<data file's stem>/<reversed id in binary>.blob`, blob v1
-//! payloads in the data file itself. Everything else (inline, external and managed blobs, files
-//! of other stores, fragments with overlays) is left to Lance.
+//! dedicated payloads lie in `<data dir>/<data file's stem>/<reversed id in binary>.blob`, inline
+//! and blob v1 payloads in the data file itself. Everything else (external and managed blobs,
+//! files of other stores, fragments with overlays) is left to Lance.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -169,12 +169,15 @@ impl Locator {
             .column(3)
             .as_primitive::<UInt32Type>()
             .value(row);
+        let offset = descriptors
+            .column(1)
+            .as_primitive::<UInt64Type>()
+            .value(row);
         match kinds.value(row) {
+            kind if kind == BlobKind::Inline as u8 => {
+                self.place(address, None, offset, size, files)
+            }
             kind if kind == BlobKind::Packed as u8 => {
-                let offset = descriptors
-                    .column(1)
-                    .as_primitive::<UInt64Type>()
-                    .value(row);
                 self.place(address, Some(blob_id), offset, size, files)
             }
             kind if kind == BlobKind::Dedicated as u8 => {

@@ -18,8 +18,8 @@ use crate::SnapshotError;
 use crate::dataset;
 use crate::error::words;
 use crate::location::Location;
+use crate::request::VersionRef;
 use crate::runtime::wait;
-use crate::snapshot::VersionRef;
 
 const RUN_PREFIX: &str = "loaderd-run-";
 const KEEP_PREFIX: &str = "loaderd-keep-";

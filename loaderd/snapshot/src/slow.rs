@@ -13,8 +13,10 @@ use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::ROW_ADDR;
 
 use crate::SnapshotError;
-use crate::field::{BytesLayout, FixedKind};
+use crate::column::{Column, projection};
+use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::fixed;
+use crate::gather::gather;
 
 /// Rows per call to Lance. It opens every fragment that a call touches, so calls are large; what it
 /// holds meanwhile is this many payloads.
@@ -23,7 +25,7 @@ const WINDOW_ROWS: usize = 1024;
 /// The values of `column` at `addresses`; none for nulls.
 pub(crate) async fn bytes(
     dataset: &Arc<Dataset>,
-    column: &str,
+    column: &Column,
     layout: BytesLayout,
     addresses: &[u64],
 ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
@@ -51,11 +53,13 @@ pub(crate) async fn bytes(
     Ok(values)
 }
 
-/// The rows of `column` at `addresses`, one after the other in `out`.
+/// The rows of `column` at `addresses`, one after the other in `out`. Nulls of integers are only
+/// let through where the map tells them.
 pub(crate) async fn fixed(
     dataset: &Arc<Dataset>,
-    column: &str,
+    column: &Column,
     kind: &FixedKind,
+    nulls_are_known: bool,
     addresses: &[u64],
     out: &mut [u8],
 ) -> Result<(), SnapshotError> {
@@ -66,10 +70,14 @@ pub(crate) async fn fixed(
         let wanted = unique(addresses, window);
         let array = take(dataset, column, &wanted).await?;
         rows.clear();
-        fixed::append(&array, kind, &mut rows).map_err(|count| SnapshotError::Nulls {
-            column: column.to_owned(),
-            count,
-        })?;
+        let nulls = fixed::append(&array, kind, &mut rows).unwrap_or_default();
+        let count = nulls.iter().filter(|is_null| **is_null).count() as u64;
+        if count > 0 && !nulls_are_known && !kind.dtype.is_float() {
+            return Err(SnapshotError::Nulls {
+                column: column.name.clone(),
+                count,
+            });
+        }
         scatter(addresses, window, &wanted, |at, from| {
             out[at * row_bytes..(at + 1) * row_bytes]
                 .copy_from_slice(&rows[from * row_bytes..(from + 1) * row_bytes]);
@@ -78,14 +86,40 @@ pub(crate) async fn fixed(
     Ok(())
 }
 
-async fn blobs(
+/// The values of `column` at `addresses`; none for nulls.
+pub(crate) async fn variable(
     dataset: &Arc<Dataset>,
-    column: &str,
+    column: &Column,
+    kind: &RaggedKind,
     addresses: &[u64],
 ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
-    let failed = |error| SnapshotError::lance(format!("read the blobs of {column}"), error);
+    let order = sorted(addresses);
+    let mut values = vec![None; addresses.len()];
+    for window in order.chunks(WINDOW_ROWS) {
+        let wanted = unique(addresses, window);
+        let array = take(dataset, column, &wanted).await?;
+        let found = gather(&array, kind).ok_or_else(|| SnapshotError::ValueTooLong {
+            column: column.name.clone(),
+        })?;
+        if found.holes > 0 {
+            return Err(SnapshotError::list_nulls(&column.name, kind, found.holes));
+        }
+        scatter(addresses, window, &wanted, |at, from| {
+            values[at].clone_from(&found.values[from]);
+        });
+    }
+    Ok(values)
+}
+
+async fn blobs(
+    dataset: &Arc<Dataset>,
+    column: &Column,
+    addresses: &[u64],
+) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
+    let name = &column.name;
+    let failed = |error| SnapshotError::lance(format!("read the blobs of {name}"), error);
     let found = dataset
-        .read_blobs(column)
+        .read_blobs(name)
         .map_err(failed)?
         .with_row_addresses(addresses)
         .execute()
@@ -101,11 +135,13 @@ async fn blobs(
 
 async fn take(
     dataset: &Arc<Dataset>,
-    column: &str,
+    column: &Column,
     addresses: &[u64],
 ) -> Result<ArrayRef, SnapshotError> {
-    let failed = |error| SnapshotError::lance(format!("take rows of {column}"), error);
-    let projection = ProjectionRequest::from_columns([column], dataset.schema())
+    let name = &column.name;
+    let failed = |error| SnapshotError::lance(format!("take rows of {name}"), error);
+    let schema = projection(dataset.schema(), [column].into_iter());
+    let projection = ProjectionRequest::from_schema(schema)
         .into_projection_plan(dataset.clone())
         .map_err(failed)?;
     let batch =
@@ -123,13 +159,13 @@ async fn take(
         addresses,
         answered.values().iter().copied(),
     )?;
-    Ok(batch[column].clone())
+    Ok(column.array(&batch))
 }
 
 /// Fails unless Lance answered exactly what was asked, in order.
 fn counted(
     dataset: &Dataset,
-    column: &str,
+    column: &Column,
     wanted: &[u64],
     answered: impl Iterator<Item = u64>,
 ) -> Result<(), SnapshotError> {
@@ -139,7 +175,7 @@ fn counted(
     }
     let found = wanted.iter().filter(|row| answered.contains(row)).count();
     Err(SnapshotError::RowsMissing {
-        column: column.to_owned(),
+        column: column.name.clone(),
         expected: wanted.len(),
         found,
         version: dataset.version_id(),

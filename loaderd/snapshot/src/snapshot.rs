@@ -6,69 +6,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lance::Dataset;
 use loaderd_read::{Extent, FileSet};
-use serde::{Deserialize, Serialize};
 
-use crate::dataset::{column, identity, open};
-use crate::field::{BytesLayout, FieldInfo, FieldKind, FixedKind, fields};
+use crate::build::Columns;
+use crate::column::{Column, FieldInfo, fields};
+use crate::dataset::{identity, open};
+use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::ingest::classes_of;
 use crate::location::Location;
-use crate::map::{Cache, MapKey, PageMap, Place};
-use crate::protect::{Hold, Protect, Protection};
+use crate::map::{Cache, MapKey, PageMap, Place, Variable};
+use crate::protect::{Hold, Protection};
+use crate::request::{
+    ColumnRef, SnapshotRequest, VersionRef, bytes_columns, fixed_columns, variable_columns,
+};
 use crate::runtime::wait;
-use crate::scan::{Columns, build};
+use crate::scan::build;
 use crate::{SnapshotError, locate, slow};
-
-/// Which version of a dataset.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VersionRef {
-    /// The newest one, at the time of opening.
-    Latest,
-    /// This one.
-    Number(u64),
-    /// The one that this tag names.
-    Tag(String),
-}
-
-impl fmt::Display for VersionRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Latest => f.write_str("latest"),
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Tag(tag) => f.write_str(tag),
-        }
-    }
-}
-
-/// What to open.
-#[derive(Clone, Debug)]
-pub struct SnapshotRequest {
-    /// A local path or a `file://` URI.
-    pub uri: String,
-    /// The version.
-    pub version: VersionRef,
-    /// An SQL expression over any columns of the dataset; all rows without one.
-    pub filter: Option<String>,
-    /// Columns of encoded images. `column` arguments of [`Snapshot::payload`] and
-    /// [`Snapshot::read_slow`] are places in this list.
-    pub bytes_columns: Vec<String>,
-    /// Columns of numbers. `column` arguments of [`Snapshot::fixed`], [`Snapshot::fixed_kind`] and
-    /// [`Snapshot::read_fixed_slow`] are places in this list.
-    pub fixed_columns: Vec<String>,
-    /// Whether to hold the version against clean-up.
-    pub protect: Protect,
-    /// The run's name, for the tag.
-    pub run: String,
-    /// Where page maps are kept. Created where it is missing.
-    pub cache_dir: PathBuf,
-    /// What all page maps in that folder may take on the disk; the ones not used for longest go.
-    pub cache_bytes_max: u64,
-}
 
 /// How to get one row's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +47,9 @@ pub struct Snapshot {
     tag: Option<String>,
     identity: String,
     metadata: BTreeMap<String, String>,
-    bytes: Vec<(String, BytesLayout)>,
-    fixed: Vec<(String, FixedKind)>,
+    bytes: Vec<(Column, BytesLayout)>,
+    fixed: Vec<(Column, FixedKind)>,
+    variable: Vec<(Column, RaggedKind)>,
     map: PageMap,
     files: Arc<FileSet>,
     dataset: Arc<Dataset>,
@@ -120,6 +78,7 @@ impl Snapshot {
         let dataset = Arc::new(wait(open(&location, &request.version))?);
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
+        let variable = variable_columns(&location, &dataset, &request.variable_columns)?;
         // Before anything is scanned: what is read must stay.
         let hold = wait(async { Ok(Hold::take(&dataset, request.protect, &request.run).await) })?;
         let identity = identity(&dataset)?;
@@ -130,11 +89,13 @@ impl Snapshot {
             filter,
             request.bytes_columns,
             request.fixed_columns,
+            request.variable_columns,
         );
         let cache = Cache::open(&request.cache_dir)?;
         let columns = Columns {
             bytes: &bytes,
             fixed: &fixed,
+            variable: &variable,
         };
         let map = find_or_build(&location, &dataset, columns, &cache, &key)?;
         cache.evict(request.cache_bytes_max, &key);
@@ -150,6 +111,7 @@ impl Snapshot {
             metadata: metadata.into_iter().collect(),
             bytes,
             fixed,
+            variable,
             map,
             files: Arc::new(files),
             dataset,
@@ -265,11 +227,67 @@ impl Snapshot {
         &self.fixed[column].1
     }
 
-    /// Row `index` of fixed column `column`: little-endian elements, row-major. None where the
-    /// column is too wide for the page map; [`Snapshot::read_fixed_slow`] reads those.
+    /// Row `index` of fixed column `column`: little-endian elements, row-major. A null, at any
+    /// depth, is NaN where the elements are floats and 0 where they are not. None where the column
+    /// is too wide for the page map; [`Snapshot::read_fixed_slow`] reads those.
     pub fn fixed(&self, column: usize, index: u64) -> Option<&[u8]> {
         self.map
             .fixed(column, index, self.fixed[column].1.row_bytes())
+    }
+
+    /// In how many selected rows of fixed column `column` there is a null, at any depth. 0 for a
+    /// column of more than 1 GiB, which is not searched: reading one fails where integers are null.
+    pub fn fixed_nulls(&self, column: usize) -> u64 {
+        let nulls = self.map.description().nulls[column].as_ref();
+        nulls.map_or(0, |nulls| nulls.rows)
+    }
+
+    /// Whether row `index` of a column is there: for a fixed column, whether it has no null at any
+    /// depth; for another one, whether it is not null as a whole. True where only reading tells: a
+    /// payload or value that is `Slow`, and a fixed column that was not searched for nulls.
+    pub fn is_valid(&self, column: ColumnRef, index: u64) -> bool {
+        match column {
+            ColumnRef::Bytes(column) => self.payload(column, index) != Payload::Null,
+            ColumnRef::Fixed(column) => !self.map.is_null(column, index),
+            ColumnRef::Variable(column) => self.variable(column, index) != Variable::Null,
+        }
+    }
+
+    /// Element type, shape and levels of variable column `column`.
+    pub fn variable_kind(&self, column: usize) -> &RaggedKind {
+        &self.variable[column].1
+    }
+
+    /// Row `index` of variable column `column`, as [`decode_value`](crate::decode_value) reads it.
+    ///
+    /// The map holds values of up to 64 KiB, of columns with at most 4 KiB a row on average and
+    /// 1 GiB in all; others are `Slow`.
+    pub fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+        self.map.variable(column, index)
+    }
+
+    /// The length in bytes that the share `q` (0 to 1) of the values of variable column `column`
+    /// does not exceed; 1 gives the longest. From a sample: of all selected rows where the map holds
+    /// the column, else of the version's first rows. 0 where there are no values.
+    pub fn variable_quantile(&self, column: usize, q: f64) -> u32 {
+        self.map.variable_quantile(column, q)
+    }
+
+    /// Reads rows of variable column `column` through Lance: in any order, duplicates allowed, null
+    /// as none. Works for every row, also for those in the map. Blocks for the reads; the memory is
+    /// what it returns and a thousand rows more.
+    ///
+    /// # Errors
+    /// Where Lance fails or leaves out a row, lists of integers have nulls in them, or the page map
+    /// is damaged.
+    pub fn read_variable_slow(
+        &self,
+        column: usize,
+        indices: &[u64],
+    ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
+        let (column, kind) = &self.variable[column];
+        let addresses = self.addresses(indices)?;
+        wait(slow::variable(&self.dataset, column, kind, &addresses))
     }
 
     /// Reads rows of bytes column `column` through Lance: in any order, duplicates allowed, null
@@ -283,15 +301,17 @@ impl Snapshot {
         column: usize,
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
-        let (name, layout) = &self.bytes[column];
+        let (column, layout) = &self.bytes[column];
         let addresses = self.addresses(indices)?;
-        wait(slow::bytes(&self.dataset, name, *layout, &addresses))
+        wait(slow::bytes(&self.dataset, column, *layout, &addresses))
     }
 
-    /// Reads rows of fixed column `column` through Lance into `out`, one after the other.
+    /// Reads rows of fixed column `column` through Lance into `out`, one after the other. Nulls
+    /// become what [`Snapshot::fixed`] makes of them.
     ///
     /// # Errors
-    /// Where Lance fails or leaves out a row, a value is null, or the page map is damaged.
+    /// Where Lance fails or leaves out a row, the page map is damaged, or an integer is null in a
+    /// column that was not searched for nulls.
     ///
     /// # Panics
     /// If `out` does not have exactly the rows' bytes.
@@ -301,14 +321,23 @@ impl Snapshot {
         indices: &[u64],
         out: &mut [u8],
     ) -> Result<(), SnapshotError> {
-        let (name, kind) = &self.fixed[column];
+        let nulls_are_known = self.map.description().nulls[column].is_some();
+        let (column, kind) = &self.fixed[column];
         assert_eq!(
             out.len(),
             indices.len() * kind.row_bytes(),
-            "bytes for the rows of {name}"
+            "bytes for the rows of {}",
+            column.name
         );
         let addresses = self.addresses(indices)?;
-        wait(slow::fixed(&self.dataset, name, kind, &addresses, out))
+        wait(slow::fixed(
+            &self.dataset,
+            column,
+            kind,
+            nulls_are_known,
+            &addresses,
+            out,
+        ))
     }
 
     /// Takes a run's tag off the version and closes everything. Dropping does the same without
@@ -338,40 +367,6 @@ impl fmt::Debug for Snapshot {
             .field("rows", &self.rows())
             .finish_non_exhaustive()
     }
-}
-
-fn bytes_columns(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-) -> Result<Vec<(String, BytesLayout)>, SnapshotError> {
-    let one = |name: &String| match column(location, dataset, name)?.kind {
-        FieldKind::Bytes(layout) => Ok((name.clone(), layout)),
-        kind => Err(SnapshotError::WrongType {
-            column: name.clone(),
-            found: kind.to_string(),
-            wanted: "encoded images are read from blob, binary or large binary columns".to_owned(),
-        }),
-    };
-    names.iter().map(one).collect()
-}
-
-fn fixed_columns(
-    location: &Location,
-    dataset: &Dataset,
-    names: &[String],
-) -> Result<Vec<(String, FixedKind)>, SnapshotError> {
-    let one = |name: &String| match column(location, dataset, name)?.kind {
-        FieldKind::Fixed(kind) => Ok((name.clone(), kind)),
-        kind => Err(SnapshotError::WrongType {
-            column: name.clone(),
-            found: kind.to_string(),
-            wanted: "dense tensors are made of numbers, bools and fixed-size lists of them; \
-                     strings, dictionaries and lists of varying length come with a later version"
-                .to_owned(),
-        }),
-    };
-    names.iter().map(one).collect()
 }
 
 fn find_or_build(

@@ -115,7 +115,7 @@ impl Cache {
         &self.folder
     }
 
-    fn path(&self, key: &MapKey) -> PathBuf {
+    pub(super) fn path(&self, key: &MapKey) -> PathBuf {
         self.folder.join(format!("{}.{MAP_ENDING}", key.stem()))
     }
 

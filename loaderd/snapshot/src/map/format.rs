@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::locate::FileRef;
 
 /// Another number for every change of what is written.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// Bytes under one checksum.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 /// Sections begin at multiples of this.
@@ -15,6 +15,8 @@ pub(crate) const PAGE_BYTES: u64 = 4096;
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const PLACE_BYTES: usize = 16;
 pub(crate) const RUN_BYTES: usize = 16;
+/// Of one entry in a column of values.
+pub(crate) const ENTRY_BYTES: usize = 8;
 
 const MAGIC: [u8; 8] = *b"LDPGMAP\0";
 /// What a changed Lance could place differently invalidates every map.
@@ -65,6 +67,56 @@ impl Place {
     }
 }
 
+/// One row of a variable column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variable<'a> {
+    /// Its value, in the encoding of [`decode_value`](crate::decode_value).
+    Value(&'a [u8]),
+    /// There is none: the row is null.
+    Null,
+    /// It is not in the page map; ask
+    /// [`Snapshot::read_variable_slow`](crate::Snapshot::read_variable_slow).
+    Slow,
+}
+
+/// Where a row's value begins, and whether it has one here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Value(u64),
+    Null(u64),
+    Slow(u64),
+}
+
+impl Entry {
+    const NULL: u64 = 1 << 63;
+    const SLOW: u64 = 1 << 62;
+
+    pub(crate) fn to_bytes(self) -> [u8; ENTRY_BYTES] {
+        let number = match self {
+            Self::Value(start) => start,
+            Self::Null(start) => start | Self::NULL,
+            Self::Slow(start) => start | Self::SLOW,
+        };
+        number.to_le_bytes()
+    }
+
+    pub(crate) fn from_number(number: u64) -> Self {
+        let start = number & !(Self::NULL | Self::SLOW);
+        match number {
+            number if number & Self::NULL != 0 => Self::Null(start),
+            number if number & Self::SLOW != 0 => Self::Slow(start),
+            _ => Self::Value(start),
+        }
+    }
+
+    /// Where it begins; where the one before it ends.
+    pub(crate) fn start(self) -> u64 {
+        match self {
+            Self::Value(start) | Self::Null(start) | Self::Slow(start) => start,
+        }
+    }
+}
+
 /// What a map is made of: the same key, the same map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MapKey {
@@ -75,6 +127,7 @@ pub(crate) struct MapKey {
     pub(crate) filter: Option<String>,
     pub(crate) bytes_columns: Vec<String>,
     pub(crate) fixed_columns: Vec<String>,
+    pub(crate) variable_columns: Vec<String>,
 }
 
 impl MapKey {
@@ -84,6 +137,7 @@ impl MapKey {
         filter: Option<String>,
         bytes_columns: Vec<String>,
         fixed_columns: Vec<String>,
+        variable_columns: Vec<String>,
     ) -> Self {
         Self {
             format: FORMAT,
@@ -93,6 +147,7 @@ impl MapKey {
             filter,
             bytes_columns,
             fixed_columns,
+            variable_columns,
         }
     }
 
@@ -128,6 +183,25 @@ pub(crate) enum Numbers {
     Raw(Section),
 }
 
+/// Which rows of a fixed column hold a null.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Nulls {
+    /// How many do.
+    pub(crate) rows: u64,
+    /// A bit a row from the lowest of the first byte on, set for a null; none where none is set.
+    /// It ends with the last null's byte.
+    pub(crate) bits: Option<Section>,
+}
+
+/// A variable column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Values {
+    /// An [`Entry`] a row, and one more for the end.
+    pub(crate) entries: Section,
+    /// The values, one after the other.
+    pub(crate) bytes: Section,
+}
+
 /// Everything about the map that is not per row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Description {
@@ -143,6 +217,12 @@ pub(crate) struct Description {
     pub(crate) extents: Vec<Option<Section>>,
     /// Per fixed column; none where it is over the budget.
     pub(crate) fixed: Vec<Option<Section>>,
+    /// Per fixed column; none where it was not searched for nulls.
+    pub(crate) nulls: Vec<Option<Nulls>>,
+    /// Per variable column; none where it is over the budget.
+    pub(crate) values: Vec<Option<Values>>,
+    /// Per variable column, lengths like those of the payloads.
+    pub(crate) value_lengths: Vec<Vec<u32>>,
     pub(crate) addresses: Numbers,
     pub(crate) ids: Numbers,
 }
@@ -152,11 +232,50 @@ impl Description {
         let numbers = [&self.addresses, &self.ids].map(|numbers| match numbers {
             Numbers::Runs(section) | Numbers::Raw(section) => section,
         });
+        let nulls = self.nulls.iter().flatten().flat_map(|nulls| &nulls.bits);
+        let values = self.values.iter().flatten();
         self.extents
             .iter()
             .chain(&self.fixed)
             .flatten()
+            .chain(nulls)
+            .chain(values.flat_map(|values| [&values.entries, &values.bytes]))
             .chain(numbers)
+    }
+
+    /// Whether there is a part for every column of the key, as long as the rows need, so that
+    /// looking up a row finds it. A file with the right hash can still say otherwise.
+    pub(crate) fn is_whole(&self) -> bool {
+        let MapKey {
+            bytes_columns,
+            fixed_columns,
+            variable_columns,
+            ..
+        } = &self.key;
+        let counts = [
+            (bytes_columns, self.extents.len()),
+            (fixed_columns, self.fixed.len()),
+            (fixed_columns, self.nulls.len()),
+            (variable_columns, self.values.len()),
+            (variable_columns, self.value_lengths.len()),
+        ];
+        let is_long = |section: &Section, width: usize, count: Option<u64>| {
+            count.and_then(|count| count.checked_mul(width as u64)) == Some(section.bytes)
+        };
+        let rows = Some(self.rows);
+        let mut extents = self.extents.iter().flatten();
+        let mut values = self.values.iter().flatten();
+        counts.iter().all(|(names, count)| names.len() == *count)
+            && extents.all(|section| is_long(section, PLACE_BYTES, rows))
+            && values.all(|values| is_long(&values.entries, ENTRY_BYTES, self.rows.checked_add(1)))
+            && [&self.addresses, &self.ids]
+                .iter()
+                .all(|numbers| match numbers {
+                    Numbers::Raw(section) => is_long(section, 8, rows),
+                    Numbers::Runs(section) => {
+                        section.bytes > 0 && section.bytes.is_multiple_of(RUN_BYTES as u64)
+                    }
+                })
     }
 }
 
@@ -235,6 +354,17 @@ mod tests {
     }
 
     #[test]
+    fn entries_survive() {
+        for start in [0, 1, (1 << 62) - 1] {
+            for entry in [Entry::Value(start), Entry::Null(start), Entry::Slow(start)] {
+                let number = u64::from_le_bytes(entry.to_bytes());
+                assert_eq!(Entry::from_number(number), entry);
+                assert_eq!(entry.start(), start);
+            }
+        }
+    }
+
+    #[test]
     fn headers_survive_and_notice_a_change() {
         let header = Header {
             tail_offset: 4096,
@@ -263,15 +393,17 @@ mod tests {
                 None,
                 vec!["image".into()],
                 vec!["label".into()],
+                vec!["text".into()],
             )
         };
         let mut stems = vec![key().stem()];
-        let changes: [fn(&mut MapKey); 6] = [
+        let changes: [fn(&mut MapKey); 7] = [
             |k| k.identity = "other".into(),
             |k| k.version = 2,
             |k| k.filter = Some(String::new()),
             |k| k.bytes_columns.clear(),
             |k| k.fixed_columns.push("x".into()),
+            |k| k.variable_columns[0] = "tags".into(),
             |k| k.lance = "15".into(),
         ];
         for change in changes {
@@ -281,6 +413,6 @@ mod tests {
         }
         stems.sort_unstable();
         stems.dedup();
-        assert_eq!(stems.len(), 7);
+        assert_eq!(stems.len(), 8);
     }
 }

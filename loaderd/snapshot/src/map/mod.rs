@@ -8,6 +8,10 @@
 //! 4096     sections, page-aligned, sparse where less was written than reserved:
 //!            extents    16 B a row and bytes column: offset u64, length u32, file u32
 //!            fixed      the rows of a small dense column
+//!            nulls      a bit a row of a dense column that has some, up to the last
+//!            entries    8 B a row and variable column, and 8 B more: where its value begins, 62
+//!                       bits; the highest bit says null, the one below it that it is not here
+//!            values     the values of a variable column
 //!            addresses  u64 a row, or runs (first index u64, first value u64)
 //!            ids        the same
 //! tail     hashes: xxh3 of every 4 MiB of every section; then the description as JSON
@@ -17,6 +21,7 @@
 //! after that nobody writes to it.
 
 mod cache;
+mod columns;
 mod format;
 mod lengths;
 mod reader;
@@ -26,6 +31,8 @@ mod writer;
 mod tests;
 
 pub(crate) use cache::{Cache, Target};
+pub(crate) use columns::{NullsWriter, ValuesWriter};
+pub use format::Variable;
 pub(crate) use format::{Description, FORMAT, MapKey, Place};
 pub(crate) use lengths::Lengths;
 pub(crate) use reader::PageMap;

@@ -14,8 +14,8 @@ use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::format::{
-    CHUNK_BYTES, Description, HEADER_BYTES, Header, Numbers, PLACE_BYTES, Place, RUN_BYTES,
-    Section, u64_at,
+    CHUNK_BYTES, Description, ENTRY_BYTES, Entry, HEADER_BYTES, Header, Numbers, PLACE_BYTES,
+    Place, RUN_BYTES, Section, Variable, u64_at,
 };
 use super::lengths;
 use crate::SnapshotError;
@@ -84,17 +84,62 @@ impl PageMap {
     /// Where row `index` of bytes column `column` lies.
     pub(crate) fn place(&self, column: usize, index: u64) -> Place {
         self.in_range(index);
-        self.description.extents[column]
+        let place = self.description.extents[column]
             .as_ref()
-            .and_then(|section| self.bytes(section, index * PLACE_BYTES as u64, PLACE_BYTES as u64))
-            .map_or(Place::Slow, Place::from_bytes)
+            .and_then(|section| self.item(section, index, PLACE_BYTES))
+            .map_or(Place::Slow, Place::from_bytes);
+        match place {
+            Place::At { file, .. } if file as usize >= self.description.files.len() => {
+                self.damaged(format!("it has no file {file}"));
+                Place::Slow
+            }
+            place => place,
+        }
     }
 
     /// Row `index` of fixed column `column`, where the map holds it.
     pub(crate) fn fixed(&self, column: usize, index: u64, row_bytes: usize) -> Option<&[u8]> {
         self.in_range(index);
-        let section = self.description.fixed[column].as_ref()?;
-        self.bytes(section, index * row_bytes as u64, row_bytes as u64)
+        self.item(self.description.fixed[column].as_ref()?, index, row_bytes)
+    }
+
+    /// Whether row `index` of fixed column `column` is known to hold a null.
+    pub(crate) fn is_null(&self, column: usize, index: u64) -> bool {
+        self.in_range(index);
+        let nulls = self.description.nulls[column].as_ref();
+        let Some(section) = nulls.and_then(|nulls| nulls.bits.as_ref()) else {
+            return false;
+        };
+        index / 8 < section.bytes
+            && self
+                .item(section, index / 8, 1)
+                .is_some_and(|byte| byte[0] & 1 << (index % 8) != 0)
+    }
+
+    /// Row `index` of variable column `column`.
+    pub(crate) fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+        self.in_range(index);
+        let Some(values) = &self.description.values[column] else {
+            return Variable::Slow;
+        };
+        // The row's entry and the next one, which ends it.
+        let start = index.saturating_mul(ENTRY_BYTES as u64);
+        let Some(entries) = self.bytes(&values.entries, start, 2 * ENTRY_BYTES as u64) else {
+            return Variable::Slow;
+        };
+        let end = Entry::from_number(u64_at(entries, ENTRY_BYTES)).start();
+        match Entry::from_number(u64_at(entries, 0)) {
+            Entry::Null(_) => Variable::Null,
+            Entry::Slow(_) => Variable::Slow,
+            Entry::Value(start) => {
+                let Some(length) = end.checked_sub(start) else {
+                    self.damaged(format!("value {index} ends before it begins"));
+                    return Variable::Slow;
+                };
+                self.bytes(&values.bytes, start, length)
+                    .map_or(Variable::Slow, Variable::Value)
+            }
+        }
     }
 
     pub(crate) fn address(&self, index: u64) -> Option<u64> {
@@ -107,6 +152,10 @@ impl PageMap {
 
     pub(crate) fn length_quantile(&self, q: f64) -> u32 {
         lengths::quantile(&self.description.lengths, q)
+    }
+
+    pub(crate) fn variable_quantile(&self, column: usize, q: f64) -> u32 {
+        lengths::quantile(&self.description.value_lengths[column], q)
     }
 
     #[cfg(test)]
@@ -125,7 +174,7 @@ impl PageMap {
     fn number(&self, numbers: &Numbers, index: u64) -> Option<u64> {
         self.in_range(index);
         match numbers {
-            Numbers::Raw(section) => Some(u64_at(self.bytes(section, index * 8, 8)?, 0)),
+            Numbers::Raw(section) => Some(u64_at(self.item(section, index, 8)?, 0)),
             Numbers::Runs(section) => {
                 let runs = self.bytes(section, 0, section.bytes)?;
                 let (mut low, mut high) = (0, runs.len() / RUN_BYTES);
@@ -139,14 +188,20 @@ impl PageMap {
                 }
                 let first = u64_at(runs, low * RUN_BYTES);
                 let value = u64_at(runs, low * RUN_BYTES + 8);
-                Some(value.wrapping_add(index - first))
+                Some(value.wrapping_add(index.wrapping_sub(first)))
             }
         }
     }
 
+    /// Item `index` of a section of items that are `width` bytes long.
+    fn item(&self, section: &Section, index: u64, width: usize) -> Option<&[u8]> {
+        let width = width as u64;
+        self.bytes(section, index.saturating_mul(width), width)
+    }
+
     /// Bytes of a section, once the chunks they lie in are known to be good.
     fn bytes(&self, section: &Section, start: u64, length: u64) -> Option<&[u8]> {
-        let end = start + length;
+        let end = start.saturating_add(length);
         if end > section.bytes {
             self.damaged(format!("it ends before byte {end} of a section"));
             return None;
@@ -214,5 +269,5 @@ fn checked(memory: &[u8]) -> Option<(Description, usize, usize)> {
                 .checked_add(section.chunks())
                 .is_some_and(|end| end <= chunks)
     });
-    inside.then_some((description, hashes_offset, chunks))
+    (inside && description.is_whole()).then_some((description, hashes_offset, chunks))
 }

@@ -6,12 +6,37 @@ use std::os::unix::fs::FileExt;
 
 use tempfile::TempDir;
 
-use super::format::{CHUNK_BYTES, Numbers, PAGE_BYTES};
+use super::format::{CHUNK_BYTES, HEADER_BYTES, Header, Numbers, PAGE_BYTES};
 use super::*;
 use crate::SnapshotError;
 
 fn key() -> MapKey {
-    MapKey::new("identity".into(), 1, None, Vec::new(), Vec::new())
+    MapKey::new(
+        "identity".into(),
+        1,
+        None,
+        Vec::new(),
+        vec!["number".into()],
+        vec!["text".into()],
+    )
+}
+
+/// Row `index` of the variable column: a null, a value elsewhere, or up to 19 bytes.
+fn value(index: u64, bytes: &mut Vec<u8>) -> Variable<'_> {
+    bytes.clear();
+    match index {
+        _ if index % 5 == 3 => Variable::Null,
+        _ if index % 7 == 4 => Variable::Slow,
+        _ => {
+            bytes.extend(row(index, (index % 20) as usize));
+            Variable::Value(bytes)
+        }
+    }
+}
+
+/// Whether row `index` of the fixed column is null.
+fn is_null(index: u64) -> bool {
+    index % 100_000 > 99_990
 }
 
 /// A map with one fixed column of `row_bytes` and these numbers as addresses and ids.
@@ -19,6 +44,9 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
     let rows = addresses.len() as u64;
     let mut writer = MapWriter::new(cache.target(&key()).unwrap());
     let mut section = writer.section(rows * row_bytes as u64);
+    let mut nulls = NullsWriter::new(&mut writer, rows);
+    let mut values = ValuesWriter::new(&mut writer, rows, rows * 19);
+    let mut scratch = Vec::new();
     let mut first = writer.numbers(rows);
     let mut second = writer.numbers(rows);
     for start in (0..addresses.len()).step_by(8192) {
@@ -27,6 +55,13 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
             .flat_map(|i| row(i as u64, row_bytes))
             .collect();
         writer.append(&mut section, &bytes).unwrap();
+        let flags: Vec<bool> = (start..end).map(|i| is_null(i as u64)).collect();
+        let flags = flags.contains(&true).then_some(flags.as_slice());
+        nulls.append(&writer, end - start, flags).unwrap();
+        for i in start..end {
+            let value = value(i as u64, &mut scratch);
+            values.append(&writer, value).unwrap();
+        }
         writer
             .append_numbers(&mut first, &addresses[start..end])
             .unwrap();
@@ -43,6 +78,9 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
         lengths: Vec::new(),
         extents: Vec::new(),
         fixed: vec![Some(writer.close(section).unwrap())],
+        nulls: vec![Some(nulls.close(&mut writer).unwrap())],
+        values: vec![Some(values.close(&mut writer).unwrap())],
+        value_lengths: vec![Vec::new()],
         addresses: writer.close_numbers(first).unwrap(),
         ids: writer.close_numbers(second).unwrap(),
     };
@@ -80,6 +118,15 @@ fn rows_across_chunks_and_the_damage_of_one() {
         assert_eq!(map.fixed(0, index, row_bytes), Some(expected.as_slice()));
     }
     assert_eq!(map.chunks_verified(), 5);
+
+    let mut scratch = Vec::new();
+    for index in 0..rows {
+        assert_eq!(map.variable(0, index), value(index, &mut scratch));
+        assert_eq!(map.is_null(0, index), is_null(index), "row {index}");
+    }
+    let expected = (0..rows).filter(|index| is_null(*index)).count() as u64;
+    assert_eq!(map.description().nulls[0].as_ref().unwrap().rows, expected);
+    map.check().unwrap();
 
     let path = folder.path().join(format!("{}.map", key().stem()));
     let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -136,4 +183,75 @@ fn a_full_disk() {
     assert!(error.to_string().contains("12345 bytes"), "{error}");
     drop(target);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// A map of 1,000 rows whose description was changed and whose hash was made to fit.
+fn forged(cache: &Cache, change: impl FnOnce(&mut Description)) -> Option<PageMap> {
+    // Counting down, they are stored one by one.
+    let numbers: Vec<u64> = (0..1000).rev().collect();
+    let mut description = write(cache, 8, &numbers, &numbers).description().clone();
+    change(&mut description);
+    let path = cache.path(&key());
+    let mut bytes = fs::read(&path).unwrap();
+    let header = Header::from_bytes(&bytes).unwrap();
+    let json_at = header.tail_offset as usize + header.chunks as usize * 8;
+    bytes.truncate(json_at);
+    bytes.extend_from_slice(&serde_json::to_vec(&description).unwrap());
+    let mut header = Header {
+        json_bytes: (bytes.len() - json_at) as u64,
+        hash: 0,
+        ..header
+    };
+    header.hash = header.hash_with(&bytes[header.tail_offset as usize..]);
+    bytes[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    fs::write(&path, bytes).unwrap();
+    cache.find(&key()).unwrap()
+}
+
+#[test]
+fn descriptions_that_do_not_fit_their_map() {
+    let (_folder, cache) = cache();
+    assert!(forged(&cache, |_| {}).is_some());
+    let changes: [fn(&mut Description); 9] = [
+        |d| d.rows += 1,
+        |d| d.rows = u64::MAX,
+        |d| d.fixed.clear(),
+        |d| d.nulls.clear(),
+        |d| d.values.push(None),
+        |d| d.value_lengths.clear(),
+        |d| d.values[0].as_mut().unwrap().entries.bytes -= 1,
+        |d| d.values[0].as_mut().unwrap().bytes.offset = u64::MAX,
+        |d| d.fixed[0].as_mut().unwrap().first_chunk = usize::MAX,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        assert!(forged(&cache, change).is_none(), "change {at}");
+    }
+}
+
+#[test]
+fn rows_that_point_nowhere() {
+    let (_folder, cache) = cache();
+    let map = forged(&cache, |d| d.values[0].as_mut().unwrap().bytes.bytes = 0);
+    let map = map.unwrap();
+    assert_eq!(map.variable(0, 3), Variable::Null);
+    map.check().unwrap();
+    assert_eq!(map.variable(0, 1), Variable::Slow);
+    assert!(map.check().unwrap_err().to_string().contains("ends before"));
+
+    // The addresses, which count down, as the places where values begin.
+    let map = forged(&cache, |d| {
+        let Numbers::Raw(raw) = d.addresses.clone() else {
+            panic!("{:?}", d.addresses)
+        };
+        d.rows -= 1;
+        d.values[0].as_mut().unwrap().entries = raw.clone();
+        d.addresses = Numbers::Runs(raw.clone());
+        d.ids = Numbers::Runs(raw);
+    });
+    let map = map.unwrap();
+    assert_eq!(map.variable(0, 998), Variable::Slow);
+    let error = map.check().unwrap_err().to_string();
+    assert!(error.contains("value 998 ends before it begins"), "{error}");
+    // Runs that begin behind the row that is looked for.
+    assert!(map.address(0).is_some());
 }

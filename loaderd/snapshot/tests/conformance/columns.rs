@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, FixedSizeListArray, Float16Array, Int64Array, RecordBatch,
+    Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, DurationNanosecondArray,
+    FixedSizeListArray, Float16Array, Int64Array, RecordBatch, Time32SecondArray,
+    TimestampMicrosecondArray,
 };
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{Field, Schema};
 use half::f16;
-use loaderd_snapshot::{DType, FieldKind, FixedKind, Snapshot, SnapshotError, SnapshotRequest};
+use loaderd_snapshot::{
+    ColumnRef, DType, FieldKind, FixedKind, Snapshot, SnapshotError, SnapshotRequest,
+};
 
 use crate::common::*;
 
@@ -107,36 +111,86 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
 }
 
 #[test]
-fn nulls_are_refused_at_open_unless_filtered_away() {
+fn nulls_are_told_from_zeros() {
     let place = Place::new();
     let numbers: Int64Array = (0..ROWS as i64)
         .map(|i| (i % 100 != 7).then_some(i))
         .collect();
+    let bits: BooleanArray = (0..ROWS).map(|i| (i != 499).then_some(true)).collect();
     write(
         &place,
         vec![
             ("number", Arc::new(numbers)),
+            ("bit", Arc::new(bits)),
             ("vector", Arc::new(vectors(4, Some(33)))),
             ("wide", Arc::new(vectors(300, Some(444)))),
+            ("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
         ],
     );
-    for (column, nulls) in [("number", 5), ("vector", 1), ("wide", 1)] {
-        let error = open(&place, &[column], None).unwrap_err();
-        let SnapshotError::Nulls {
-            column: named,
-            count,
-        } = &error
-        else {
-            panic!("{error}")
-        };
-        assert_eq!((named.as_str(), *count), (column, nulls));
-        assert!(
-            error.to_string().contains(&format!("{column} IS NOT NULL")),
-            "{error}"
-        );
-        let filter = format!("{column} IS NOT NULL");
-        let snapshot = open(&place, &[column], Some(&filter)).unwrap();
-        assert_eq!(snapshot.rows(), ROWS as u64 - nulls);
+    let nan: Vec<u8> = le((0..300).map(|_| f32::NAN.to_le_bytes()));
+    let cases: [(&str, &[u64], &[u8]); 5] = [
+        ("number", &[7, 107, 207, 307, 407], &[0; 8]),
+        ("bit", &[499], &[0]),
+        ("vector", &[33], &nan[..16]),
+        ("wide", &[444], &nan),
+        ("id", &[], &[]),
+    ];
+    for (name, nulls, null) in cases {
+        let snapshot = open(&place, &[name], None).unwrap();
+        assert_eq!(snapshot.fixed_nulls(0), nulls.len() as u64, "{name}");
+        for row in 0..ROWS as u64 {
+            let is_valid = snapshot.is_valid(ColumnRef::Fixed(0), row);
+            assert_eq!(is_valid, !nulls.contains(&row), "{name} of {row}");
+            let mut slow = vec![0; snapshot.fixed_kind(0).row_bytes()];
+            snapshot.read_fixed_slow(0, &[row], &mut slow).unwrap();
+            if let Some(fast) = snapshot.fixed(0, row) {
+                assert_eq!(slow, fast, "{name} of {row}");
+            }
+            if !is_valid {
+                assert_eq!(slow, null, "{name} of {row}");
+            }
+        }
+        if !nulls.is_empty() {
+            let filter = format!("{name} IS NOT NULL");
+            let snapshot = open(&place, &[name], Some(&filter)).unwrap();
+            assert_eq!(snapshot.rows(), (ROWS - nulls.len()) as u64);
+            assert_eq!(snapshot.fixed_nulls(0), 0);
+        }
+    }
+}
+
+#[test]
+fn times_are_counts_of_their_unit() {
+    let place = Place::new();
+    let each = || 0..ROWS as i64;
+    let zoned = TimestampMicrosecondArray::from_iter_values(each()).with_timezone("+02:00");
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("stamp", Arc::new(zoned)),
+        (
+            "date",
+            Arc::new(Date32Array::from_iter_values(0..ROWS as i32)),
+        ),
+        (
+            "time",
+            Arc::new(Time32SecondArray::from_iter_values(0..ROWS as i32)),
+        ),
+        (
+            "span",
+            Arc::new(DurationNanosecondArray::from_iter_values(each())),
+        ),
+    ];
+    write(&place, columns);
+    let snapshot = open(&place, &["stamp", "date", "time", "span"], None).unwrap();
+    let number = 123_u8;
+    for (column, dtype) in [DType::Int64, DType::Int32, DType::Int32, DType::Int64]
+        .into_iter()
+        .enumerate()
+    {
+        assert_eq!(snapshot.fixed_kind(column).dtype, dtype);
+        let mut expected = vec![0; dtype.itemsize()];
+        expected[0] = number;
+        let found = snapshot.fixed(column, u64::from(number));
+        assert_eq!(found, Some(expected.as_slice()), "{column}");
     }
 }
 
@@ -155,14 +209,19 @@ fn a_column_named_twice() {
 fn other_columns_are_refused_with_their_type() {
     let place = Place::new();
     let names = arrow_array::StringArray::from_iter_values((0..ROWS).map(|i| i.to_string()));
-    write(&place, vec![("name", Arc::new(names))]);
-    let error = open(&place, &["name"], None).unwrap_err();
-    let SnapshotError::WrongType { column, found, .. } = &error else {
-        panic!("{error}")
-    };
-    assert_eq!((column.as_str(), found.as_str()), ("name", "Utf8"));
-    assert!(error.to_string().contains("later version"), "{error}");
+    let prices = Decimal128Array::from_iter_values(0..ROWS as i128);
+    let arrow_type = prices.data_type().to_string();
+    write(
+        &place,
+        vec![("name", Arc::new(names)), ("price", Arc::new(prices))],
+    );
+    for (name, kind) in [("name", "text"), ("price", arrow_type.as_str())] {
+        let error = open(&place, &[name], None).unwrap_err();
+        let SnapshotError::WrongType { column, found, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!((column.as_str(), found.as_str()), (name, kind));
+    }
     let fields = Snapshot::schema(&place.uri, &place.request().version).unwrap();
-    let arrow_type = DataType::Utf8.to_string();
-    assert_eq!(fields[0].kind, FieldKind::Other { arrow_type });
+    assert_eq!(fields[1].kind, FieldKind::Other { arrow_type });
 }

@@ -1,16 +1,16 @@
 //! Datasets written with Lance, and the comparison that all tests share.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::future::Future;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
 use arrow_schema::{DataType, Field, Schema};
 use lance::dataset::{WriteMode, WriteParams};
 use lance::{BlobArrayBuilder, BlobFieldOptions, Dataset, blob_field_with_options};
 use lance_file::version::LanceFileVersion;
+use loaderd_read::{Buffer, Config, Extent, Mode, ReadError, Reader};
 use loaderd_snapshot::{Payload, Protect, Snapshot, SnapshotError, SnapshotRequest, VersionRef};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -49,6 +49,7 @@ impl Place {
             filter: None,
             bytes_columns: vec!["image".into()],
             fixed_columns: vec!["id".into()],
+            variable_columns: Vec::new(),
             protect: Protect::None,
             run: "test".into(),
             cache_dir: self.folder.path().join("cache"),
@@ -77,6 +78,15 @@ impl Place {
         batch: &RecordBatch,
         change: impl FnOnce(&mut WriteParams),
     ) -> Dataset {
+        self.try_write(batch, change).unwrap()
+    }
+
+    /// The same, where Lance may refuse it.
+    pub(crate) fn try_write(
+        &self,
+        batch: &RecordBatch,
+        change: impl FnOnce(&mut WriteParams),
+    ) -> lance::Result<Dataset> {
         let mut params = WriteParams {
             mode: if std::path::Path::new(&self.uri).exists() {
                 WriteMode::Append
@@ -88,7 +98,7 @@ impl Place {
         };
         change(&mut params);
         let reader = RecordBatchIterator::new([Ok(batch.clone())], batch.schema());
-        block_on(Dataset::write(reader, &self.uri, Some(params))).unwrap()
+        block_on(Dataset::write(reader, &self.uri, Some(params)))
     }
 }
 
@@ -147,6 +157,31 @@ pub(crate) fn format(version: LanceFileVersion) -> impl FnOnce(&mut WriteParams)
     move |params| params.data_storage_version = Some(version)
 }
 
+/// The daemon's reader, one extent at a time, over the files that a snapshot holds open.
+pub(crate) struct ExtentReader(Reader);
+
+impl ExtentReader {
+    pub(crate) fn new(snapshot: &Snapshot) -> Self {
+        let config = Config {
+            mode: Mode::Buffered,
+            ..Config::for_lengths(4_096, 1 << 17)
+        };
+        Self(Reader::new(snapshot.files().clone(), config).unwrap())
+    }
+
+    pub(crate) fn read(&mut self, extent: Extent) -> Result<Vec<u8>, ReadError> {
+        assert!(self.0.submit(0, extent));
+        let mut found = None;
+        while found.is_none() {
+            let mut done = |_, result: Result<Buffer, ReadError>| {
+                found = Some(result.map(|bytes| bytes.to_vec()));
+            };
+            self.0.complete(Duration::from_secs(1), &mut done).unwrap();
+        }
+        found.unwrap()
+    }
+}
+
 /// How the rows of a snapshot are stored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ways {
@@ -159,6 +194,7 @@ pub(crate) struct Ways {
 pub(crate) fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) -> Ways {
     assert_eq!(snapshot.rows(), expected.len() as u64);
     let mut ways = Ways::default();
+    let mut reader = ExtentReader::new(snapshot);
     // Backwards and the first one twice: any order, duplicates allowed.
     let mut order: Vec<u64> = (0..snapshot.rows()).rev().collect();
     order.push(0);
@@ -169,11 +205,7 @@ pub(crate) fn conform(snapshot: &Snapshot, column: usize, expected: &[Value]) ->
         assert_eq!(value, expected, "row {index}, slow");
         match snapshot.payload(column, *index) {
             Payload::Extent(extent) => {
-                let mut fast = vec![0; extent.length as usize];
-                File::open(snapshot.files().path(extent.file))
-                    .unwrap()
-                    .read_exact_at(&mut fast, extent.offset)
-                    .unwrap();
+                let fast = reader.read(extent).unwrap();
                 assert_eq!(Some(fast), *expected, "row {index}, fast");
                 ways.extent += 1;
             }

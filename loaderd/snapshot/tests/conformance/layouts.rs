@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BinaryArray, LargeBinaryArray};
+use arrow_array::{Array, ArrayRef, BinaryArray, LargeBinaryArray, StructArray};
 use arrow_schema::{DataType, Field};
 use lance::{BlobArrayBuilder, BlobFieldOptions, blob_field_with_options};
 use lance_file::version::LanceFileVersion;
-use loaderd_snapshot::{BytesLayout, FieldKind, Snapshot};
+use loaderd_snapshot::{BytesLayout, FieldKind, Snapshot, SnapshotRequest};
 
 use crate::common::*;
 
@@ -18,12 +18,9 @@ fn packed_blobs_have_extents() {
     let snapshot = place.open();
     let ways = conform(&snapshot, 0, &values);
     let nulls = values.iter().filter(|v| v.is_none()).count();
-    // Lance keeps empty values inline.
-    let empty = values.iter().flatten().filter(|v| v.is_empty()).count();
-    let first_again = 1;
-    assert_eq!((ways.null, ways.slow), (nulls, empty + first_again));
-    assert!(ways.extent > 200, "{ways:?}");
-    assert_eq!(snapshot.files().len(), 1);
+    assert_eq!((ways.null, ways.slow), (nulls, 0));
+    // Lance keeps empty values inline, in the data file.
+    assert_eq!(snapshot.files().len(), 2);
     let longest = values.iter().flatten().map(Vec::len).max().unwrap();
     assert_eq!(snapshot.length_quantile(1.0) as usize, longest);
     assert!(snapshot.length_quantile(0.5) < snapshot.length_quantile(1.0));
@@ -54,8 +51,8 @@ fn dedicated_blobs_have_extents() {
     assert!(large > 20);
     assert_eq!(
         snapshot.files().len(),
-        large + 1,
-        "one pack and a file for each large one"
+        large + 2,
+        "one pack, the data file with empty values, and a file for each large one"
     );
     assert!(ways.extent > large);
 }
@@ -73,13 +70,37 @@ fn many_dedicated_blobs_are_not_all_kept_open() {
 }
 
 #[test]
-fn inline_blobs_are_left_to_lance() {
+fn inline_blobs_have_extents_in_the_data_file() {
     let place = Place::new();
     let values = values(0, 100, 3_000);
     place.write(&blob_batch(0, &values, BlobFieldOptions::default()), |_| {});
-    let ways = conform(&place.open(), 0, &values);
-    assert_eq!(ways.extent, 0);
-    assert!(ways.slow > 80 && ways.null > 10, "{ways:?}");
+    let snapshot = place.open();
+    let ways = conform(&snapshot, 0, &values);
+    assert_eq!(ways.slow, 0);
+    assert!(ways.extent > 80 && ways.null > 10, "{ways:?}");
+    assert_eq!(snapshot.files().len(), 1);
+    let path = snapshot.files().path(0);
+    assert!(
+        path.extension().is_some_and(|end| end == "lance"),
+        "{path:?}"
+    );
+}
+
+#[test]
+fn blobs_inside_of_structs_have_extents() {
+    let place = Place::new();
+    let values = values(1, 60, 3_000);
+    let batch = blob_batch(1, &values, packed());
+    let image = batch.schema().field(1).clone();
+    let frame = StructArray::new(vec![image].into(), vec![batch.column(1).clone()], None);
+    let field = Field::new("frame", frame.data_type().clone(), false);
+    place.write(&crate::common::batch(1, field, Arc::new(frame)), |_| {});
+    let snapshot = Snapshot::open(SnapshotRequest {
+        bytes_columns: vec!["frame.image".into()],
+        ..place.request()
+    });
+    let ways = conform(&snapshot.unwrap(), 0, &values);
+    assert_eq!(ways.slow, 0);
 }
 
 #[test]

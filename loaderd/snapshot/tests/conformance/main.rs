@@ -3,12 +3,16 @@
 //! One binary, because linking Lance takes longer than all of these tests.
 
 mod common;
+mod model;
 
 mod cache;
 mod columns;
 mod errors;
 mod ingest;
 mod layouts;
+mod matrix;
 mod mutations;
 mod protect;
 mod selection;
+mod troubles;
+mod variable;

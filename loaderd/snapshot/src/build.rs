@@ -1,0 +1,323 @@
+//! Batches of a scan to the sections of a page map.
+//!
+//! In: columns, what is known of their sizes, batches. Out: a published map. It decides which columns
+//! the map has room for, and no list in it grows with the rows.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_array::{RecordBatch, StructArray};
+use lance::Dataset;
+use lance_core::{ROW_ADDR, ROW_ID};
+
+use crate::SnapshotError;
+use crate::column::Column;
+use crate::field::{BytesLayout, FixedKind, RaggedKind};
+use crate::fixed;
+use crate::gather::{Gathered, gather};
+use crate::locate::{Files, Locator};
+use crate::map::{
+    Description, Lengths, MapKey, MapWriter, NullsWriter, NumbersWriter, SectionWriter, Target,
+    ValuesWriter, Variable,
+};
+
+/// What all mapped fixed columns may take per row.
+const FIXED_ROW_BYTES_MAX: usize = 64;
+/// What all mapped fixed columns may take together.
+const FIXED_BYTES_MAX: u64 = 1 << 30;
+/// What all mapped variable columns may take per row, on average over the rows sampled.
+const VARIABLE_ROW_BYTES_MAX: u64 = 4096;
+/// What all mapped variable columns may take together. Values beyond it, where there are more than
+/// the sample let expect, are read through Lance.
+const VARIABLE_BYTES_MAX: u64 = 1 << 30;
+/// What one value of a variable column may take; longer ones are read through Lance.
+const VALUE_BYTES_MAX: u64 = 64 << 10;
+/// A fixed column beyond those budgets is still searched for nulls at open while it is this small;
+/// a larger one is checked when it is read.
+const NULL_CHECK_BYTES_MAX: u64 = 1 << 30;
+
+/// What is scanned.
+pub(crate) struct Columns<'a> {
+    pub(crate) bytes: &'a [(Column, BytesLayout)],
+    pub(crate) fixed: &'a [(Column, FixedKind)],
+    pub(crate) variable: &'a [(Column, RaggedKind)],
+}
+
+struct BytesColumn {
+    column: Column,
+    /// None for a column that Lance reads as a whole.
+    located: Option<(Locator, SectionWriter)>,
+}
+
+struct FixedColumn {
+    column: Column,
+    kind: FixedKind,
+    section: Option<SectionWriter>,
+    /// None for a column that is not scanned.
+    nulls: Option<NullsWriter>,
+}
+
+struct VariableColumn {
+    column: Column,
+    kind: RaggedKind,
+    /// None for a column that is not scanned.
+    values: Option<ValuesWriter>,
+    lengths: Lengths,
+    /// Nulls without a value so far. With the first one the map is lost; the scan goes on to count.
+    holes: u64,
+}
+
+/// A map in the making.
+pub(crate) struct Build {
+    writer: MapWriter,
+    bytes: Vec<BytesColumn>,
+    fixed: Vec<FixedColumn>,
+    variable: Vec<VariableColumn>,
+    variable_bytes_left: u64,
+    addresses: NumbersWriter,
+    ids: NumbersWriter,
+    files: Files,
+    lengths: Lengths,
+    hasher: blake3::Hasher,
+    pub(crate) rows: u64,
+    scratch: Vec<u8>,
+}
+
+impl Build {
+    /// `samples` are lengths of the first values of each variable column.
+    pub(crate) fn new(
+        dataset: &Arc<Dataset>,
+        columns: &Columns<'_>,
+        samples: Vec<Vec<Option<usize>>>,
+        rows_max: u64,
+        target: Target,
+    ) -> Self {
+        let mut writer = MapWriter::new(target);
+        let bytes = columns.bytes.iter().map(|(column, layout)| BytesColumn {
+            column: column.clone(),
+            located: layout.is_blob().then(|| {
+                let locator = Locator::new(dataset, column.field_id, *layout);
+                (locator, writer.section(rows_max * 16))
+            }),
+        });
+        let bytes = bytes.collect();
+        Self {
+            bytes,
+            fixed: fixed_columns(columns.fixed, rows_max, &mut writer),
+            variable: variable_columns(columns.variable, samples, rows_max, &mut writer),
+            variable_bytes_left: VARIABLE_BYTES_MAX,
+            addresses: writer.numbers(rows_max),
+            ids: writer.numbers(rows_max),
+            writer,
+            files: Files::default(),
+            lengths: Lengths::default(),
+            hasher: blake3::Hasher::new(),
+            rows: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The columns to scan.
+    pub(crate) fn scanned(&self) -> impl Iterator<Item = &Column> {
+        let bytes = self.bytes.iter().filter(|c| c.located.is_some());
+        let fixed = self.fixed.iter().filter(|c| c.nulls.is_some());
+        let variable = self.variable.iter().filter(|c| c.values.is_some());
+        bytes
+            .map(|c| &c.column)
+            .chain(fixed.map(|c| &c.column))
+            .chain(variable.map(|c| &c.column))
+    }
+
+    /// Takes in a batch of the columns that are scanned.
+    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<(), SnapshotError> {
+        let addresses = batch[ROW_ADDR].as_primitive::<UInt64Type>().values();
+        let ids = batch[ROW_ID].as_primitive::<UInt64Type>().values();
+        for column in &mut self.bytes {
+            let Some((locator, section)) = &mut column.located else {
+                continue;
+            };
+            self.scratch.clear();
+            let array = column.column.array(batch);
+            let descriptors: &StructArray = array.as_struct();
+            locator.locate(
+                descriptors,
+                addresses,
+                &mut self.files,
+                &mut self.lengths,
+                &mut self.scratch,
+            )?;
+            self.writer.append(section, &self.scratch)?;
+        }
+        for column in &mut self.fixed {
+            let Some(nulls) = &mut column.nulls else {
+                continue;
+            };
+            self.scratch.clear();
+            let array = column.column.array(batch);
+            let found = fixed::append(&array, &column.kind, &mut self.scratch);
+            nulls.append(&self.writer, batch.num_rows(), found.as_deref())?;
+            if let Some(section) = &mut column.section {
+                self.writer.append(section, &self.scratch)?;
+            }
+        }
+        for column in &mut self.variable {
+            column.add(batch, &self.writer, &mut self.variable_bytes_left)?;
+        }
+        for address in addresses {
+            self.hasher.update(&address.to_le_bytes());
+        }
+        self.writer.append_numbers(&mut self.addresses, addresses)?;
+        self.writer.append_numbers(&mut self.ids, ids)?;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Publishes the map, unless what was scanned cannot be read.
+    pub(crate) fn finish(mut self, key: MapKey, rows_in_version: u64) -> Result<(), SnapshotError> {
+        if let Some(column) = self.variable.iter().find(|column| column.holes > 0) {
+            let (name, kind) = (&column.column.name, &column.kind);
+            return Err(SnapshotError::list_nulls(name, kind, column.holes));
+        }
+        let writer = &mut self.writer;
+        let mut extents = Vec::new();
+        for column in self.bytes {
+            let section = column.located.map(|(_, section)| writer.close(section));
+            extents.push(section.transpose()?);
+        }
+        let (mut fixed, mut nulls) = (Vec::new(), Vec::new());
+        for column in self.fixed {
+            let section = column.section.map(|section| writer.close(section));
+            fixed.push(section.transpose()?);
+            nulls.push(column.nulls.map(|nulls| nulls.close(writer)).transpose()?);
+        }
+        let (mut values, mut value_lengths) = (Vec::new(), Vec::new());
+        for column in self.variable {
+            values.push(column.values.map(|part| part.close(writer)).transpose()?);
+            value_lengths.push(column.lengths.finish());
+        }
+        let description = Description {
+            key,
+            rows: self.rows,
+            rows_in_version,
+            selection_hash: self.hasher.finalize().to_hex().to_string(),
+            files: self.files.into_refs(),
+            lengths: self.lengths.finish(),
+            extents,
+            fixed,
+            nulls,
+            values,
+            value_lengths,
+            addresses: self.writer.close_numbers(self.addresses)?,
+            ids: self.writer.close_numbers(self.ids)?,
+        };
+        self.writer.finish(&description)
+    }
+}
+
+/// Gives the columns places in the map, as far as the budgets go.
+fn fixed_columns(
+    columns: &[(Column, FixedKind)],
+    rows_max: u64,
+    writer: &mut MapWriter,
+) -> Vec<FixedColumn> {
+    let (mut row_bytes_left, mut bytes_left) = (FIXED_ROW_BYTES_MAX, FIXED_BYTES_MAX);
+    let fixed = columns.iter().map(|(column, kind)| {
+        let row_bytes = kind.row_bytes();
+        let all_bytes = rows_max.saturating_mul(row_bytes as u64);
+        let is_mapped = row_bytes <= row_bytes_left && all_bytes <= bytes_left;
+        if is_mapped {
+            row_bytes_left -= row_bytes;
+            bytes_left -= all_bytes;
+        }
+        let is_scanned = is_mapped || all_bytes <= NULL_CHECK_BYTES_MAX;
+        FixedColumn {
+            column: column.clone(),
+            kind: kind.clone(),
+            section: is_mapped.then(|| writer.section(all_bytes)),
+            nulls: is_scanned.then(|| NullsWriter::new(writer, rows_max)),
+        }
+    });
+    fixed.collect()
+}
+
+/// The same for variable columns, by what their samples let expect.
+fn variable_columns(
+    columns: &[(Column, RaggedKind)],
+    samples: Vec<Vec<Option<usize>>>,
+    rows_max: u64,
+    writer: &mut MapWriter,
+) -> Vec<VariableColumn> {
+    let (mut row_bytes_left, mut bytes_left) = (VARIABLE_ROW_BYTES_MAX, VARIABLE_BYTES_MAX);
+    let variable = columns.iter().zip(samples).map(|((column, kind), sample)| {
+        let sum: u64 = sample.iter().flatten().map(|length| *length as u64).sum();
+        let row_bytes = sum.div_ceil((sample.len() as u64).max(1));
+        let all_bytes = rows_max.saturating_mul(row_bytes);
+        let is_mapped = row_bytes <= row_bytes_left && all_bytes <= bytes_left;
+        let mut lengths = Lengths::default();
+        if is_mapped {
+            row_bytes_left -= row_bytes;
+            bytes_left -= all_bytes;
+        } else {
+            let sample = sample.into_iter().flatten();
+            sample.for_each(|length| lengths.push(saturated(length)));
+        }
+        // More than expected, up to the whole budget; the file is sparse.
+        let bytes_max = VARIABLE_BYTES_MAX.min(rows_max.saturating_mul(VALUE_BYTES_MAX));
+        VariableColumn {
+            column: column.clone(),
+            kind: kind.clone(),
+            values: is_mapped.then(|| ValuesWriter::new(writer, rows_max, bytes_max)),
+            lengths,
+            holes: 0,
+        }
+    });
+    variable.collect()
+}
+
+impl VariableColumn {
+    fn add(
+        &mut self,
+        batch: &RecordBatch,
+        writer: &MapWriter,
+        bytes_left: &mut u64,
+    ) -> Result<(), SnapshotError> {
+        let Some(values) = &mut self.values else {
+            return Ok(());
+        };
+        let found = gathered(&self.column, &self.kind, batch)?;
+        self.holes += found.holes;
+        for value in &found.values {
+            let value = match value {
+                None => Variable::Null,
+                Some(value) => {
+                    self.lengths.push(saturated(value.len()));
+                    let bytes = value.len() as u64;
+                    if bytes <= VALUE_BYTES_MAX && bytes <= *bytes_left {
+                        *bytes_left -= bytes;
+                        Variable::Value(value)
+                    } else {
+                        Variable::Slow
+                    }
+                }
+            };
+            values.append(writer, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn saturated(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// The values of `column` in `batch`.
+pub(crate) fn gathered(
+    column: &Column,
+    kind: &RaggedKind,
+    batch: &RecordBatch,
+) -> Result<Gathered, SnapshotError> {
+    gather(&column.array(batch), kind).ok_or_else(|| SnapshotError::ValueTooLong {
+        column: column.name.clone(),
+    })
+}
