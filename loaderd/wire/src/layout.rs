@@ -104,6 +104,30 @@ impl Layout {
             slot_bytes,
         })
     }
+
+    /// Checks that every tensor lies within the slot, as a reader must who does not trust
+    /// the writer: it would read beyond the mapping. The error names the tensor.
+    pub fn check(&self) -> Result<(), String> {
+        for tensor in &self.tensors {
+            // A size of 0 hides nothing: the product of the others must fit as well, since
+            // whoever takes the tensor multiplies them in an order of his own.
+            let elements = tensor
+                .shape
+                .iter()
+                .chain([&u64::from(self.batch_size)])
+                .try_fold(1u64, |all, &side| all.checked_mul(side.max(1)));
+            let end = elements
+                .and_then(|elements| elements.checked_mul(tensor.dtype.itemsize()))
+                .and_then(|bytes| bytes.checked_add(tensor.offset));
+            if end.is_none_or(|end| end > self.slot_bytes) {
+                return Err(format!(
+                    "tensor \"{}\" does not fit into a slot of {} bytes",
+                    tensor.name, self.slot_bytes
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +153,32 @@ mod tests {
         }
         assert!(layout.slot_bytes >= end);
         assert_eq!(layout.slot_bytes % SLOT_ALIGN, 0);
+    }
+
+    #[test]
+    fn tensors_outside_the_slot_are_refused() {
+        let check = |shape: &[u64], offset, fits: bool| {
+            let layout = Layout {
+                tensors: vec![Tensor {
+                    name: "x".into(),
+                    dtype: DType::Int64,
+                    shape: shape.into(),
+                    offset,
+                }],
+                batch_size: 4,
+                slot_bytes: 4096,
+            };
+            assert_eq!(layout.check().is_ok(), fits, "{shape:?} at {offset}");
+        };
+        check(&[128], 0, true);
+        check(&[128], 8, false);
+        check(&[129], 0, false);
+        check(&[], 4064, true);
+        check(&[], u64::MAX, false);
+        check(&[1 << 62], 0, false);
+        // 2^64 elements, were it not for the 0.
+        check(&[1 << 32, 1 << 32, 0], 0, false);
+        check(&[0], 0, true);
     }
 
     #[test]
