@@ -16,6 +16,8 @@ SECONDS_EACH=${1:-10}
 TARGET=$(realpath -m "${CARGO_TARGET_DIR:-target}")/fuzz
 # cargo-fuzz needs flags of an unstable compiler; the stable one has them under this name.
 export RUSTC_BOOTSTRAP=1
+# The C code under AddressSanitizer as well; its runtime is the one that Rust brings.
+export CFLAGS="-fsanitize=address -fno-omit-frame-pointer"
 unset CARGO_TARGET_DIR
 
 if ! cargo fuzz --version >/dev/null 2>&1; then

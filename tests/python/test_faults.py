@@ -23,9 +23,23 @@ def test_schedules_of_random_faults() -> None:
     result = run(range(SCHEDULES), seed=2026, deadline_s=SECONDS)
     assert not result.failures, "\n\n".join(result.failures)
     assert sum(result.faults.values()) > 0
-    assert set(result.faults) <= set(FAULTS)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "the_daemon_pauses_for_good",
+        "descriptors_run_out",
+        "the_daemon_is_told_to_stop_on_a_full_disk",
+    ],
+)
+def test_faults_that_took_a_daemon_or_a_client_down(fault: str) -> None:
+    assert fault in FAULTS
+    result = run(range(1), seed=1, faults=[fault])
+    assert not result.failures, "\n\n".join(result.failures)
     if result.skipped:
-        print("skipped: " + "; ".join(f"{n} × {what}" for what, n in result.skipped.items()))
+        pytest.skip("; ".join(result.skipped))
+    assert result.faults[fault] == 1
 
 
 @pytest.mark.parametrize("kind", ["descriptors", "memlock", "ring"])

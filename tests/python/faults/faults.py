@@ -20,6 +20,7 @@ from pathlib import Path
 
 from faults import wire
 from faults.world import Skip, World
+from loaderd import launch
 
 Fault = Callable[[World, random.Random], None]
 FAULTS: dict[str, Fault] = {}
@@ -280,6 +281,47 @@ def daemons_race_to_start(world: World, dice: random.Random) -> None:
             if racer.poll() is None:
                 racer.kill()
             racer.wait()
+
+
+@fault
+def there_is_no_runtime_folder(world: World, dice: random.Random) -> None:
+    """A second daemon, of a user without one: its socket lies in the state folder."""
+    if os.path.exists(f"/run/user/{os.geteuid()}"):
+        raise Skip("there is a runtime folder, which a user can't remove")
+    state = world.folder / "homeless"
+    environment = {**os.environ, "LOADERD_STATE": str(state)}
+    environment.pop("LOADERD_SOCKET", None)
+    environment["XDG_RUNTIME_DIR"] = str(world.folder / "no such folder")
+    path = state / "run" / "loaderd.sock"
+    daemon = subprocess.Popen(
+        [launch.find_binary(), "serve", "--decode-threads=1"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert daemon.stderr is not None
+    try:
+        line = daemon.stderr.readline()
+        _says(line, "serving at", str(path))
+        assert wire.status(str(path))["pid"] == daemon.pid
+        assert path.parent.stat().st_mode & 0o077 == 0
+        daemon.terminate()
+        assert daemon.wait(SOON_S) == 0
+        assert not path.exists()
+    finally:
+        daemon.kill()
+        daemon.wait()
+        daemon.stderr.close()
+
+
+@fault
+def the_clock_jumps(world: World, dice: random.Random) -> None:
+    """The wall clock, which no wait and no order may depend on."""
+    if not world.limits.has_own_clock:
+        raise Skip("the daemon's clock can't be set: libfaketime is missing, or was not drawn")
+    for _ in range(dice.randint(1, 3)):
+        world.clock.write_text(dice.choice(["-10y", "+10y", "-1h", "+3600", "-1", "+0"]))
+        _nap(dice, 0.0, 0.3)
 
 
 @fault

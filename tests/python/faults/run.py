@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,7 @@ if __name__ == "__main__":
 
 from faults import client
 from faults.faults import FAULTS
-from faults.world import PICTURES, Disk, Limits, Skip, World, warm_up
-
-#: Where Debian's package libfaketime puts it.
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-
+from faults.world import FAKETIME, PICTURES, Disk, Limits, Skip, World, warm_up
 
 #: Numbers of the pictures that can't be decoded.
 BROKEN = {0, 4}
@@ -73,11 +69,12 @@ def draw_pictures(folder: Path) -> None:
 
 
 def draw_limits(dice: random.Random) -> Limits:
-    kind = dice.choice(["none", "none", "descriptors", "descriptors", "memlock", "ring"])
+    kind = dice.choice(["none", "descriptors", "descriptors", "memlock", "ring", "clock"])
     return Limits(
         descriptors=dice.choice([40, 64]) if kind == "descriptors" else None,
         memlock_bytes=dice.choice([0, 64 << 10]) if kind == "memlock" else None,
         has_io_uring=kind != "ring",
+        has_own_clock=kind == "clock" and FAKETIME.exists(),
     )
 
 
@@ -85,7 +82,7 @@ def draw_clients(world: World, dice: random.Random, number: int) -> None:
     """One to three: each with a job of its own, or ranks of one job."""
     count = dice.randint(1, 3)
     together = dice.random() < 0.5
-    rows = dice.randint(150, 400)
+    rows = dice.randint(300, 800)
     epochs = dice.randint(1, 2)
     for n in range(count):
         has_images = dice.random() < 0.5 if not together or n == 0 else has_images  # noqa: F821
@@ -113,7 +110,7 @@ def draw_clients(world: World, dice: random.Random, number: int) -> None:
                 notes=str(world.folder / f"notes-{n}"),
                 arguments=arguments,
                 epochs=epochs,
-                step_s=dice.choice([0.0, 0.005, 0.02]),
+                step_s=dice.choice([0.0, 0.01, 0.03]),
                 environment=world.environment(),
             )
         )
@@ -126,9 +123,16 @@ def everyone_works(world: World) -> None:
 
 
 def run(
-    schedules: Iterator[int] | range, seed: int, deadline_s: float | None = None, say: Any = None
+    schedules: range,
+    seed: int,
+    deadline_s: float | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    faults: Sequence[str] | None = None,
 ) -> Result:
-    """Runs schedules until they are through, or the time is over."""
+    """Runs schedules until they are through, or the time is over.
+
+    ``faults``: these and no others, one after the other, in each of them.
+    """
     result = Result()
     with tempfile.TemporaryDirectory(prefix="loaderd-faults-") as name:
         folder = Path(name)
@@ -140,17 +144,30 @@ def run(
             for number in schedules:
                 if deadline_s is not None and time.monotonic() - began > deadline_s:
                     break
-                _one(number, seed, folder, made, result, say or (lambda _: None))
+                _one(number, seed, folder, made, result, say, faults)
     return result
 
 
 def _one(
-    number: int, seed: int, folder: Path, made: dict[str, Disk], result: Result, say: Any
+    number: int,
+    seed: int,
+    folder: Path,
+    made: dict[str, Disk],
+    result: Result,
+    say: Callable[[str], None],
+    faults: Sequence[str] | None,
 ) -> None:
     dice = random.Random(f"{seed}-{number}")
     own = folder / f"schedule-{number}"
     own.mkdir()
-    world = World(own, made, draw_limits(dice), folder / "pictures")
+    limits = draw_limits(dice)
+    if faults is None:
+        faults = dice.choices(sorted(FAULTS), k=dice.randint(1, 4))
+    elif "descriptors_run_out" in faults:
+        limits = Limits(descriptors=64)
+    elif "the_clock_jumps" in faults:
+        limits = Limits(has_own_clock=FAKETIME.exists())
+    world = World(own, made, limits, folder / "pictures")
     done: list[str] = []
     began = time.monotonic()
     try:
@@ -159,9 +176,8 @@ def _one(
         if dice.random() < 0.7:
             # Else faults meet clients that are only just connecting.
             everyone_works(world)
-        for _ in range(dice.randint(1, 4)):
+        for fault in faults:
             time.sleep(dice.choice([0.0, 0.1, 0.4]))
-            fault = dice.choice(sorted(FAULTS))
             done.append(fault)
             try:
                 FAULTS[fault](world, dice)
@@ -174,17 +190,20 @@ def _one(
         outcome = f"FAILED: {type(error).__name__}: {error}"
         errors = [note for one in world.clients for note in one.notes("error")][-3:]
         log = world.log.read_text()[-1500:] if world.log.exists() else ""
-        result.failures.append(
+        text = (
             f"schedule {number} of seed {seed} ({', '.join(done)}; {world.limits}): {outcome}\n"
             f"clients said: {errors}\nthe daemon said:\n{log}"
         )
+        result.failures.append(text)
+        say(text)
     finally:
         world.close()
         for disk in made.values():
             disk.free()
             shutil.rmtree(disk.path / own.name, ignore_errors=True)
         shutil.rmtree(own, ignore_errors=True)
-    say(f"{number}: {time.monotonic() - began:.1f} s, {', '.join(done)}: {outcome}")
+    text = f"{number}: {time.monotonic() - began:.1f} s, {', '.join(done)}: "
+    say(text + outcome.splitlines()[0])
 
 
 def main() -> None:
@@ -192,15 +211,16 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--only", type=int, metavar="N", help="this schedule alone")
+    parser.add_argument(
+        "--fault", action="append", choices=sorted(FAULTS), help="these alone, in this order"
+    )
     given = parser.parse_args()
     numbers = range(given.schedules) if given.only is None else range(given.only, given.only + 1)
-    result = run(numbers, given.seed, say=lambda text: print(text, flush=True))
+    result = run(numbers, given.seed, say=lambda text: print(text, flush=True), faults=given.fault)
     for what, count in sorted(result.faults.items()):
         print(f"{count:5} × {what}")
     for what, count in sorted(result.skipped.items()):
         print(f"skipped {count} × {what}")
-    for failure in result.failures:
-        print(f"\n{failure}")
     print(f"\n{len(result.failures)} of {len(numbers)} schedules failed")
     sys.exit(bool(result.failures))
 
