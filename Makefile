@@ -1,7 +1,7 @@
 # make demo            try the whole of it on drawn pictures
 # make demo IMAGES=dir the same on pictures of yours
 # make test            all tests
-# make check           formatting, lints, types
+# make check           formatting, lints, types, every interleaving (loom), a little fuzzing
 # make bench           a brief run of every bench
 
 .PHONY: demo test check bench system clean
@@ -27,6 +27,10 @@ check: $(VENV)/.requirements
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy pyclient/python
+	cargo fmt --check --manifest-path tests/loom/Cargo.toml
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path tests/loom/Cargo.toml
+	scripts/fuzz.sh 10
 
 bench: $(VENV)/.installed
 	BIN="$(CURDIR)/$(BIN)" sh benches/run.sh $(BENCH)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the benches, all or those that are named: read plan handover end_to_end memory.
+# Runs the benches, all or those that are named: read plan handover end_to_end memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
 #   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
@@ -14,7 +14,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read plan handover end_to_end memory"
+ALL="read plan handover end_to_end memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -41,7 +41,7 @@ run() {
             -r benches/requirements.txt || true
     fi
     case $1 in
-    plan | handover) start "$1" ;;
+    plan | handover | soak) start "$1" ;;
     read | end_to_end | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;

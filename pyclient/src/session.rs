@@ -11,12 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use loaderd_wire::layout::TENSOR_ALIGN;
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
 use loaderd_wire::socket::Received;
-use loaderd_wire::{
-    Channel, DType, Layout, PROTOCOL, Segment, ToClient, ToDaemon, WireError, ragged,
-};
+use loaderd_wire::{Channel, PROTOCOL, Segment, ToClient, ToDaemon, WireError, ragged};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -72,10 +69,20 @@ impl Session {
         };
         match session.wait(py, Some(timeout))? {
             Some(received) => Ok((session, received.message.to_string())),
-            None => Err(PyTimeoutError::new_err(format!(
-                "{} accepted the connection but did not answer within {timeout_s} s",
-                path.display()
-            ))),
+            None => {
+                // The process that listens, which is not known across PID namespaces.
+                let pid = session.connection.channel.peer().map_or(0, |peer| peer.pid);
+                let way_out = match pid {
+                    0 => String::new(),
+                    pid => format!(
+                        ": if process {pid} was stopped, `kill -CONT {pid}` lets it go on; `kill -9 {pid}` ends it"
+                    ),
+                };
+                Err(PyTimeoutError::new_err(format!(
+                    "{} accepted the connection but did not answer within {timeout_s} s{way_out}",
+                    path.display()
+                )))
+            }
         }
     }
 
@@ -99,8 +106,13 @@ impl Session {
     }
 
     /// Tells the daemon that the user has the batch.
-    fn delivered(&self, py: Python<'_>, lease: u64) -> PyResult<()> {
-        self.send(py, &ToDaemon::Delivered { lease })
+    ///
+    /// Never blocks: with many slots, a daemon that reads nothing could otherwise hold us
+    /// in a call that notices no signal. The number of slots bounds what is queued.
+    fn delivered(&self, lease: u64) -> PyResult<()> {
+        self.check_process()?;
+        let message = ToDaemon::Delivered { lease };
+        self.connection.channel.post(&message).map_err(to_python)
     }
 
     /// The daemon's next message as JSON, with a lease where it is `ready`; `None` when
@@ -201,7 +213,7 @@ impl Session {
 
     fn map(&self, opened: &Opened, fds: Vec<OwnedFd>) -> PyResult<()> {
         let layout = opened.layout.clone();
-        check_layout(&layout).map_err(ProtocolError::new_err)?;
+        layout.check().map_err(ProtocolError::new_err)?;
         let mut fds = fds.into_iter();
         let (Some(fd), None) = (fds.next(), fds.next()) else {
             return Err(ProtocolError::new_err(
@@ -263,47 +275,6 @@ impl Drop for Session {
         // Leases may keep the descriptor open for long; the job ends now.
         self.close();
     }
-}
-
-/// Every tensor must lie within its slot, or consumers would read beyond the mapping.
-fn check_layout(layout: &Layout) -> Result<(), String> {
-    if layout.dense_bytes > layout.slot_bytes || !layout.dense_bytes.is_multiple_of(TENSOR_ALIGN) {
-        return Err(format!(
-            "{} bytes of dense tensors do not fit into a slot of {} bytes, or don't end on a multiple of {TENSOR_ALIGN}",
-            layout.dense_bytes, layout.slot_bytes
-        ));
-    }
-    for tensor in &layout.tensors {
-        let elements = tensor
-            .shape
-            .iter()
-            .try_fold(1u64, |all, &side| all.checked_mul(side));
-        let row_bytes = elements.and_then(|count| count.checked_mul(tensor.dtype.itemsize()));
-        if let Some(ragged) = tensor.ragged {
-            let bytes = tensor.dtype == DType::Uint8 && tensor.shape.is_empty();
-            let fits = matches!(ragged.levels, 1 | 2)
-                && row_bytes.is_some_and(|bytes| bytes > 0)
-                && (bytes || !ragged.text && !ragged.images)
-                && (ragged.levels == 1 || !ragged.images);
-            if !fits {
-                return Err(format!(
-                    "ragged column \"{}\" of {:?} {:?} as {ragged:?} is impossible",
-                    tensor.name, tensor.dtype, tensor.shape
-                ));
-            }
-            continue;
-        }
-        let end = row_bytes
-            .and_then(|bytes| bytes.checked_mul(u64::from(layout.batch_size)))
-            .and_then(|bytes| bytes.checked_add(tensor.offset));
-        if end.is_none_or(|end| end > layout.dense_bytes) {
-            return Err(format!(
-                "tensor \"{}\" does not fit into a slot of {} bytes",
-                tensor.name, layout.slot_bytes
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Every array of a batch's ragged columns must lie where it may, for the same reason, and

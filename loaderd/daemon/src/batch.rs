@@ -4,13 +4,14 @@
 //! Feeder and decode workers share it; it never blocks them. Rows of ragged columns have no
 //! place of their own before all of them are known: [`gathered`] keeps them until then.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use loaderd_wire::message::{Failure, Ready};
 use loaderd_wire::segment::Segment;
 
 use self::gathered::Gathered;
+use crate::completion::{Countdown, RowEnd, RowParts};
 use crate::job::{Input, Job};
 use crate::steplog::{BadRow, StepRecord};
 
@@ -26,10 +27,8 @@ pub(crate) struct Row {
     index: AtomicU64,
     /// Replacements tried.
     pub(crate) attempt: AtomicU32,
-    /// Values of this row that are not fetched or decoded yet.
-    missing: AtomicU32,
-    /// One of them could not be decoded.
-    bad: AtomicBool,
+    /// Values of this row that are not fetched or decoded yet, and whether one can't be.
+    images: RowParts,
 }
 
 /// See the module.
@@ -47,7 +46,7 @@ pub(crate) struct Batch {
     pub(crate) valid: bool,
     pub(crate) rows: Vec<Row>,
     /// Rows that are not complete, and one for the feeder while it still plans.
-    missing: AtomicU32,
+    missing: Countdown,
     bad: Mutex<Vec<BadRow>>,
     failure: Mutex<Option<Failure>>,
     gathered: Gathered,
@@ -85,8 +84,7 @@ impl Batch {
                 position,
                 index: AtomicU64::new(index),
                 attempt: AtomicU32::new(0),
-                missing: AtomicU32::new(images),
-                bad: AtomicBool::new(false),
+                images: RowParts::new(images),
             })
             .collect();
         let missing = if images > 0 { rows.len() as u32 } else { 0 } + 1;
@@ -101,7 +99,7 @@ impl Batch {
             rank,
             valid,
             rows,
-            missing: AtomicU32::new(missing),
+            missing: Countdown::new(missing),
             bad: Mutex::default(),
             failure: Mutex::default(),
             gathered: Gathered::default(),
@@ -136,33 +134,23 @@ impl Batch {
 
     /// An image of a row is done with, decoded or not.
     pub(crate) fn image_done(&self, row: usize, bad: bool) -> Progress {
-        let row = &self.rows[row];
-        if bad {
-            row.bad.store(true, Ordering::Relaxed);
+        match self.rows[row].images.done(bad) {
+            None => Progress::Open,
+            Some(RowEnd::Bad) => Progress::RowBad,
+            Some(RowEnd::Good) => self.row_done(),
         }
-        // AcqRel: publishes this image's pixels and `bad` to whoever completes the row.
-        if row.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return Progress::Open;
-        }
-        if row.bad.load(Ordering::Relaxed) {
-            return Progress::RowBad;
-        }
-        self.row_done()
     }
 
     /// One more part than rows will be missing. Only while the feeder plans the batch.
     pub(crate) fn expect_part(&self) {
-        // Relaxed: the feeder's own hold keeps the count above zero meanwhile.
-        self.missing.fetch_add(1, Ordering::Relaxed);
+        self.missing.expect();
     }
 
     /// A row or other part needs nothing more; also called once by the feeder when it has planned all.
     pub(crate) fn row_done(&self) -> Progress {
-        // AcqRel: publishes the row's bytes to whoever completes the batch.
-        if self.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
-            Progress::Open
-        } else {
-            Progress::Complete
+        match self.missing.done() {
+            false => Progress::Open,
+            true => Progress::Complete,
         }
     }
 
@@ -182,8 +170,7 @@ impl Batch {
         let row = &self.rows[row];
         row.index.store(index, Ordering::Relaxed);
         row.attempt.store(attempt, Ordering::Relaxed);
-        row.bad.store(false, Ordering::Relaxed);
-        row.missing.store(images, Ordering::Release);
+        row.images.restart(images);
     }
 
     /// Columns whose values have to be fetched row by row, by number, and from where.

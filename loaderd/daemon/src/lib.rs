@@ -9,6 +9,7 @@ pub mod job;
 pub mod jobs;
 
 mod batch;
+mod completion;
 pub mod engine;
 pub mod memory;
 pub mod slots;

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use loaderd_decode::Limits;
 use loaderd_read::Mode;
-use loaderd_wire::message::{DaemonStatus, SessionStatus};
+use loaderd_wire::message::{DaemonStatus, FailureKind, SessionStatus, ToClient};
 use loaderd_wire::socket::{Channel, Listener};
 
 use crate::engine::{Engine, Timings};
 use crate::feed::{self, Feed};
+use crate::job::failure;
 use crate::jobs::Jobs;
 use crate::memory::SlotMemory;
 use crate::session;
@@ -166,6 +167,7 @@ impl Server {
         let mut idle_since = Instant::now();
         let mut next_id = 0;
         let shared = &self.shared;
+        let mut door = Door::new();
         loop {
             if stop.load(Ordering::Relaxed) {
                 shared.stopping.store(true, Ordering::Relaxed);
@@ -173,10 +175,10 @@ impl Server {
             if shared.stopping.load(Ordering::Relaxed) {
                 break;
             }
-            if let Some(channel) = self.listener.accept(ACCEPT_WAIT)? {
+            threads.retain(|thread| !thread.is_finished());
+            if let Some(channel) = door.accept(&self.listener) {
                 let id = next_id;
                 next_id += 1;
-                threads.retain(|thread| !thread.is_finished());
                 let channel = Arc::new(channel);
                 let full = shared.entries().len() >= SESSIONS_MAX;
                 shared.entries().insert(
@@ -223,6 +225,7 @@ impl Server {
     /// Sessions see `stopping` and tell their clients; those that hang on a client that
     /// does not read are cut off.
     fn end_sessions(&self, threads: Vec<std::thread::JoinHandle<()>>) {
+        self.shared.log.hurry();
         let since = Instant::now();
         while since.elapsed() < STOP_WAIT && threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::sleep(Duration::from_millis(20));
@@ -232,6 +235,66 @@ impl Server {
         }
         for thread in threads {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Takes connections, also when there is no descriptor left for one: a spare one is kept
+/// to tell whoever comes then. Whatever happens here, sessions go on.
+struct Door {
+    spare: Option<File>,
+    /// The last failure was reported; once is enough until things are well again.
+    told: bool,
+}
+
+impl Door {
+    fn new() -> Door {
+        let mut door = Door {
+            spare: None,
+            told: false,
+        };
+        door.keep_spare();
+        door
+    }
+
+    fn keep_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = File::open("/dev/null").ok();
+        }
+    }
+
+    /// The next connection; `None` where none comes within [`ACCEPT_WAIT`], or none can be had.
+    fn accept(&mut self, listener: &Listener) -> Option<Channel> {
+        self.keep_spare();
+        match listener.accept(ACCEPT_WAIT) {
+            Ok(channel) => {
+                self.told &= channel.is_none();
+                channel
+            }
+            Err(error) => {
+                let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                    .current
+                    .unwrap_or(u64::MAX);
+                let text = format!(
+                    "no connection can be taken ({error}): the daemon may have {limit} descriptors open \
+                     (`ulimit -n` where it starts): close some connections, or start it with a higher limit"
+                );
+                if !std::mem::replace(&mut self.told, true) {
+                    eprintln!("loaderd: {text}");
+                }
+                let had_spare = self.spare.take().is_some();
+                match listener.accept(Duration::ZERO) {
+                    Ok(Some(channel)) if had_spare => {
+                        // Its buffer is empty: this does not block.
+                        let refusal = failure(FailureKind::Limit, text);
+                        let _ = channel.send(&ToClient::Failed(refusal), &[]);
+                    }
+                    // A descriptor came free meanwhile.
+                    Ok(channel) => return channel,
+                    Err(_) => std::thread::sleep(ACCEPT_WAIT),
+                }
+                None
+            }
         }
     }
 }

@@ -104,6 +104,26 @@ impl Tensor {
         }
     }
 
+    fn check_ragged(&self, ragged: Ragged) -> Result<(), String> {
+        let elements = self
+            .shape
+            .iter()
+            .try_fold(1u64, |all, &side| all.checked_mul(side));
+        let value_bytes = elements.and_then(|count| count.checked_mul(self.dtype.itemsize()));
+        let bytes = self.dtype == DType::Uint8 && self.shape.is_empty();
+        let is_possible = matches!(ragged.levels, 1 | 2)
+            && value_bytes.is_some_and(|bytes| bytes > 0)
+            && (bytes || !ragged.text && !ragged.images)
+            && (ragged.levels == 1 || !ragged.images);
+        if !is_possible {
+            return Err(format!(
+                "ragged column \"{}\" of {:?} {:?} as {ragged:?} is impossible",
+                self.name, self.dtype, self.shape
+            ));
+        }
+        Ok(())
+    }
+
     /// Bytes of one row; of one value, where the column is ragged.
     pub fn row_bytes(&self) -> u64 {
         self.dtype.itemsize() * self.shape.iter().product::<u64>()
@@ -162,6 +182,45 @@ impl Layout {
     pub fn variable_bytes(&self) -> u64 {
         self.slot_bytes - self.dense_bytes
     }
+
+    /// Checks that every dense tensor lies within the slot, as a reader must who does not
+    /// trust the writer (it would read beyond the mapping), and that ragged columns are of
+    /// a kind there is. The error names the tensor.
+    pub fn check(&self) -> Result<(), String> {
+        if self.dense_bytes > self.slot_bytes || !self.dense_bytes.is_multiple_of(TENSOR_ALIGN) {
+            return Err(format!(
+                "{} bytes of dense tensors do not fit into a slot of {} bytes, or don't end on a multiple of \
+                 {TENSOR_ALIGN}",
+                self.dense_bytes, self.slot_bytes
+            ));
+        }
+        self.tensors
+            .iter()
+            .try_for_each(|tensor| match tensor.ragged {
+                Some(ragged) => tensor.check_ragged(ragged),
+                None => self.check_dense(tensor),
+            })
+    }
+
+    fn check_dense(&self, tensor: &Tensor) -> Result<(), String> {
+        // A size of 0 hides nothing: the product of the others must fit as well, since
+        // whoever takes the tensor multiplies them in an order of his own.
+        let elements = tensor
+            .shape
+            .iter()
+            .chain([&u64::from(self.batch_size)])
+            .try_fold(1u64, |all, &side| all.checked_mul(side.max(1)));
+        let end = elements
+            .and_then(|elements| elements.checked_mul(tensor.dtype.itemsize()))
+            .and_then(|bytes| bytes.checked_add(tensor.offset));
+        if end.is_none_or(|end| end > self.dense_bytes) {
+            return Err(format!(
+                "tensor \"{}\" does not fit into a slot of {} bytes",
+                tensor.name, self.slot_bytes
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -195,6 +254,31 @@ mod tests {
         assert_eq!(layout.dense_bytes % TENSOR_ALIGN, 0);
         assert!(layout.variable_bytes() >= 10_000);
         assert_eq!(layout.slot_bytes % SLOT_ALIGN, 0);
+    }
+
+    #[test]
+    fn tensors_outside_the_slot_are_refused() {
+        let check = |shape: &[u64], offset, fits: bool| {
+            let layout = Layout {
+                tensors: vec![Tensor {
+                    offset,
+                    ..Tensor::dense("x", DType::Int64, shape.into())
+                }],
+                batch_size: 4,
+                dense_bytes: 4096,
+                slot_bytes: 4096,
+            };
+            assert_eq!(layout.check().is_ok(), fits, "{shape:?} at {offset}");
+        };
+        check(&[128], 0, true);
+        check(&[128], 8, false);
+        check(&[129], 0, false);
+        check(&[], 4064, true);
+        check(&[], u64::MAX, false);
+        check(&[1 << 62], 0, false);
+        // 2^64 elements, were it not for the 0.
+        check(&[1 << 32, 1 << 32, 0], 0, false);
+        check(&[0], 0, true);
     }
 
     #[test]

@@ -41,6 +41,8 @@ _DEATH_PATIENCE_S = 0.5
 _POLL_S = 0.25
 #: After how many batches that were too large for their slot to say so.
 _OVERSIZE_MANY = 10
+#: How long the daemon may take to answer a question, in seconds.
+_ANSWER_TIMEOUT_S = 2.0
 
 
 class Session:
@@ -50,6 +52,11 @@ class Session:
     exhausted_after_s = 5.0
     #: After how long without a batch to say so, in seconds.
     stalled_after_s = 60.0
+    #: After how long without a word from the daemon to ask whether it still answers, and to
+    #: say so where it does not, in seconds.
+    asked_after_s = 10.0
+    #: After how long without an answer to give it up, in seconds.
+    silent_after_s = 120.0
 
     def __init__(
         self, native: _native.Session, welcome: Mapping[str, Any], job: Job, socket: str
@@ -95,8 +102,13 @@ class Session:
             self._native.open(json.dumps(request))
         except ConnectionError:
             raise self._died() from None
+        pulse = _Pulse(self)
         while True:
-            event, _ = self._receive(None) or ({}, None)
+            received = self._receive(_POLL_S)
+            if received is None:
+                pulse.feel()
+                continue
+            event, _ = received
             if event.get("type") == "opened":
                 self._opened = event
                 self.notices = list(event["notices"])
@@ -322,11 +334,60 @@ class Session:
         )
 
 
+class _Pulse:
+    """Whether the daemon still answers: by a connection of its own, since on ours it may
+    have nothing to say for long. A killed daemon ends ours; one that is stopped does not.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._answered = self._asked = time.monotonic()
+        self._told = False
+
+    def feel(self) -> None:
+        """Called every now and then in a wait. Raises when there was no answer for too long."""
+        session = self._session
+        if time.monotonic() - self._asked < session.asked_after_s:
+            return
+        try:
+            native, _ = _native.Session.connect(
+                session._socket, _native.__version__, _native.__file__, _ANSWER_TIMEOUT_S
+            )
+            native.close()
+        except (TimeoutError, BlockingIOError):
+            pass
+        except OSError:
+            # Nobody listens there any more, which says nothing about whom we talk to.
+            self._answered = time.monotonic()
+        else:
+            self._answered = time.monotonic()
+            self._told = False
+        self._asked = time.monotonic()
+        silent_s = self._asked - self._answered
+        if silent_s == 0:
+            return
+        pid = session.daemon_pid
+        text = (
+            f"the daemon (process {pid}) has not answered for {silent_s:.0f} s. If it was stopped, "
+            f"`kill -CONT {pid}` lets it go on"
+        )
+        if silent_s > session.silent_after_s:
+            session.close()
+            raise DaemonUnavailable(
+                f"{text}; else end it with `kill -9 {pid}`, load the last checkpoint's state, and "
+                f"go on. Its log: {session.daemon_log}"
+            )
+        if not self._told:
+            self._told = True
+            warnings.warn(f"{text}; still waiting", RuntimeWarning, stacklevel=6)
+
+
 class _Patience:
     """What to do while no batch comes."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._pulse = _Pulse(session)
         self._started = time.monotonic()
         self._exhausted_since: float | None = None
         self._told = False
@@ -334,6 +395,7 @@ class _Patience:
     def wait(self) -> None:
         """Called every now and then in a wait."""
         session = self._session
+        self._pulse.feel()
         now = time.monotonic()
         if session.held < session.slot_count:
             self._exhausted_since = None

@@ -100,6 +100,11 @@ impl StepLog {
         let _ = self.requests.send(Request::Unlogged(job, steps));
     }
 
+    /// From here on a full disk is not waited for: the daemon is leaving.
+    pub fn hurry(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, StepLogError> {
         let (reply, answer) = bounded(1);
         self.requests
@@ -111,7 +116,7 @@ impl StepLog {
 
 impl Drop for StepLog {
     fn drop(&mut self) {
-        self.closing.store(true, Ordering::Relaxed);
+        self.hurry();
         let _ = self.requests.send(Request::Quit);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -159,6 +164,7 @@ impl Writer {
         }
         let delivered = std::mem::take(&mut self.delivered);
         let unlogged: Vec<(i64, u64)> = self.unlogged.iter().map(|(&j, &n)| (j, n)).collect();
+        let started = Instant::now();
         let written = self.retry(|db| {
             let transaction = db.transaction()?;
             let now_ms = now_ms();
@@ -200,7 +206,9 @@ impl Writer {
                 eprintln!("loaderd: {text}");
                 let mut error = Some(error);
                 for (_, reply) in prepare {
-                    let _ = reply.send(Err(error.take().unwrap_or_else(|| self.full())));
+                    let _ = reply.send(Err(error
+                        .take()
+                        .unwrap_or_else(|| self.full(started.elapsed()))));
                 }
             }
         }
@@ -225,17 +233,17 @@ impl Writer {
                     if started.elapsed() >= FULL_DISK_WAIT
                         || self.closing.load(Ordering::Relaxed) =>
                 {
-                    return Err(self.full());
+                    return Err(self.full(started.elapsed()));
                 }
                 Err(_) => std::thread::sleep(RETRY_EVERY),
             }
         }
     }
 
-    fn full(&self) -> StepLogError {
+    fn full(&self, waited: Duration) -> StepLogError {
         StepLogError::Full {
             path: self.path.clone(),
-            waited_s: FULL_DISK_WAIT.as_secs(),
+            waited_s: waited.as_secs(),
         }
     }
 

@@ -1,0 +1,28 @@
+//! Image headers, as they lie in a dataset.
+//!
+//! Enters: any bytes. A header must have pixels, and an image that decodes has the size
+//! that its header announces.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use loaderd_decode::{Decoder, Limits, probe};
+
+fuzz_target!(|encoded: &[u8]| {
+    let header = probe(encoded);
+    if let Ok(header) = &header {
+        assert!(header.pixels() > 0);
+    }
+    let limits = Limits {
+        pixels_max: 1 << 18,
+        scans_max: 20,
+        scratch_bytes_max: 8 << 20,
+    };
+    if let Ok(image) = Decoder::new(limits).decode_full(encoded) {
+        let header = header.expect("what decodes has a header");
+        assert!(header.pixels() <= limits.pixels_max);
+        assert_eq!(
+            image.rgb.len() as u64,
+            u64::from(image.width) * u64::from(image.height) * 3
+        );
+    }
+});

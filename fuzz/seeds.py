@@ -1,0 +1,140 @@
+"""Writes the seeds of every fuzz target: a few small files, from which libFuzzer goes on.
+
+Enters: nothing. Leaves: ``fuzz/corpus/TARGET/seed-N``. It needs no library, so that fuzzing
+works before anything is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+CORPUS = Path(__file__).resolve().parent / "corpus"
+
+OPEN = {
+    "type": "open",
+    "uri": "memory:rows=10",
+    "version": 3,
+    "filter": "label < 5",
+    "columns": ["image", "label", "_valid"],
+    "transform": {"image": [{"name": "CenterCrop", "size": [8, 8]}]},
+    "batch_size": 4,
+    "rank": 0,
+    "world_size": 2,
+    "run": "r",
+    "protect": "keep",
+    "on_bad_sample": "zero",
+    "resume": {"format": 1},
+}
+LAYOUT = {
+    "tensors": [
+        {"name": "image", "dtype": "float16", "shape": [3, 8, 8], "offset": 0},
+        {"name": "label", "dtype": "int64", "shape": [], "offset": 1536},
+    ],
+    "batch_size": 4,
+    "slot_bytes": 4096,
+}
+FINGERPRINT = {
+    "dataset": "ab",
+    "uri": "/a.lance",
+    "version": 1,
+    "rows": 100,
+    "selection": "cd",
+    "filter": None,
+    "columns": ["image"],
+    "transform": "{}",
+    "shuffle": True,
+    "drop_last": False,
+}
+CURSOR = {
+    "format": 1,
+    "fingerprint": FINGERPRINT,
+    "run": "r",
+    "seed": 7,
+    "global_batch_size": 8,
+    "epoch": 2,
+    "position": 16,
+}
+MESSAGES = [
+    {"type": "hello", "protocol": 1, "version": "0.1.0", "binary": "/b"},
+    OPEN,
+    {"type": "start", "stream": 1, "epoch": 0, "step": 3},
+    {"type": "release", "lease": 5},
+    {"type": "status"},
+    {"type": "failed", "kind": "io", "message": "two\nlines", "stream": 4},
+    {"type": "end_of_epoch", "stream": 1, "epoch": 0},
+    {"type": "welcome", "protocol": 1, "version": "0.1.0", "binary": "/b", "pid": 9},
+]
+TRANSFORMS = [
+    [{"name": "RandomResizedCrop", "size": [8, 8], "scale": [0.1, 1], "ratio": [0.5, 2]}],
+    [{"name": "Resize", "size": 20, "max_size": 40}, {"name": "CenterCrop", "size": [16, 16]}],
+    [
+        {"name": "Resize", "size": [9, 7], "interpolation": "bilinear"},
+        {"name": "RandomHorizontalFlip", "p": 0.25},
+        {"name": "Normalize", "mean": [0.5], "std": [0.2, 0.3, 0.4], "dtype": "float16"},
+    ],
+    [{"name": "CenterCrop", "size": [4, 4]}, {"name": "ToDtype", "dtype": "float32"}],
+]
+
+
+def frame(message: Any) -> bytes:
+    """A message as it goes over the socket."""
+    body = json.dumps(message).encode()
+    return b"LDR1" + struct.pack("<I", len(body)) + body
+
+
+def jpeg(components: int = 3, marker: int = 0xC0, size: tuple[int, int] = (16, 16)) -> bytes:
+    """A file of one colour: every coefficient is 0, so every block has two codes of 2 bits."""
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+    ids = range(1, components + 1)
+    frame_header = struct.pack(">BHHB", 8, size[1], size[0], components)
+    frame_header += b"".join(bytes([n, 0x11, 0]) for n in ids)
+    # One code of one bit each: difference 0, and end of block.
+    tables = b"".join(bytes([kind, 1, *([0] * 15), 0]) for kind in (0x00, 0x10))
+    scan = bytes([components]) + b"".join(bytes([n, 0]) for n in ids) + bytes([0, 63, 0])
+    blocks = components * (-(-size[0] // 8)) * (-(-size[1] // 8))
+    bits = "00" * blocks
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return (
+        b"\xff\xd8"
+        + segment(0xFE, b"seed")
+        + segment(0xDB, bytes(1) + bytes([16] * 64))
+        + segment(marker, frame_header)
+        + segment(0xC4, tables)
+        + segment(0xDD, b"\0\0")
+        + segment(0xDA, scan)
+        + data
+        + b"\xff\xd9"
+    )
+
+
+def main() -> None:
+    """Writes all of them."""
+    pictures = [jpeg(), jpeg(1), jpeg(4), jpeg(1, size=(70, 9)), jpeg()[:-8], jpeg(3, 0xC2)]
+    case = {"cursor": CURSOR, "now": FINGERPRINT, "seed": 7, "batch_size": 4, "world_size": 2}
+    seeds = {
+        "frames": [bytes([9]) + b"".join(map(frame, MESSAGES)), b"\0LDR1\xff\xff\xff\xff"],
+        "messages": [json.dumps(message).encode() for message in MESSAGES],
+        "layout": [json.dumps(LAYOUT).encode()],
+        "header": pictures,
+        "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures)],
+        "transforms": [json.dumps(list_).encode() for list_ in TRANSFORMS],
+        "cursor": [
+            json.dumps({**case, "allow_changed": changed}).encode() for changed in (True, False)
+        ],
+    }
+    for target, files in seeds.items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(files):
+            (folder / f"seed-{number}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The daemon's protocol by hand: for what no client of ours would say.
+
+Enters: messages as plain objects. Leaves: frames on a Unix socket, and the answers. It
+follows ``loaderd/wire/src/frame.rs`` and shares no code with the client.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+from loaderd import _native
+
+#: How long the daemon may take to answer or to close, in seconds.
+ANSWER_S = 10.0
+
+
+class Closed(Exception):
+    """The daemon has ended the connection."""
+
+
+def frame(message: Any) -> bytes:
+    body = json.dumps(message).encode()
+    return b"LDR1" + struct.pack("<I", len(body)) + body
+
+
+def connect(path: str, timeout_s: float = ANSWER_S) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    connection.connect(path)
+    return connection
+
+
+def receive(connection: socket.socket) -> dict[str, Any]:
+    """The next message; :class:`Closed` where there is none."""
+    header = _exactly(connection, 8)
+    message: dict[str, Any] = json.loads(_exactly(connection, struct.unpack("<I", header[4:])[0]))
+    return message
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        try:
+            part = connection.recv(count - len(data))
+        except ConnectionResetError:
+            part = b""
+        if not part:
+            raise Closed
+        data += part
+    return data
+
+
+def hello(path: str, protocol: int = _native.PROTOCOL) -> tuple[socket.socket, dict[str, Any]]:
+    """A connection that has said hello, and the daemon's answer."""
+    connection = connect(path)
+    connection.sendall(
+        frame({"type": "hello", "protocol": protocol, "version": "9.9", "binary": "/by/hand"})
+    )
+    return connection, receive(connection)
+
+
+def status(path: str) -> dict[str, Any]:
+    connection, answer = hello(path)
+    with connection:
+        assert answer["type"] == "welcome", answer
+        connection.sendall(frame({"type": "status"}))
+        return receive(connection)
