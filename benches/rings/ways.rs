@@ -203,7 +203,9 @@ fn runtime() -> Result<(Runtime, &'static str)> {
 
 impl Way for Tokio {
     fn read(&mut self, extents: &[Extent], consumer: &Rc<RefCell<Consumer>>) -> Result<()> {
-        let next = Rc::new(RefCell::new(extents.to_vec().into_iter()));
+        // Owned, since tasks outlive borrows.
+        let all: Vec<Extent> = extents.into();
+        let next = Rc::new(RefCell::new(all.into_iter()));
         let memory = std::mem::take(&mut self.memory);
         let (file, align) = (&self.file, self.align);
         self.memory = self.runtime.block_on(async move {

@@ -18,5 +18,7 @@ pub mod steplog;
 pub mod server;
 mod session;
 
+pub mod synthetic;
+
 pub mod cli;
 pub mod clock;

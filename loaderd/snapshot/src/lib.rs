@@ -34,6 +34,9 @@ mod ingest;
 
 pub use error::SnapshotError;
 pub use field::{BytesLayout, DType, FieldInfo, FieldKind, FixedKind};
-pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
+pub use ingest::{
+    IngestOptions, IngestReport, IngestRow, TableOptions, TableReport, classes_key, dataset_rows,
+    ingest, ingest_table,
+};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use snapshot::{Payload, Snapshot, SnapshotRequest, VersionRef};
