@@ -133,7 +133,11 @@ pub(super) fn ground(canvas: &mut Canvas, scene: &Scene, dice: &mut Dice) {
             let found = lay(scene, x, along, metre, worn);
             let large = CLOUDS.at(x * 19.0, along * 9.0);
             let grain = GRAVEL.near(x * fine, along * squeezed) - 0.5;
-            let small = GRAVEL.at(x * 60.0, along * 34.0) - 0.5;
+            let small = if z < 25.0 {
+                GRAVEL.at(x * 60.0, along * 34.0) - 0.5
+            } else {
+                0.0
+            };
             let level =
                 0.84 + 0.32 * large + found.rough * (1.5 * grain + 0.9 * small / (1.0 + z / 20.0));
             let mut colour = times(found.colour, level.max(0.1));
@@ -187,7 +191,11 @@ fn track(x: f32, lane: f32) -> f32 {
 
 /// The share of a line of this width about `at` in a pixel at `x`.
 fn line(x: f32, at: f32, width: f32, metre: f32) -> f32 {
-    (((width - metre) / 2.0 - (x - at).abs()) / metre + 1.0).clamp(0.0, (width / metre).min(1.0))
+    let off = (x - at).abs();
+    if off >= (width + metre) / 2.0 {
+        return 0.0;
+    }
+    (((width - metre) / 2.0 - off) / metre + 1.0).clamp(0.0, (width / metre).min(1.0))
 }
 
 fn lay(scene: &Scene, x: f32, along: f32, metre: f32, worn: f32) -> Ground {

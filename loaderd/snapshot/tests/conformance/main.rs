@@ -12,3 +12,4 @@ mod layouts;
 mod mutations;
 mod protect;
 mod selection;
+mod table;

@@ -46,7 +46,12 @@ fn put(place: &Place, batches: Vec<RecordBatch>) -> Result<TableReport, Snapshot
         rows_per_fragment: 6,
     };
     let schema = batches[0].schema();
-    ingest_table(&place.uri, &schema, &mut batches.into_iter().map(Ok), &options)
+    ingest_table(
+        &place.uri,
+        &schema,
+        &mut batches.into_iter().map(Ok),
+        &options,
+    )
 }
 
 #[test]
@@ -62,7 +67,10 @@ fn columns_come_back_and_images_have_extents() {
     };
     assert_eq!(report, expected);
     let report = put(&place, vec![batch(9, 3, CLASSES)]).unwrap();
-    assert_eq!((report.version, report.rows_total, report.created), (2, 12, false));
+    assert_eq!(
+        (report.version, report.rows_total, report.created),
+        (2, 12, false)
+    );
     assert_eq!(dataset_rows(&place.uri).unwrap(), Some(12));
 
     let snapshot = loaderd_snapshot::Snapshot::open(loaderd_snapshot::SnapshotRequest {
@@ -75,12 +83,17 @@ fn columns_come_back_and_images_have_extents() {
     let images: Vec<Value> = (0..12).map(|id| Some(payload(id, 3_000))).collect();
     let ways = conform(&snapshot, 0, &images);
     assert_eq!(ways.extent, 12, "{ways:?}");
-    let masks: Vec<Value> = (0..12).map(|id| (id % 3 != 0).then(|| payload(id, 50))).collect();
+    let masks: Vec<Value> = (0..12)
+        .map(|id| (id % 3 != 0).then(|| payload(id, 50)))
+        .collect();
     conform(&snapshot, 1, &masks);
     let found = Schema::from(place.dataset().schema());
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true)));
     assert_eq!(found.field_with_name("list").unwrap().data_type(), &list);
-    assert_eq!(found.field_with_name("name").unwrap().data_type(), &DataType::Utf8);
+    assert_eq!(
+        found.field_with_name("name").unwrap().data_type(),
+        &DataType::Utf8
+    );
 }
 
 #[test]
@@ -89,15 +102,23 @@ fn other_datasets_are_refused() {
     put(&place, vec![batch(0, 3, CLASSES)]).unwrap();
     let check = |batch: RecordBatch, expected: &str| {
         let error = put(&place, vec![batch]).unwrap_err();
-        assert!(matches!(error, SnapshotError::IngestTarget { .. }), "{error}");
+        assert!(
+            matches!(error, SnapshotError::IngestTarget { .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(batch(3, 3, r#"["dog","cat"]"#), "loaderd.classes.label");
     let whole = batch(3, 3, CLASSES);
-    check(whole.project(&[0, 1, 2, 3]).unwrap(), "its column \"list\" is not written here");
-    let fields = whole.schema().fields().iter().cloned();
+    check(
+        whole.project(&[0, 1, 2, 3]).unwrap(),
+        "its column \"list\" is not written here",
+    );
+    let narrow = whole.schema();
+    let fields = narrow.fields().iter().cloned();
     let more = fields.chain([Arc::new(Field::new("more", DataType::Int64, true))]);
-    let schema = Schema::new_with_metadata(more.collect::<Vec<_>>(), whole.schema().metadata().clone());
+    let schema =
+        Schema::new_with_metadata(more.collect::<Vec<_>>(), whole.schema().metadata().clone());
     let mut columns = whole.columns().to_vec();
     columns.push(columns[2].clone());
     let wider = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
