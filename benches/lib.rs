@@ -1,11 +1,11 @@
-//! What the benches share: the same images in two Lance datasets, the ways to read them, and
-//! what it cost.
+//! What the benches that need Lance share: the same images in several datasets, and the ways to
+//! read them.
 //!
-//! Enters: a folder for data, and pictures or none. Leaves: datasets on disk, samples of rows,
-//! bytes, seconds and CPU time. Never: judges; each bench states its own targets.
+//! Enters: a folder for data, and pictures or none. Leaves: datasets on disk, and rows and bytes
+//! handed over. Never: judges; each bench states its own targets.
 //!
 //! ```text
-//! images → datasets → paths        cache, meter, machine: cold or warm, at what cost, where
+//! images → datasets → paths        loaderd-measure: cold or warm, at what cost, where
 //! ```
 
 pub mod images;
@@ -14,30 +14,4 @@ pub mod datasets;
 
 pub mod paths;
 
-pub mod cache;
-pub mod machine;
-pub mod meter;
-
-use std::fmt::Display;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-/// Where benches keep their data unless told otherwise: `data` beside their sources.
-pub fn data_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
-}
-
-/// Prints one line of a bench's answer. A reader that hung up is no reason to fail.
-pub fn say(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
-}
-
-/// Writes a bench's answer as JSON.
-///
-/// # Errors
-/// Where the file can't be written, naming it.
-pub fn write_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
-    use anyhow::Context;
-    let text = serde_json::to_string_pretty(value)?;
-    std::fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))
-}
+pub use loaderd_measure::{cache, data_folder, machine, meter, say, write_json};

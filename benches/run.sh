@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs the benches, all or those that are named: read plan handover end_to_end memory soak.
+# Runs the benches, all or those that are named:
+# read rings plan handover end_to_end memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
 #   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
@@ -14,7 +15,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read plan handover end_to_end memory soak"
+ALL="read rings plan handover end_to_end memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -26,6 +27,16 @@ start() {
     read | plan)
         # With the daemon's package, so that Lance is not built anew with other features.
         cargo build --release --locked --quiet -p loaderd -p loaderd-benches
+        "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
+        ;;
+    rings)
+        # Without Lance. What tokio-uring stands on is optimised in full for once, as our own
+        # reader is: at the workspace's levels it would cost more than it has to.
+        level=opt-level=3
+        cargo build --release --locked --quiet -p loaderd-rings \
+            --config "profile.release.package.tokio.$level" \
+            --config "profile.release.package.mio.$level" \
+            --config "profile.release.package.slab.$level"
         "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
     *) "$BIN/python" "benches/$bench.py" "$@" ;;
@@ -41,7 +52,7 @@ run() {
             -r benches/requirements.txt || true
     fi
     case $1 in
-    plan | handover | soak) start "$1" ;;
+    rings | plan | handover | soak) start "$1" ;;
     read | end_to_end | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;

@@ -7,7 +7,7 @@ import argparse
 
 from loaderd import Normalize, RandomHorizontalFlip, RandomResizedCrop
 from loaderd.torch import LanceIterableDataset
-from sample_data import sample_dataset
+from sample_data import street_dataset
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")
@@ -15,7 +15,7 @@ parser.add_argument("--brief", action="store_true", help="a small run, for the t
 arguments = parser.parse_args()
 
 dataset = LanceIterableDataset(
-    arguments.dataset or sample_dataset(24 if arguments.brief else 200),
+    arguments.dataset or street_dataset(24 if arguments.brief else 64),
     columns=["image", "label", "_rowid"],
     transform={
         "image": [RandomResizedCrop(224), RandomHorizontalFlip(), Normalize.imagenet("float16")]

@@ -1,4 +1,4 @@
-"""A small dataset of drawn pictures, for examples that are run without one."""
+"""Small datasets of drawn pictures, for examples that are run without one."""
 
 from __future__ import annotations
 
@@ -22,4 +22,14 @@ def sample_dataset(count: int) -> str:
     pictures, dataset = folder / "pictures", folder / "pictures.lance"
     subprocess.run([LOADERD, "sample", pictures, "--count", str(count)], check=True)
     subprocess.run([LOADERD, "ingest", pictures, dataset], check=True)
+    return str(dataset)
+
+
+def street_dataset(count: int) -> str:
+    """Draws ``count`` street frames, with weather, scene and boxes; returns the dataset's path.
+
+    ``loaderd ingest --help`` lists the columns. As above, it is left to the system to clean up.
+    """
+    dataset = Path(tempfile.mkdtemp(prefix="loaderd-example-")) / "streets.lance"
+    subprocess.run([LOADERD, "ingest", "--synthetic", str(count), dataset], check=True)
     return str(dataset)

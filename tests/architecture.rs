@@ -25,11 +25,21 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("loaderd-python", &["loaderd-wire"]),
 ];
 
+/// The workspace's own packages, which may use any of these; what is not published has no place
+/// in the drawing.
+const WORKSPACE: [&str; 4] = [
+    "loaderd-tests",
+    "loaderd-benches",
+    "loaderd-measure",
+    "loaderd-rings",
+];
+
 /// Crates that only one of ours may name.
-const OWNERS: [(&str, &[&str]); 6] = [
+const OWNERS: [(&str, &[&str]); 7] = [
     ("lance", &["loaderd-snapshot", "loaderd-benches"]),
     ("tokio", &["loaderd-snapshot", "loaderd-benches"]),
     ("io-uring", &["loaderd-read"]),
+    ("tokio-uring", &["loaderd-rings"]),
     ("turbojpeg-sys", &["loaderd-decode"]),
     ("rusqlite", &["loaderd"]),
     ("pyo3", &["loaderd-python"]),
@@ -83,9 +93,18 @@ fn crates_know_only_whom_the_architecture_says() {
     let unnamed: Vec<&String> = dependencies
         .keys()
         .filter(|name| !ours.contains(name.as_str()))
-        .filter(|name| !["loaderd-tests", "loaderd-benches"].contains(&name.as_str()))
+        .filter(|name| !WORKSPACE.contains(&name.as_str()))
         .collect();
     assert!(unnamed.is_empty(), "crates without a place: {unnamed:?}");
+}
+
+#[test]
+fn the_comparison_of_rings_builds_without_lance() {
+    let found = &dependencies()["loaderd-rings"];
+    let ours: Vec<&String> = (found.iter())
+        .filter(|name| name.starts_with("loaderd"))
+        .collect();
+    assert_eq!(ours, ["loaderd-measure", "loaderd-plan", "loaderd-read"]);
 }
 
 #[test]

@@ -33,7 +33,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a folder of images into a Lance dataset, in the layout that reads fastest
+    /// Write a folder of images, or drawn frames, into a Lance dataset, in the layout that reads
+    /// fastest
     #[cfg(feature = "lance")]
     Ingest(ingest::Arguments),
     /// Draw a folder of photo-like JPEGs in class sub-folders, to try things on

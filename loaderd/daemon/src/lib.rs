@@ -20,6 +20,8 @@ pub mod steplog;
 pub mod server;
 mod session;
 
+pub mod synthetic;
+
 pub mod cli;
 pub mod clock;
 pub mod histogram;

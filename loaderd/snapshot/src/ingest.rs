@@ -8,6 +8,8 @@
 //! failed ingest wrote is not part of any version. In a dataset, Lance's clean-up takes it away;
 //! where none came to be, a later ingest works in the same folder.
 
+mod table;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -25,6 +27,8 @@ use crate::location::Location;
 use crate::request::VersionRef;
 use crate::runtime::{runtime, wait};
 use crate::{SnapshotError, dataset};
+
+pub use table::{TableOptions, TableReport, dataset_rows, ingest_table};
 
 /// A batch goes to the writer when it has this many bytes of images …
 const BATCH_BYTES: usize = 8 << 20;
@@ -107,11 +111,7 @@ pub fn ingest(
     options: &IngestOptions,
 ) -> Result<IngestReport, SnapshotError> {
     let location = Location::parse(uri)?;
-    let existing = match wait(dataset::open(&location, &VersionRef::Latest)) {
-        Ok(existing) => Some(Arc::new(existing)),
-        Err(SnapshotError::NoDataset { .. }) => None,
-        Err(error) => return Err(error),
-    };
+    let existing = open_existing(&location)?;
     let before = match &existing {
         Some(existing) => existing_classes(&location, existing, options)?,
         None => Vec::new(),
@@ -131,8 +131,8 @@ pub fn ingest(
         existing.as_ref(),
         schema,
         first,
-        &mut batches,
-        options,
+        &mut || batches.next_batch(),
+        options.rows_per_fragment,
     )?;
     let created = existing.is_none();
     let committed = wait(async {
@@ -157,6 +157,15 @@ pub fn ingest(
         classes,
         created,
     })
+}
+
+/// The latest version, `None` where there is no dataset.
+fn open_existing(location: &Location) -> Result<Option<Arc<Dataset>>, SnapshotError> {
+    match wait(dataset::open(location, &VersionRef::Latest)) {
+        Ok(existing) => Ok(Some(Arc::new(existing))),
+        Err(SnapshotError::NoDataset { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The classes of a dataset that this ingest made, or why it cannot be appended to.
@@ -206,16 +215,21 @@ fn schema(existing: Option<&Dataset>, classes: &[String], options: &IngestOption
         Some(schema) => schema.field_with_name(name).cloned().unwrap_or(new),
         None => new,
     };
-    let packed = BlobFieldOptions::default().with_inline_size_threshold(0);
     let image = &options.image_column;
     let label = &options.label_column;
     Arc::new(Schema::new_with_metadata(
         vec![
-            field(image, blob_field_with_options(image, true, packed)),
+            field(image, image_field(image)),
             field(label, Field::new(label, DataType::Int64, true)),
         ],
         HashMap::from([classes_entry(classes, options)]),
     ))
+}
+
+/// A column of blobs that all go to packed sidecar files, whatever their size.
+fn image_field(name: &str) -> Field {
+    let packed = BlobFieldOptions::default().with_inline_size_threshold(0);
+    blob_field_with_options(name, true, packed)
 }
 
 fn classes_entry(classes: &[String], options: &IngestOptions) -> (String, String) {
@@ -283,8 +297,8 @@ fn write(
     existing: Option<&Arc<Dataset>>,
     schema: SchemaRef,
     first: RecordBatch,
-    batches: &mut Batches<'_>,
-    options: &IngestOptions,
+    next_batch: &mut dyn FnMut() -> Result<Option<RecordBatch>, SnapshotError>,
+    rows_per_fragment: usize,
 ) -> Result<Transaction, SnapshotError> {
     let (sender, receiver) = sync_channel::<Result<RecordBatch, ArrowError>>(BATCHES_QUEUED);
     let source = RecordBatchIterator::new(receiver, schema);
@@ -293,7 +307,7 @@ fn write(
             Some(_) => WriteMode::Append,
             None => WriteMode::Create,
         },
-        max_rows_per_file: options.rows_per_fragment.max(1),
+        max_rows_per_file: rows_per_fragment.max(1),
         data_storage_version: existing.is_none().then_some(FILE_VERSION),
         enable_stable_row_ids: true,
         session: Some(dataset::session()),
@@ -317,7 +331,7 @@ fn write(
         if sender.send(Ok(batch)).is_err() {
             break;
         }
-        next = batches.next_batch().unwrap_or_else(|error| {
+        next = next_batch().unwrap_or_else(|error| {
             failure = Some(error);
             None
         });

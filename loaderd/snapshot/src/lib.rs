@@ -41,7 +41,10 @@ mod ingest;
 pub use column::FieldInfo;
 pub use error::SnapshotError;
 pub use field::{BytesLayout, DType, FieldKind, FixedKind, RaggedKind};
-pub use ingest::{IngestOptions, IngestReport, IngestRow, classes_key, ingest};
+pub use ingest::{
+    IngestOptions, IngestReport, IngestRow, TableOptions, TableReport, classes_key, dataset_rows,
+    ingest, ingest_table,
+};
 pub use map::Variable;
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};

@@ -1,4 +1,6 @@
-//! `loaderd ingest`: a folder of images into a Lance dataset.
+//! `loaderd ingest`: a folder of images, or drawn street frames, into a Lance dataset.
+
+mod synthetic;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,31 @@ const NAMED_MAX: usize = 20;
 
 /// Arguments of `loaderd ingest`.
 #[derive(clap::Args)]
+#[command(
+    override_usage = "loaderd ingest [OPTIONS] <SRC> <URI>\n       loaderd ingest [OPTIONS] --synthetic <N> <URI>",
+    after_long_help = synthetic::SCHEMA
+)]
 pub(super) struct Arguments {
-    /// Folder of images: one sub-folder a class, or all in one with --label-from name
-    src: PathBuf,
-    /// Dataset to make, or to append to (which makes a new version of it)
-    uri: String,
+    /// SRC: a folder of images, one sub-folder a class, or all in one with --label-from name. URI:
+    /// the dataset to make, or to append to (which makes a new version of it)
+    #[arg(value_names = ["SRC", "URI"], num_args = 1..=2, required = true)]
+    places: Vec<PathBuf>,
+    /// Draw N street frames with weather, time of day, scene and boxes instead of reading a folder;
+    /// --help lists the columns
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "label_from")]
+    synthetic: Option<u64>,
+    /// Seed of the drawing: the same seed and number give the same frame on every machine
+    #[arg(long, default_value_t = 0, requires = "synthetic")]
+    seed: u64,
+    /// Number of the first frame drawn [default: as many as the dataset has rows]
+    #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u64).range(..1 << 48))]
+    first_frame: Option<u64>,
+    /// Draw a column `mask` besides, of the ground that can be driven on
+    #[arg(long, requires = "synthetic")]
+    mask: bool,
+    /// Rows after which a new fragment (data file) is begun
+    #[arg(long, value_name = "N", default_value_t = IngestOptions::default().rows_per_fragment)]
+    rows_per_fragment: usize,
     /// Where a class comes from: the sub-folder, or the file's name up to the first underscore
     #[arg(long, value_enum, default_value_t = LabelFrom::Folder)]
     label_from: LabelFrom,
@@ -43,14 +65,37 @@ struct Labelled {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let files = match arguments.label_from {
-        LabelFrom::Folder => by_folder(&arguments.src)?,
-        LabelFrom::Name => by_name(&arguments.src)?,
+    let uri = |place: &PathBuf| {
+        let text = place.to_str().map(str::to_owned);
+        text.with_context(|| format!("the dataset's path {} is not UTF-8", place.display()))
     };
-    let bar = ProgressBar::new(files.len() as u64).with_style(
-        ProgressStyle::with_template("{bar:30} {pos}/{len} files  {per_sec}  {eta} left  {msg}")
-            .expect("a template of ours"),
-    );
+    match (arguments.synthetic, arguments.places.as_slice()) {
+        (Some(count), [place]) => synthetic::run(arguments, count, &uri(place)?),
+        (None, [src, place]) => from_folder(arguments, src, &uri(place)?),
+        (Some(_), [src, _, ..]) => bail!(
+            "--synthetic draws its images itself: leave out {}, or leave out --synthetic to ingest that folder",
+            src.display()
+        ),
+        _ => bail!(
+            "name a folder of images and a dataset (loaderd ingest SRC URI), or draw frames with --synthetic N"
+        ),
+    }
+}
+
+/// A progress bar over `count` of these.
+fn bar(count: u64, things: &str) -> ProgressBar {
+    let template =
+        format!("{{bar:30}} {{pos}}/{{len}} {things}  {{per_sec}}  {{eta}} left  {{msg}}");
+    let style = ProgressStyle::with_template(&template).expect("a template of ours");
+    ProgressBar::new(count).with_style(style)
+}
+
+fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
+    let files = match arguments.label_from {
+        LabelFrom::Folder => by_folder(src)?,
+        LabelFrom::Name => by_name(src)?,
+    };
+    let bar = bar(files.len() as u64, "files");
     let mut skipped: Vec<String> = Vec::new();
     let mut images = Images {
         files: files.iter(),
@@ -64,7 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         bar.finish_and_clear();
         bail!(
             "{}: none of {} files is an image that can be decoded ({})",
-            arguments.src.display(),
+            src.display(),
             files.len(),
             skipped
                 .first()
@@ -75,26 +120,26 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let classes: BTreeSet<&String> = files.iter().map(|file| &file.class).collect();
     let options = IngestOptions {
         classes: classes.into_iter().cloned().collect(),
+        rows_per_fragment: arguments.rows_per_fragment,
         ..IngestOptions::default()
     };
-    let report = ingest(&arguments.uri, &mut images, &options)?;
+    let report = ingest(uri, &mut images, &options)?;
     bar.finish_and_clear();
     name_skipped(&skipped, arguments.verbose);
     if arguments.json {
         say(serde_json::json!({
-            "uri": arguments.uri, "version": report.version, "rows": report.rows,
+            "uri": uri, "version": report.version, "rows": report.rows,
             "rows_total": report.rows_total, "classes": report.classes.len(),
             "skipped": skipped.len(), "created": report.created,
         }));
     } else {
         say(format_args!(
-            "{} {}: {} images, {} classes, {} files left out; version {}, {} rows in all",
+            "{} {uri}: {} images, {} classes, {} files left out; version {}, {} rows in all",
             if report.created {
                 "made"
             } else {
                 "appended to"
             },
-            arguments.uri,
             report.rows,
             report.classes.len(),
             skipped.len(),

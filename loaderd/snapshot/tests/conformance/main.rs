@@ -14,5 +14,6 @@ mod matrix;
 mod mutations;
 mod protect;
 mod selection;
+mod table;
 mod troubles;
 mod variable;
