@@ -15,7 +15,8 @@ use lance::{BlobArrayBuilder, Dataset};
 
 use super::{append, create, image_field, open_existing, write};
 use crate::SnapshotError;
-use crate::field::{BytesLayout, FieldKind, fields};
+use crate::column::fields;
+use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::runtime::wait;
 

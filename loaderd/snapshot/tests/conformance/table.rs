@@ -80,7 +80,9 @@ fn columns_come_back_and_images_have_extents() {
     .unwrap();
     assert_eq!(snapshot.row_address(11) >> 32, 2);
     assert_eq!(snapshot.classes("label").unwrap(), ["cat", "dog"]);
-    let images: Vec<Value> = (0..12).map(|id| Some(payload(id % 10 + 1, 3_000))).collect();
+    let images: Vec<Value> = (0..12)
+        .map(|id| Some(payload(id % 10 + 1, 3_000)))
+        .collect();
     let ways = conform(&snapshot, 0, &images);
     assert_eq!((ways.extent, ways.slow), (13, 0));
     let masks: Vec<Value> = (0..12)
