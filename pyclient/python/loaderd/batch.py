@@ -57,9 +57,8 @@ class Batch(dict[str, Any]):
     ) -> None:
         super().__init__(tensors)
         given = (version, step, epoch, epoch_step, rows, bad_rows, state)
-        for name, value in zip(_ATTRIBUTES, given, strict=True):
-            if value is not _MISSING:
-                setattr(self, name, value)
+        attributes = zip(_ATTRIBUTES, given, strict=True)
+        self.__dict__.update(pair for pair in attributes if pair[1] is not _MISSING)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached where the attribute is not there.
