@@ -55,7 +55,11 @@ class Batch(batch.Batch):
 
     def clone(self) -> Batch:
         """A copy of the arrays in memory of their own, so that the slot is free again."""
-        return self._with(jax.tree.map(lambda array: jnp.array(array, copy=True), dict(self)))
+
+        def copy(array: jax.Array) -> jax.Array:
+            return jnp.array(array, copy=True)
+
+        return self._with({name: jax.tree.map(copy, column) for name, column in self.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The batch after ``jax.device_put`` of every array, e.g. to a device or a sharding."""
