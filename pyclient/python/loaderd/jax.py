@@ -275,7 +275,9 @@ class LanceLoader(Loader[Batch]):
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         # Where an array comes to lie that nobody places.
         (device,) = jnp.empty(()).devices()
-        return Batch(((name, self._column(lease, name, device)) for name in lease.names), **about)
+        return Batch._made(
+            [(name, self._column(lease, name, device)) for name in lease.names], about
+        )
 
     def _column(self, lease: Lease, name: str, device: jax.Device) -> jax.Array | Ragged:
         made = column(lease, name, lambda tensor: _on_cpu(name, tensor))

@@ -167,10 +167,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         self._load_state(state, allow_changed)
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
-        return Batch(
-            ((name, column(lease, name, _tensor)) for name in lease.names),
-            **about,
-        )
+        return Batch._made([(name, column(lease, name, _tensor)) for name in lease.names], about)
 
     def _check_place(self) -> None:
         worker = torch.utils.data.get_worker_info()
