@@ -150,7 +150,6 @@ impl Lease {
 
     /// A ragged column in its arrays: values, offsets from the outermost level inwards,
     /// shapes where it has images, and whether it is text. `KeyError` where it is dense.
-    #[expect(clippy::type_complexity, reason = "a tuple of Python's")]
     fn ragged(
         &self,
         name: &str,
