@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
 use loaderd_wire::socket::Received;
-use loaderd_wire::{Channel, PROTOCOL, Segment, ToClient, ToDaemon, WireError, ragged};
+use loaderd_wire::{Channel, PROTOCOL, Segment, ToClient, ToDaemon, WireError, receipt};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::intern;
@@ -238,27 +238,8 @@ impl Session {
                 "the daemon sent a batch before it opened the job",
             ));
         };
-        let (slot_count, batch_size) = (slots.segment.slot_count(), slots.layout.batch_size);
-        if ready.slot >= slot_count || ready.rows > batch_size {
-            return Err(ProtocolError::new_err(format!(
-                "the daemon sent {} rows in slot {}; there are {slot_count} slots of {batch_size} rows",
-                ready.rows, ready.slot
-            )));
-        }
-        let mut fds = fds.into_iter();
-        let oversize = match (ready.oversize, fds.next(), fds.next()) {
-            (None, None, _) => None,
-            (Some(bytes), Some(fd), None) => {
-                Some(Segment::from_fd(fd, bytes, 1).map_err(to_python)?)
-            }
-            (bytes, _, _) => {
-                return Err(ProtocolError::new_err(format!(
-                    "the daemon sent a batch with {} bytes outside its slot, and not exactly the segment for them",
-                    bytes.unwrap_or(0)
-                )));
-            }
-        };
-        check_ragged(slots, ready, oversize.as_ref()).map_err(ProtocolError::new_err)?;
+        let oversize =
+            receipt::receive(&slots.layout, &slots.segment, ready, fds).map_err(to_python)?;
         let connection = Arc::clone(&self.connection);
         let held = Held::new(connection, Arc::clone(slots), oversize, ready);
         Ok(Lease::new(held))
@@ -280,44 +261,6 @@ impl Drop for Session {
         // Leases may keep the descriptor open for long; the job ends now.
         self.close();
     }
-}
-
-/// Every array of a batch's ragged columns must lie where it may, for the same reason, and
-/// its offsets must count what is there.
-fn check_ragged(slots: &Slots, ready: &Ready, oversize: Option<&Segment>) -> Result<(), String> {
-    let layout = &slots.layout;
-    let columns: Vec<_> = layout
-        .tensors
-        .iter()
-        .filter(|tensor| tensor.ragged.is_some())
-        .collect();
-    if columns.len() != ready.ragged.len() {
-        return Err(format!(
-            "the daemon sent {} ragged columns, the layout has {}",
-            ready.ragged.len(),
-            columns.len()
-        ));
-    }
-    let (start, bytes, area) = match oversize {
-        Some(segment) => {
-            let bytes = segment.slot_bytes();
-            (segment.slot_ptr(0), bytes, 0..bytes)
-        }
-        None => {
-            let start = slots.segment.slot_ptr(ready.slot);
-            (
-                start,
-                layout.slot_bytes,
-                layout.dense_bytes..layout.slot_bytes,
-            )
-        }
-    };
-    // SAFETY: the memory is mapped and so long, and the message says that it is ours.
-    let memory = unsafe { std::slice::from_raw_parts(start, bytes as usize) };
-    for (column, part) in columns.into_iter().zip(&ready.ragged) {
-        ragged::check(column, part, ready.rows, memory, area.clone())?;
-    }
-    Ok(())
 }
 
 /// What is told of a batch, beside its lease.

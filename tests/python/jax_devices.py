@@ -89,7 +89,28 @@ last = [batch.clone() for batch in loader][-1]
 assert last["label"].tolist() == [96, 97, 98, 99, 0, 0, 0, 0]
 assert last["_valid"].tolist() == [True] * 4 + [False] * 4
 
+# Lists have a shape once they are padded, and lie with their rows.
 line = NamedSharding(LINE, PartitionSpec("data"))
+lists: dict[str, Any] = {
+    "uri": "memory:rows=100",
+    "columns": ["label", "categories"],
+    "batch_size": 8,
+    "socket": sys.argv[1],
+    "autostart": False,
+}
+batch = next(iter(LanceLoader(sharding=line, pad_ragged={"categories": 3}, **lists)))
+assert batch["categories"].sharding == batch["categories._length"].sharding == line
+numbers = [[row * 10 + k for k in range(row % 4)] for row in range(8)]
+assert batch["categories._length"].tolist() == [len(row) for row in numbers]
+padded = [row + [0] * (3 - len(row)) for row in numbers]
+assert rows_by_device(batch["categories"]) == {
+    device.id: padded[2 * place : 2 * place + 2] for place, device in enumerate(LINE.devices.flat)
+}
+with pytest.raises(
+    errors.RequestError, match=r"pad_ragged=\{'categories': 64\} makes it one of 64"
+):
+    next(iter(LanceLoader(sharding=line, **lists)))
+
 refused("must divide evenly", batch_size=6, sharding=line)
 refused("label", sharding=split)
 # Ranks that JAX knows nothing of: its devices are those of all the rows.

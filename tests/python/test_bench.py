@@ -68,6 +68,57 @@ def test_each_part_has_its_times(images: str) -> None:
     assert any(line.startswith("slots: batches came ") for line in report["advice"])
 
 
+@pytest.mark.parametrize("column", ["text", "boxes", "tags"])
+def test_lists_and_text_are_counted_with_their_offsets(column: str) -> None:
+    report = bench("memory:rows=61", f"--column={column}", "--seconds=0.3", "--batch-size=61")
+    assert report["column"] == column
+    assert report["verdict"].startswith("copy-bound")
+    (stage,) = report["stages"]
+    assert stage["name"] == "end to end" and stage["rows"] >= 61
+    # A batch is all rows, so each has the same bytes.
+    boxes = [0 if row % 9 == 8 else row % 4 for row in range(61)]
+    tags = [0 if row % 8 == 5 else row % 3 for row in range(61)]
+    expected = {
+        "boxes": sum(boxes) * 16 + 62 * 8,
+        # At least so many inner offsets, and at most 9 bytes a tag.
+        "tags": 62 * 8 + (sum(tags) + 1) * 8,
+        "text": 62 * 8,
+    }[column]
+    found = stage["mb_per_s"] * 1e6 / stage["rows_per_s"] * 61
+    if column == "boxes":
+        assert found == pytest.approx(expected)
+    else:
+        assert expected < found < expected + 61 * 80
+
+
+def test_batches_larger_than_their_slot_are_read(tmp_path: Path) -> None:
+    # One row in 500 is large, so the room that is reckoned for most does not hold its batch.
+    for number in range(500):
+        (tmp_path / f"{number:03}").write_bytes(b"x" * (1 << 20 if number == 7 else 100))
+    source = f"memory:rows=500,images={tmp_path}"
+    report = bench(source, "--transform=null", "--seconds=0.3", "--batch-size=50")
+    assert [stage["name"] for stage in report["stages"]] == ["read", "end to end"]
+    assert report["slot_bytes"] < 1 << 20
+    assert report["verdict"].startswith("read- or copy-bound")
+    end_to_end = report["stages"][1]
+    assert end_to_end["mb_per_s"] * 1e6 / end_to_end["rows_per_s"] > 100 + 8
+
+
+def test_images_in_any_column_and_size(images: str) -> None:
+    decode = json.dumps([{"name": "Decode"}])
+    brief = ("--seconds=0.3", "--batch-size=8")
+    report = bench(images, f"--transform={decode}", *brief)
+    assert [stage["name"] for stage in report["stages"]] == ["read", "decode", "end to end"]
+    end_to_end = report["stages"][-1]
+    # 96 x 64 pixels, or up to a sixteenth less.
+    found = end_to_end["mb_per_s"] * 1e6 / end_to_end["rows_per_s"]
+    assert 96 * 60 * 3 < found < 96 * 64 * 3 + 12 + 16
+    report = bench(images, "--column=path", f"--transform={CROP}", *brief)
+    assert [stage["name"] for stage in report["stages"]] == ["end to end"]
+    assert report["verdict"].startswith("load-bound")
+    assert {"header", "decode", "resize"} < {part["name"] for part in report["spreads"]}
+
+
 def test_a_slow_consumer_is_told_so() -> None:
     report = bench("memory:rows=1000,tensor=8:float32", "--seconds=1", "--consume-ms=20")
     assert report["verdict"].startswith("consumer-bound")

@@ -2,8 +2,8 @@
 //!
 //! In the order of data: [`paths`] tells both where to meet, [`socket`] carries
 //! [`message`]s and descriptors, [`layout`] says what lies where in a slot, [`ragged`]
-//! where the columns lie whose rows differ in length, and [`segment`] is the memory that
-//! holds the slots.
+//! where the columns lie whose rows differ in length, [`segment`] is the memory that
+//! holds the slots, and [`receipt`] is what a client makes sure of before it looks.
 //!
 //! This crate knows nothing of datasets, images, Python or GPUs, starts no threads and
 //! keeps no state of slots: that lives in the daemon alone.
@@ -19,6 +19,8 @@ pub mod message;
 pub mod layout;
 pub mod ragged;
 pub mod segment;
+
+pub mod receipt;
 
 mod error;
 

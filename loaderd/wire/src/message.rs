@@ -128,7 +128,8 @@ pub enum OnBadSample {
     Raise,
     /// Another row takes its place: a pure function of seed, epoch, position and attempt.
     Replace,
-    /// Zeros, with `_valid` false.
+    /// The image is zeros, or empty in its own size; `_valid` is false, and the row's other
+    /// columns keep their values.
     Zero,
 }
 

@@ -50,6 +50,16 @@ pub struct RaggedPart {
     pub shapes: Option<Span>,
 }
 
+impl RaggedPart {
+    /// Bytes of the arrays of `column`, without the gaps between them. Only of a part that was
+    /// checked: its arrays lie in memory, so their lengths have a sum.
+    pub fn bytes(&self, column: &Tensor) -> u64 {
+        let offsets: u64 = self.offsets.iter().map(|span| span.count).sum();
+        let shapes = self.shapes.map_or(0, |span| span.count);
+        offsets * OFFSET_BYTES + self.values.count * column.row_bytes() + shapes * SHAPE_BYTES
+    }
+}
+
 /// One row's value.
 #[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {

@@ -8,7 +8,8 @@ imports PyTorch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import Sharding
 
 from loaderd import batch
 from loaderd._native import Lease, SlotTensor
+from loaderd._padding import LENGTH, checked, padded
 from loaderd.errors import RequestError, SlotsExhausted
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
@@ -111,8 +113,8 @@ class LanceLoader(Loader[Batch]):
 
     Lists, text, bytes without a transform and images that ``Decode()`` leaves in their own
     size are :class:`~loaderd.ragged.Ragged`, a pytree too. How many values they have differs
-    from step to step, so a jitted function that takes one is traced anew: take its rows out,
-    or pad them, outside of ``jit``.
+    from step to step, so a jitted function that takes one is traced anew, and no sharding
+    fits: ``pad_ragged`` gives them a shape that stays.
 
     Types are kept, but for those of 64 bits, which JAX has only with ``jax_enable_x64``:
     without it, ``int64`` (labels) arrives as ``int32``, ``uint64`` as ``uint32`` and
@@ -158,7 +160,8 @@ class LanceLoader(Loader[Batch]):
         protect: Holds the version against clean-up: ``"run"`` while the run lasts,
             ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
         on_bad_sample: For a row that can't be decoded: ``"raise"``, ``"replace"`` it by
-            another row, or ``"zero"`` it (and set ``_valid`` to false).
+            another row, or ``"zero"`` what can't be: such an image is all zeros, or empty
+            in its own size, ``_valid`` is false, and the row's other columns are as ever.
         on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
         fast_dct: Lets the decoder scale down to the target size instead of one and a half
             times that: faster, and a little less exact.
@@ -181,6 +184,12 @@ class LanceLoader(Loader[Batch]):
             batch, so that shapes stay the same: ``"drop"`` leaves them out, and ``"pad"``
             adds rows of zeros, which ``_valid`` (``[batch_size]`` bool, in every batch
             then) marks as false. ``batch.rows`` counts without padding.
+        pad_ragged: By ragged column, how many values a row gets: ``{"boxes": 64}`` makes it
+            dense, ``[batch_size, 64, ...]``, with zeros behind each row's own values, and
+            adds ``boxes._length``, ``[batch_size]``, an integer: how many values the row has
+            in the dataset. Where that is more than 64, the first 64 are there, so
+            ``jnp.arange(64) < batch["boxes._length"][:, None]`` says which values are real.
+            Lists, text and bytes can be padded; lists of lists and images can't.
     """
 
     def __init__(
@@ -211,6 +220,7 @@ class LanceLoader(Loader[Batch]):
         autostart: bool = True,
         sharding: Sharding | None = None,
         partial: Partial = "drop",
+        pad_ragged: Mapping[str, int] | None = None,
     ) -> None:
         rank, world_size = _processes(rank, world_size)
         job = Job.make(
@@ -242,6 +252,7 @@ class LanceLoader(Loader[Batch]):
                 f'PartitionSpec("data")), not {sharding!r}'
             )
         self._sharding = sharding
+        self._lengths = checked(pad_ragged, job.columns)
         super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
 
     def get_state(self) -> dict[str, Any]:
@@ -275,20 +286,32 @@ class LanceLoader(Loader[Batch]):
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         # Where an array comes to lie that nobody places.
         (device,) = jnp.empty(()).devices()
-        return Batch._made(
-            [(name, self._column(lease, name, device)) for name in lease.names], about
-        )
+        columns = (self._columns(lease, name, device) for name in lease.names)
+        return Batch._made(chain.from_iterable(columns), about)
 
-    def _column(self, lease: Lease, name: str, device: jax.Device) -> jax.Array | Ragged:
+    def _columns(
+        self, lease: Lease, name: str, device: jax.Device
+    ) -> Iterator[tuple[str, jax.Array | Ragged]]:
+        """A column of the dataset, and behind it how long its rows were before padding."""
+        if (length := self._lengths.get(name)) is not None:
+            made = padded(name, column(lease, name, np.from_dlpack), length)
+            for part, values in zip((name, name + LENGTH), made, strict=True):
+                array = jax.device_put(_narrowed(part, values), _cpu())
+                yield part, self._dense(part, array, device)
+            return
         made = column(lease, name, lambda tensor: _on_cpu(name, tensor))
-        if isinstance(made, Ragged):
-            if self._sharding is not None:
-                raise RequestError(
-                    f"column {name!r} is ragged, and a sharding lays out dense columns only: leave "
-                    "the column out, or read it with a loader of its own, without sharding"
-                )
-            return _with_rows(made, self._job.batch_size, device)
-        array = self._padded(made)
+        if not isinstance(made, Ragged):
+            yield name, self._dense(name, made, device)
+        elif self._sharding is None:
+            yield name, _with_rows(made, self._job.batch_size, device)
+        else:
+            raise RequestError(
+                f"column {name!r} is ragged, and a sharding lays out dense columns only: "
+                f"pad_ragged={{{name!r}: 64}} makes it one of 64 values a row; or leave it out"
+            )
+
+    def _dense(self, name: str, array: jax.Array, device: jax.Device) -> jax.Array:
+        array = self._padded(array)
         if self._sharding is not None:
             return self._laid_out(name, array, self._sharding)
         return _placed(array, device)
@@ -345,9 +368,18 @@ def _on_cpu(name: str, tensor: SlotTensor) -> jax.Array:
         values = np.from_dlpack(tensor)
     except (BufferError, RuntimeError):  # Such as bfloat16, which NumPy doesn't have.
         return _shared(tensor)
+    narrowed = _narrowed(name, values)
+    if narrowed is values:
+        return _shared(tensor)
+    array: jax.Array = jax.device_put(narrowed, device)
+    return array
+
+
+def _narrowed(name: str, values: Any) -> Any:
+    """NumPy's array in a type that JAX has, itself where it is of one."""
     narrow = jax.dtypes.canonicalize_dtype(values.dtype)
     if narrow == values.dtype:
-        return _shared(tensor)
+        return values
     # Left to itself, JAX would cut off the upper half of integers.
     if narrow.kind != "f" and values.size:
         bounds = np.iinfo(narrow)
@@ -357,8 +389,7 @@ def _on_cpu(name: str, tensor: SlotTensor) -> jax.Array:
                 f"column {name!r} holds {low if low < bounds.min else high}, which is no {narrow}, "
                 f"and JAX has {values.dtype} only with {_X64}: set it, or leave the column out"
             )
-    array: jax.Array = jax.device_put(values.astype(narrow), device)
-    return array
+    return values.astype(narrow)
 
 
 def _placed(array: jax.Array, device: jax.Device) -> jax.Array:

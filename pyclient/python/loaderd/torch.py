@@ -82,7 +82,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         protect: Holds the version against clean-up: ``"run"`` while the run lasts,
             ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
         on_bad_sample: For a row that can't be decoded: ``"raise"``, ``"replace"`` it by
-            another row, or ``"zero"`` it (and set ``_valid`` to false).
+            another row, or ``"zero"`` what can't be: such an image is all zeros, or empty
+            in its own size, ``_valid`` is false, and the row's other columns are as ever.
         on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
         fast_dct: Lets the decoder scale down to the target size instead of one and a half
             times that: faster, and a little less exact.

@@ -40,7 +40,8 @@ const SLOTS_SWEPT: [u32; 5] = [2, 3, 4, 6, 8];
 pub(super) struct Arguments {
     /// Dataset: a path, or `memory:rows=N[,images=DIR][,tensor=3x224x224:float32]`
     uri: String,
-    /// Column to deliver [default: the first with images, else the first with numbers]
+    /// Column to deliver [default: the first with bytes, else the first with numbers, else the
+    /// first with lists or text]
     #[arg(long)]
     column: Option<String>,
     /// Dataset version or tag [default: latest]
@@ -49,7 +50,8 @@ pub(super) struct Arguments {
     /// SQL filter
     #[arg(long)]
     filter: Option<String>,
-    /// Transforms as JSON [default: RandomResizedCrop(224), RandomHorizontalFlip, Normalize to float32]
+    /// Transforms as JSON; `null` delivers bytes as they are [default, of bytes:
+    /// RandomResizedCrop(224), RandomHorizontalFlip, Normalize to float32]
     #[arg(long, value_name = "JSON")]
     transform: Option<String>,
     /// Rows a batch
@@ -126,8 +128,10 @@ struct Bench<'a> {
     config: Config,
     source: Box<dyn Source>,
     column: String,
-    is_image: bool,
-    transform: serde_json::Value,
+    /// Encoded images, or any other bytes: what the stages alone can be measured of.
+    is_bytes: bool,
+    /// None where nothing is decoded.
+    transform: Option<serde_json::Value>,
     version: Option<Version>,
     /// One step a measurement; hidden where nobody looks.
     progress: ProgressBar,
@@ -163,35 +167,31 @@ impl Bench<'_> {
                         .iter()
                         .find(|field| matches!(field.kind, Kind::Fixed(..)))
                 })
+                .or_else(|| {
+                    fields
+                        .iter()
+                        .find(|field| matches!(field.kind, Kind::Ragged(_)))
+                })
                 .with_context(|| {
                     format!("{} has no column that can be delivered", arguments.uri)
                 })?,
         };
-        if matches!(field.kind, Kind::Ragged(_)) {
-            bail!(
-                "column {:?} holds text or lists: images and numbers can be measured",
-                field.name
-            );
-        }
-        let is_image = field.kind == Kind::Bytes;
+        let is_bytes = field.kind == Kind::Bytes;
         let transform = match &arguments.transform {
             Some(text) => serde_json::from_str(text).context("--transform is not JSON")?,
-            None => default_transform(),
+            None => is_bytes.then(default_transform),
         };
-        let only = |wanted: bool| {
-            if wanted {
-                vec![field.name.clone()]
-            } else {
-                vec![]
-            }
+        let only = |wanted: bool| match wanted {
+            true => vec![field.name.clone()],
+            false => vec![],
         };
         let source = source::open(SourceRequest {
             uri: arguments.uri.clone(),
             version: version.clone(),
             filter: arguments.filter.clone(),
-            bytes_columns: only(is_image),
-            fixed_columns: only(!is_image),
-            variable_columns: vec![],
+            bytes_columns: only(is_bytes),
+            fixed_columns: only(matches!(field.kind, Kind::Fixed(..) | Kind::Other(_))),
+            variable_columns: only(matches!(field.kind, Kind::Ragged(_))),
             protect: Protect::None,
             run: "bench".into(),
         })?;
@@ -210,7 +210,7 @@ impl Bench<'_> {
             config,
             source,
             column: field.name.clone(),
-            is_image,
+            is_bytes,
             transform,
             version,
             progress,
@@ -245,14 +245,16 @@ impl Bench<'_> {
         if self.arguments.cold {
             self.cold(&mut stages, &mut spreads, &mut notes)?;
         }
-        if self.is_image {
+        if self.is_bytes {
             self.say_next("reading");
             let alone = self.read(self.fresh_files()?, false)?;
             stages.push(alone.stage);
             spreads.push(Spread::of("read alone", &alone.waits));
             reading = alone.how;
+        }
+        if let Some(transform) = self.decoded_alone() {
             self.say_next("decoding");
-            stages.push(self.decode(threads)?);
+            stages.push(self.decode(transform, threads)?);
         }
         self.say_next("end to end");
         let timings = Arc::new(Timings::default());
@@ -312,7 +314,7 @@ impl Bench<'_> {
         spreads: &mut Vec<Spread>,
         notes: &mut Vec<String>,
     ) -> Result<()> {
-        let Some(files) = self.fresh_files()?.filter(|_| self.is_image) else {
+        let Some(files) = self.fresh_files()? else {
             notes.push("cold: not measured: no data file of our own is read here".into());
             return Ok(());
         };
@@ -334,6 +336,11 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// The transforms of images that are at hand; those in files that text names are not.
+    fn decoded_alone(&self) -> Option<&serde_json::Value> {
+        self.transform.as_ref().filter(|_| self.is_bytes)
+    }
+
     /// The same measurements with other numbers of threads and slots.
     fn sweep(&self) -> Result<Sweep> {
         let most = self.config.decode_threads;
@@ -345,9 +352,9 @@ impl Bench<'_> {
         let mut sweep = Sweep::default();
         for count in threads {
             self.say_next(format!("{count} of {most} decode threads"));
-            let decode = match self.is_image {
-                true => Some(self.decode(count)?.rows_per_s),
-                false => None,
+            let decode = match self.decoded_alone() {
+                Some(transform) => Some(self.decode(transform, count)?.rows_per_s),
+                None => None,
             };
             let consumed = self.deliver(count, self.arguments.slots, false, None)?;
             sweep
@@ -390,8 +397,8 @@ impl Bench<'_> {
 
     fn consume(&self, slots: u32, one_epoch: bool) -> Result<Consumed> {
         let mut transform = std::collections::BTreeMap::new();
-        if self.is_image {
-            transform.insert(self.column.clone(), self.transform.clone());
+        if let Some(steps) = &self.transform {
+            transform.insert(self.column.clone(), steps.clone());
         }
         let request: OpenRequest = serde_json::from_value(json!({
             "uri": self.arguments.uri, "version": self.version, "filter": self.arguments.filter,

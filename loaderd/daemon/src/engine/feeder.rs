@@ -348,6 +348,7 @@ impl Feeder {
         match values {
             Ok(values) => {
                 for ((batch, row, tensor), value) in rows.into_iter().zip(values) {
+                    self.tell_masks(&batch, row, input.column(), value.is_some());
                     match (value, input) {
                         (Some(bytes), Input::Bytes(_)) => {
                             let encoded = Encoded::Read(Buffer::from(bytes));

@@ -52,6 +52,14 @@ pub enum Input {
 }
 
 impl Input {
+    /// The column of the source.
+    pub fn column(self) -> ColumnRef {
+        match self {
+            Input::Bytes(column) => ColumnRef::Bytes(column),
+            Input::File(column) => ColumnRef::Variable(column),
+        }
+    }
+
     /// A number of its own for each column, for the draws of its transforms.
     pub fn number(self) -> u32 {
         match self {
@@ -113,6 +121,14 @@ impl Origin {
             Origin::Image { input, .. } | Origin::Decoded { input, .. } => Some(*input),
             Origin::Raw { column } => Some(Input::Bytes(*column)),
             _ => None,
+        }
+    }
+
+    /// The column of the source whose values it delivers, if they vary in length.
+    pub fn column(&self) -> Option<ColumnRef> {
+        match self {
+            Origin::Ragged { column } => Some(ColumnRef::Variable(*column)),
+            origin => origin.input().map(Input::column),
         }
     }
 }

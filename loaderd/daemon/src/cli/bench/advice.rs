@@ -34,6 +34,12 @@ pub(super) fn verdict(report: &Report) -> String {
         (Some(read), Some(decode), Some(all)) => format!(
             "decode-bound: {waited_text}; decoding alone gives {decode:.0} images/s, reading alone {read:.0}, together {all:.0}"
         ),
+        (Some(read), None, Some(all)) => format!(
+            "read- or copy-bound: {waited_text}; reading alone gives {read:.0} rows/s, together with copying {all:.0}"
+        ),
+        _ if report.spread("decode").is_some() => format!(
+            "load-bound: {waited_text}; files that text names are read and decoded on the decode threads"
+        ),
         _ => format!("copy-bound: {waited_text}; nothing is decoded, rows are copied into slots"),
     }
 }
@@ -258,8 +264,12 @@ mod tests {
         found.consumer_waited = 0.01;
         assert!(verdict(&found).starts_with("consumer-bound"));
         found.consumer_waited = 0.9;
+        found.stages.remove(1);
+        assert!(verdict(&found).starts_with("read- or copy-bound"));
         found.stages.truncate(0);
         assert!(verdict(&found).starts_with("copy-bound"));
+        found.spreads[0].name = "decode";
+        assert!(verdict(&found).starts_with("load-bound"));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use loaderd_wire::WireError;
+use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{OpenRequest, Opened, PROTOCOL, Ready, ToClient, ToDaemon};
+use loaderd_wire::receipt;
 use loaderd_wire::segment::Segment;
 use loaderd_wire::socket::Channel;
 use serde::Serialize;
@@ -35,8 +37,7 @@ pub(super) struct Consumer {
     settings: Settings,
     channel: Channel,
     segment: Segment,
-    row_bytes: u64,
-    slot_bytes: u64,
+    layout: Layout,
 }
 
 /// What the consumer saw.
@@ -107,8 +108,7 @@ impl Consumer {
             settings,
             channel,
             segment,
-            row_bytes: opened.layout.tensors[0].row_bytes(),
-            slot_bytes: opened.layout.slot_bytes,
+            layout: opened.layout,
         })
     }
 
@@ -142,7 +142,7 @@ impl Consumer {
             },
             handover: Histogram::default(),
             gaps: Histogram::default(),
-            slot_bytes: self.slot_bytes,
+            slot_bytes: self.layout.slot_bytes,
         };
         let mut last: Option<u64> = None;
         let mut parts = [ThreadCpu::default(), ThreadCpu::default()];
@@ -151,8 +151,8 @@ impl Consumer {
         let mut ended = false;
         loop {
             let waiting = Instant::now();
-            let message = match self.channel.receive(Some(ANSWER_WAIT)) {
-                Ok(received) => received.message,
+            let (message, fds) = match self.channel.receive(Some(ANSWER_WAIT)) {
+                Ok(received) => (received.message, received.fds),
                 Err(WireError::Timeout { .. }) => bail!("no batch in {ANSWER_WAIT:?}"),
                 Err(error) => return Err(error.into()),
             };
@@ -160,6 +160,8 @@ impl Consumer {
             let waited = waiting.elapsed();
             match message {
                 ToClient::Ready(ready) => {
+                    // What any client does first; it reads every offset of ragged columns.
+                    let oversize = receipt::receive(&self.layout, &self.segment, &ready, fds)?;
                     let before = last.replace(now_ns);
                     if warm_up > 0 {
                         warm_up -= 1;
@@ -170,7 +172,7 @@ impl Consumer {
                     } else {
                         consumed.waited += waited;
                         consumed.rows += u64::from(ready.rows);
-                        consumed.bytes += u64::from(ready.rows) * self.row_bytes;
+                        consumed.bytes += self.bytes(&ready);
                         consumed
                             .handover
                             .record(now_ns.saturating_sub(ready.published_ns));
@@ -178,7 +180,7 @@ impl Consumer {
                             consumed.gaps.record(now_ns.saturating_sub(before));
                         }
                     }
-                    self.take(&ready, hold)?;
+                    self.take(&ready, oversize.as_ref(), hold)?;
                 }
                 ToClient::EndOfEpoch { .. } => {
                     ended = self.settings.one_epoch;
@@ -203,13 +205,28 @@ impl Consumer {
         }
     }
 
+    /// Bytes of a batch: its dense tensors, and its ragged columns with their offsets.
+    fn bytes(&self, ready: &Ready) -> u64 {
+        let mut parts = ready.ragged.iter();
+        let tensors = self.layout.tensors.iter();
+        tensors
+            .map(|tensor| match tensor.ragged {
+                Some(_) => parts.next().map_or(0, |part| part.bytes(tensor)),
+                None => u64::from(ready.rows) * tensor.row_bytes(),
+            })
+            .sum()
+    }
+
     /// Holds a batch as a training step would, and touches it, so that it is really there.
-    fn take(&self, ready: &Ready, hold: Duration) -> Result<()> {
+    fn take(&self, ready: &Ready, oversize: Option<&Segment>, hold: Duration) -> Result<()> {
         self.channel
             .send(&ToDaemon::Delivered { lease: ready.lease }, &[])?;
-        // SAFETY: the slot is ours until `Release`, and mapped as long as the segment.
-        let first = unsafe { self.segment.slot_ptr(ready.slot).read_volatile() };
-        std::hint::black_box(first);
+        let start = match oversize {
+            Some(segment) => segment.slot_ptr(0),
+            None => self.segment.slot_ptr(ready.slot),
+        };
+        // SAFETY: the slot is ours until `Release`, and mapped as long as its segment.
+        std::hint::black_box(unsafe { start.read_volatile() });
         if !hold.is_zero() {
             std::thread::sleep(hold);
         }

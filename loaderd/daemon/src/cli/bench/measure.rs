@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use loaderd_decode::{Decoder, Options, Pipeline};
 use loaderd_plan::Draws;
 use loaderd_read::{Config, FileSet, Reader};
+use serde_json::Value;
 
 use super::Bench;
 use super::report::Stage;
@@ -37,8 +38,7 @@ impl Bench<'_> {
         let Some(files) = self.source.files().filter(|files| !files.is_empty()) else {
             return Ok(None);
         };
-        let slow = matches!(self.source.payload(0, 0), Payload::Slow | Payload::Null);
-        if !self.is_image || slow {
+        if !self.is_bytes || matches!(self.source.payload(0, 0), Payload::Slow | Payload::Null) {
             return Ok(None);
         }
         let paths = (0..files.len() as u32).map(|file| files.path(file).to_owned());
@@ -142,7 +142,7 @@ impl Bench<'_> {
     }
 
     /// Decoding alone, on so many threads, from memory.
-    pub(super) fn decode(&self, threads: usize) -> Result<Stage> {
+    pub(super) fn decode(&self, transform: &Value, threads: usize) -> Result<Stage> {
         let mut images: Vec<Arc<[u8]>> = Vec::new();
         let mut held = 0;
         let distinct = self.source.rows().min(2048) as usize;
@@ -162,8 +162,14 @@ impl Bench<'_> {
         if images.is_empty() {
             bail!("column {:?} holds no image at all", self.column);
         }
-        let pipeline = Pipeline::parse(&self.transform, Options::default())
-            .with_context(|| "--transform".to_string())?;
+        let options = Options::default();
+        // [Decode()] keeps every image's own size, and has no pipeline.
+        let whole = transform.as_array().is_some_and(|steps| steps.len() == 1)
+            && transform[0]["name"] == "Decode";
+        let pipeline = match whole {
+            true => None,
+            false => Some(Pipeline::parse(transform, options).context("--transform")?),
+        };
         let (rows, bytes, cpu_ns) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let next = AtomicU64::new(0);
         let started = Instant::now();
@@ -171,13 +177,19 @@ impl Bench<'_> {
             for _ in 0..threads {
                 scope.spawn(|| {
                     let mut decoder = Decoder::new(self.config.image_limits);
-                    let mut out = vec![0; pipeline.output().bytes() as usize];
+                    let out_bytes = pipeline.as_ref().map_or(0, |of| of.output().bytes());
+                    let mut out = vec![0; out_bytes as usize];
                     while started.elapsed() < self.time() {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let image = &images[number as usize % images.len()];
                         let mut draws = Draws::new(0, 0, number, 0);
                         // Images that can't be decoded cost their time and count as rows.
-                        let _ = decoder.decode(&pipeline, image, &mut draws, &mut out);
+                        match &pipeline {
+                            Some(pipeline) => {
+                                let _ = decoder.decode(pipeline, image, &mut draws, &mut out);
+                            }
+                            None => drop(decoder.decode_full(image, options)),
+                        }
                         rows.fetch_add(1, Ordering::Relaxed);
                         bytes.fetch_add(image.len() as u64, Ordering::Relaxed);
                     }

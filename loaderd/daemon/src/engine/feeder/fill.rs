@@ -47,13 +47,16 @@ impl Feeder {
         }
     }
 
-    /// Says for each row whether another column has a value there.
+    /// Says for each row whether another column has a value there. Where only the slow path
+    /// tells, and the column itself is delivered too, it is told when its values come.
     fn fill_mask(
         &self,
         of: ColumnRef,
         rows: &[(Arc<Batch>, usize, usize)],
     ) -> Result<(), SourceError> {
         let source = &self.session.job.source;
+        let mut origins = self.session.job.origins.iter();
+        let comes = origins.any(|origin| origin.column() == Some(of));
         let write = |(batch, row, tensor): &(Arc<Batch>, usize, usize), valid: bool| {
             // SAFETY: as in `fill_row`.
             let place = unsafe { batch.part(*row, *tensor) };
@@ -64,6 +67,7 @@ impl Feeder {
             let index = place.0.index(place.1);
             match source.is_valid(of, index) {
                 Some(valid) => write(place, valid),
+                None if comes => {}
                 None => slow.push((place, index)),
             }
         }
@@ -80,6 +84,17 @@ impl Feeder {
             write(place, value.is_some());
         }
         Ok(())
+    }
+
+    /// Says in a row's masks of a column whether the slow path found a value there.
+    pub(super) fn tell_masks(&self, batch: &Batch, row: usize, of: ColumnRef, valid: bool) {
+        for (tensor, origin) in self.session.job.origins.iter().enumerate() {
+            if matches!(origin, Origin::Mask { of: column } if *column == of) {
+                // SAFETY: as in `fill_row`.
+                let place = unsafe { batch.part(row, tensor) };
+                place[0] = u8::from(valid);
+            }
+        }
     }
 
     /// Fetches the values of a ragged column that don't lie in the source's memory; the
@@ -106,6 +121,7 @@ impl Feeder {
             .collect();
         let values = source.read_variable_slow(column, &indices)?;
         for ((batch, row, tensor), value) in slow.into_iter().zip(values) {
+            self.tell_masks(batch, *row, ColumnRef::Variable(column), value.is_some());
             let value = value.map_or(Value::Empty, Value::Bytes);
             batch.keep(&self.session.memory, *row, *tensor, value);
         }
