@@ -3,8 +3,9 @@
 # make test            all tests
 # make check           formatting, lints, types, every interleaving (loom), a little fuzzing
 # make bench           a brief run of every bench
+# make coverage        how much of the code the tests run; LANCE=1 for all crates
 
-.PHONY: demo test check bench system clean
+.PHONY: demo test check bench coverage system clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,6 +37,9 @@ check: $(VENV)/.requirements
 
 bench: $(VENV)/.installed
 	BIN="$(CURDIR)/$(BIN)" sh benches/run.sh $(BENCH)
+
+coverage: $(VENV)/.requirements
+	BIN="$(CURDIR)/$(BIN)" LANCE="$(LANCE)" scripts/coverage.sh
 
 system:
 	@scripts/system-packages.sh
