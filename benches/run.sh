@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the benches, all or those that are named:
-# read rings plan handover end_to_end memory soak.
+# read rings plan handover end_to_end extras memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
 #   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
@@ -15,7 +15,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read rings plan handover end_to_end memory soak"
+ALL="read rings plan handover end_to_end extras memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -52,7 +52,7 @@ run() {
             -r benches/requirements.txt || true
     fi
     case $1 in
-    rings | plan | handover | soak) start "$1" ;;
+    rings | plan | handover | extras | soak) start "$1" ;;
     read | end_to_end | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;
