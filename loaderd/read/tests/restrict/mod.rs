@@ -7,7 +7,7 @@
 use std::io;
 
 /// Sets a resource limit, soft and hard.
-pub fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+pub(crate) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
     let limit = libc::rlimit {
         rlim_cur: value,
         rlim_max: value,
@@ -20,7 +20,7 @@ pub fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> 
 }
 
 /// Leaves 64 KiB of memory that may be locked.
-pub fn no_locked_memory() -> io::Result<()> {
+pub(crate) fn no_locked_memory() -> io::Result<()> {
     // Root may lock without limit through this capability; others don't have it, and
     // then there is nothing to take away.
     const CAP_IPC_LOCK: libc::c_ulong = 14;
@@ -30,7 +30,7 @@ pub fn no_locked_memory() -> io::Result<()> {
 }
 
 /// Refuses `io_uring_setup` as the seccomp filters of container runtimes do.
-pub fn no_ring() -> io::Result<()> {
+pub(crate) fn no_ring() -> io::Result<()> {
     let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
         code: code as u16,
         jt,
