@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def disks(folder: Path) -> Iterator[dict[str, Disk]]:
 
 
 def draw_limits(dice: random.Random, is_lance: bool) -> Limits:
-    kind = dice.choice(["none", "descriptors", "descriptors", "memlock", "ring", "clock"])
+    kind = dice.choice(["none", "descriptors", "memlock", "ring"])
     return Limits(
         # A dataset's data files are held open, twice.
         descriptors=dice.choice([96, 128] if is_lance else [40, 64])
@@ -68,7 +68,6 @@ def draw_limits(dice: random.Random, is_lance: bool) -> Limits:
         else None,
         memlock_bytes=dice.choice([0, 64 << 10]) if kind == "memlock" else None,
         has_io_uring=kind != "ring",
-        has_own_clock=kind == "clock" and FAKETIME.exists(),
     )
 
 
@@ -177,10 +176,10 @@ def _one(
     if faults is None:
         possible = ALL_FAULTS if reads.is_lance else FAULTS
         faults = dice.choices(sorted(possible), k=dice.randint(1, 4))
-    elif "descriptors_run_out" in faults:
-        limits = Limits(descriptors=96 if reads.is_lance else 64)
-    elif "the_clock_jumps" in faults:
-        limits = Limits(has_own_clock=FAKETIME.exists())
+    if "descriptors_run_out" in faults and limits.descriptors is None:
+        limits = replace(limits, descriptors=96 if reads.is_lance else 64)
+    if "the_clock_jumps" in faults:
+        limits = replace(limits, has_own_clock=FAKETIME.exists())
     world = World(own, made, reads, limits)
     done: list[str] = []
     began = time.monotonic()
