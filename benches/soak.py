@@ -288,7 +288,7 @@ def compare(job: Job, state: Path) -> None:
                 raise SystemExit(f"{job.name}: step {step} of rank {rank} is in the log twice")
             steps[rank].add(step)
             rows[rank] += record["rows"]
-            bad[rank] += len(record["bad"])
+            bad[rank] += len({entry["position"] for entry in record["bad"]})
     for rank in job.ranks:
         number = rank.number
         found = (len(steps[number]), max(steps[number], default=-1) + 1, rows[number])

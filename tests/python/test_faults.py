@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from daemon_process import Daemon
+from faults.dataset_faults import DATASET_FAULTS
 from faults.faults import FAULTS
+from faults.machine import Limits
 from faults.run import run
-from faults.world import Limits
 from loaderd.session import Session
 
 SCHEDULES = 20
 #: After so many seconds no other schedule is begun.
-SECONDS = 45.0
+SECONDS = 25.0
 
 
 def test_schedules_of_random_faults() -> None:
@@ -36,15 +37,25 @@ def test_schedules_of_random_faults() -> None:
         "the_daemon_pauses_for_good",
         "descriptors_run_out",
         "the_daemon_is_told_to_stop_on_a_full_disk",
+        "the_clock_jumps",
     ],
 )
-def test_faults_that_took_a_daemon_or_a_client_down(fault: str) -> None:
+def test_faults_that_are_always_tried(fault: str) -> None:
+    """Those that took a daemon or a client down once, and one that needs a library."""
     assert fault in FAULTS
-    result = run(range(1), seed=1, faults=[fault])
+    result = run(range(1), seed=1, faults=[fault], kinds=["memory"])
     assert not result.failures, "\n\n".join(result.failures)
     if result.skipped:
         pytest.skip("; ".join(result.skipped))
     assert result.faults[fault] == 1
+
+
+def test_what_can_happen_to_a_dataset() -> None:
+    result = run(range(1), seed=2, faults=sorted(DATASET_FAULTS), kinds=["lance"])
+    assert not result.failures, "\n\n".join(result.failures)
+    if result.skipped:
+        pytest.skip("; ".join(result.skipped))
+    assert set(result.faults) == set(DATASET_FAULTS)
 
 
 def test_a_pause_of_the_daemon_is_told_and_survived(

@@ -13,7 +13,7 @@ use loaderd_wire::segment::Segment;
 use self::gathered::Gathered;
 use crate::completion::{Countdown, RowEnd, RowParts};
 use crate::job::{Input, Job};
-use crate::steplog::{BadRow, StepRecord};
+use crate::steplog::{BadRow, StepRecord, bad_rows};
 
 mod gathered;
 
@@ -241,7 +241,7 @@ impl Batch {
             epoch_step: self.epoch_step,
             step: self.step(),
             position: self.job.steps.position_at(self.epoch_step + 1),
-            bad_rows: self.bad.lock().expect("no panic while held").len() as u32,
+            bad_rows: bad_rows(&self.bad.lock().expect("no panic while held")) as u32,
             published_ns,
             ragged: self.gathered.parts(),
             oversize: None,

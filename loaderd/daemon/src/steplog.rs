@@ -172,6 +172,15 @@ pub struct BadRow {
     pub cause: String,
 }
 
+/// How many rows of a batch the entries are about: a row has one for each replacement that was
+/// tried, and for each of its images.
+pub(crate) fn bad_rows(entries: &[BadRow]) -> usize {
+    let mut positions: Vec<u64> = entries.iter().map(|bad| bad.position).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    positions.len()
+}
+
 /// A job's place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobKey {

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use loaderd_read::{Backend, Buffer, Config, Extent, FileSet, Mode, ReadError, Reader};
 
+use restrict::{limit, no_locked_memory, no_ring};
+
+mod restrict;
+
 const CHILD: &str = "LOADERD_READ_TEST_CHILD";
 
 /// Runs the test called `name` again in a child process after `restrict`, and there
@@ -28,18 +32,6 @@ fn in_child(name: &str, restrict: fn() -> io::Result<()>, body: fn()) {
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("1 passed"), "{text}");
-}
-
-fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: value,
-        rlim_max: value,
-    };
-    // SAFETY: `limit` lives across the call.
-    match unsafe { libc::setrlimit(resource, &limit) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Makes a file of 1 MB, and a reader that must find the right bytes in it.
@@ -78,15 +70,6 @@ fn read_back(folder: &Path) -> Reader {
     reader
 }
 
-fn no_locked_memory() -> io::Result<()> {
-    // Root may lock without limit through this capability; others don't have it, and
-    // then there is nothing to take away.
-    const CAP_IPC_LOCK: libc::c_ulong = 14;
-    // SAFETY: a call with plain numbers.
-    unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0) };
-    limit(libc::RLIMIT_MEMLOCK, 64 << 10)
-}
-
 #[test]
 fn without_locked_memory_the_ring_reads_into_plain_slabs() {
     in_child(
@@ -106,45 +89,6 @@ fn without_locked_memory_the_ring_reads_into_plain_slabs() {
             assert!(text.contains("memlock limit 64 KiB"), "{text}");
         },
     );
-}
-
-/// Refuses `io_uring_setup` as the seccomp filters of container runtimes do.
-fn no_ring() -> io::Result<()> {
-    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        step(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            0,
-            1,
-            libc::SYS_io_uring_setup as u32,
-        ),
-        step(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-        ),
-        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: plain numbers, and a filter that lives across the call.
-    let failed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &filter) != 0
-    };
-    match failed {
-        true => Err(io::Error::last_os_error()),
-        false => Ok(()),
-    }
 }
 
 #[test]

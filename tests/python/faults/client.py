@@ -11,11 +11,12 @@ import os
 import time
 import traceback
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from loaderd import errors
+from loaderd import Ragged, errors
 from loaderd.session import Session
 from loaderd.torch import LanceIterableDataset
 
@@ -87,6 +88,7 @@ def _epoch(
 ) -> Iterator[dict[str, Any] | None]:
     """Where the job stands after each batch; ``None`` after the last of all."""
     batches = iter(dataset)
+    _note(notes, "notices", texts=dataset.notices)
     kept: list[Any] = []
     while True:
         try:
@@ -101,10 +103,31 @@ def _epoch(
             os.unlink(spec.hold)
             continue
         rows, valid = batch["label"].tolist(), batch["_valid"].tolist()
-        _note(notes, "batch", epoch=batch.epoch, step=batch.step, rows=rows, valid=valid)
+        _note(
+            notes,
+            "batch",
+            epoch=batch.epoch,
+            step=batch.step,
+            version=batch.version,
+            rows=rows,
+            valid=valid,
+            looks=_looks(batch),
+        )
         is_last = batch.epoch + 1 == spec.epochs and batch.epoch_step + 1 == len(dataset)
         yield None if is_last else dataset.state_dict()
         if os.path.exists(spec.hold):
             kept.append(batch)
         del batch
         time.sleep(spec.step_s)
+
+
+def _looks(batch: Any) -> list[Any] | None:
+    """How each image looks: the colour in its middle, or a checksum of its bytes."""
+    image = batch.get("image")
+    if image is None:
+        return None
+    if isinstance(image, Ragged):
+        return [zlib.crc32(data) for data in image.tobytes()]
+    _, _, height, width = image.shape
+    looks: list[Any] = image[:, :, height // 2, width // 2].tolist()
+    return looks

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faults import wire
-from faults.world import Skip, World
+from faults.machine import Skip
+from faults.world import World
 from loaderd import launch
 
 Fault = Callable[[World, random.Random], None]
@@ -33,11 +34,11 @@ def fault(function: Fault) -> Fault:
     return function
 
 
-def _nap(dice: random.Random, least_s: float, most_s: float) -> None:
+def nap(dice: random.Random, least_s: float, most_s: float) -> None:
     time.sleep(dice.uniform(least_s, most_s))
 
 
-def _says(message: str, *parts: str) -> None:
+def says(message: str, *parts: str) -> None:
     for part in parts:
         assert part in message, f"{part!r} is not in: {message}"
 
@@ -62,7 +63,7 @@ def a_client_stops_reading(world: World, dice: random.Random) -> None:
     os.kill(victim.pid, signal.SIGSTOP)
     try:
         others = {one.spec.name: len(one.notes("batch")) for one in world.running}
-        _nap(dice, 0.3, 1.0)
+        nap(dice, 0.3, 1.0)
         for one in world.running:
             if one is not victim and one.notes("batch"):
                 world.wait_until(
@@ -99,7 +100,7 @@ def a_client_holds_all_batches(world: World, dice: random.Random) -> None:
         lambda: len(holder.notes("exhausted")) > before or not holder.is_running,
     )
     for note in holder.notes("exhausted"):
-        _says(note["message"], "slots of this rank", "clone()", "slots=")
+        says(note["message"], "slots of this rank", "clone()", "slots=")
 
 
 @fault
@@ -167,9 +168,9 @@ def another_user_connects(world: World, dice: random.Random) -> None:
     # An answer begins with its frame's header, which is no text.
     answer = (done.stdout + done.stderr).decode(errors="replace")
     if is_let_in:
-        _says(answer, "this loaderd serves user 0", "user 65534", "LOADERD_SOCKET")
+        says(answer, "this loaderd serves user 0", "user 65534", "LOADERD_SOCKET")
     else:
-        _says(answer, "refused by the file system")
+        says(answer, "refused by the file system")
 
 
 @fault
@@ -181,14 +182,14 @@ def a_message_for_anothers_lease(world: World, dice: random.Random) -> None:
         connection.sendall(wire.frame({"type": "open", **request, "rank": 0, "world_size": 1}))
         answer = wire.receive(connection)
         if answer["type"] == "failed":
-            _says(answer["message"], "descriptor" if world.limits.descriptors else "slot")
+            says(answer["message"], "descriptor" if world.limits.descriptors else "slot")
             return
         connection.sendall(
             wire.frame({"type": dice.choice(["release", "delivered"]), "lease": lease})
         )
         answer = wire.receive(connection)
         assert answer["type"] == "failed" and answer["stream"] is None, answer
-        _says(answer["message"], f"lease {lease}", "not held by this session")
+        says(answer["message"], f"lease {lease}", "not held by this session")
         with contextlib.suppress(wire.Closed):
             wire.receive(connection)
             raise AssertionError("the connection goes on after a foreign lease")
@@ -199,7 +200,7 @@ def a_client_of_another_protocol(world: World, dice: random.Random) -> None:
     connection, answer = wire.hello(world.socket, protocol=dice.choice([0, 99]))
     connection.close()
     assert (answer["type"], answer["kind"]) == ("failed", "protocol"), answer
-    _says(answer["message"], "/by/hand", "9.9", "loaderd", "loaderd stop")
+    says(answer["message"], "/by/hand", "9.9", "loaderd", "loaderd stop")
 
 
 @fault
@@ -207,7 +208,7 @@ def a_disk_is_full_for_a_while(world: World, dice: random.Random) -> None:
     disk = world.disks[dice.choice(sorted(world.disks))]
     try:
         disk.fill()
-        _nap(dice, 0.3, 1.5)
+        nap(dice, 0.3, 1.5)
     finally:
         disk.free()
 
@@ -217,7 +218,7 @@ def the_daemon_is_told_to_stop_on_a_full_disk(world: World, dice: random.Random)
     disk = world.disks["state"]
     try:
         disk.fill()
-        _nap(dice, 0.0, 0.6)
+        nap(dice, 0.0, 0.6)
         world.stop_daemon()
     finally:
         disk.free()
@@ -229,8 +230,7 @@ def the_daemon_is_told_to_stop_on_a_full_disk(world: World, dice: random.Random)
 @fault
 def descriptors_run_out(world: World, dice: random.Random) -> None:
     limit = world.limits.descriptors
-    if limit is None:
-        raise Skip("the daemon has descriptors enough")
+    assert limit is not None
     open_: list[socket.socket] = []
     try:
         with contextlib.suppress(OSError):
@@ -240,8 +240,8 @@ def descriptors_run_out(world: World, dice: random.Random) -> None:
         open_.append(refused)
         answer = wire.receive(refused)
         assert (answer["type"], answer["kind"]) == ("failed", "limit"), answer
-        _says(answer["message"], "descriptors", f"{limit}", "ulimit -n")
-        _nap(dice, 0.0, 0.5)
+        says(answer["message"], "descriptors", f"{limit}", "ulimit -n")
+        nap(dice, 0.0, 0.5)
     finally:
         for connection in open_:
             connection.close()
@@ -272,7 +272,7 @@ def daemons_race_to_start(world: World, dice: random.Random) -> None:
         assert len(winners) == wanted, world.log.read_text()
         for racer in racers:
             assert racer.poll() in (None, 1), racer.poll()
-        _says(world.log.read_text(), "serves at", "already", "loaderd stop", "--socket")
+        says(world.log.read_text(), "serves at", "already", "loaderd stop", "--socket")
         if is_free:
             world.adopt(winners[0])
             racers.remove(winners[0])
@@ -302,7 +302,7 @@ def there_is_no_runtime_folder(world: World, dice: random.Random) -> None:
     assert daemon.stderr is not None
     try:
         line = daemon.stderr.readline()
-        _says(line, "serving at", str(path))
+        says(line, "serving at", str(path))
         assert wire.status(str(path))["pid"] == daemon.pid
         assert path.parent.stat().st_mode & 0o077 == 0
         daemon.terminate()
@@ -318,16 +318,16 @@ def there_is_no_runtime_folder(world: World, dice: random.Random) -> None:
 def the_clock_jumps(world: World, dice: random.Random) -> None:
     """The wall clock, which no wait and no order may depend on."""
     if not world.limits.has_own_clock:
-        raise Skip("the daemon's clock can't be set: libfaketime is missing, or was not drawn")
+        raise Skip("the daemon's clock can't be set: libfaketime is missing")
     for _ in range(dice.randint(1, 3)):
         world.clock.write_text(dice.choice(["-10y", "+10y", "-1h", "+3600", "-1", "+0"]))
-        _nap(dice, 0.0, 0.3)
+        nap(dice, 0.0, 0.3)
 
 
 @fault
 def the_daemon_is_killed(world: World, dice: random.Random) -> None:
     world.kill_daemon()
-    _nap(dice, 0.0, 0.5)
+    nap(dice, 0.0, 0.5)
     world.start_daemon()
 
 
@@ -342,7 +342,7 @@ def the_daemon_pauses(world: World, dice: random.Random) -> None:
     assert world.daemon is not None
     world.daemon.send_signal(signal.SIGSTOP)
     try:
-        _nap(dice, 0.2, 2.0)
+        nap(dice, 0.2, 2.0)
     finally:
         world.daemon.send_signal(signal.SIGCONT)
 
@@ -364,7 +364,7 @@ def the_daemon_pauses_for_good(world: World, dice: random.Random) -> None:
                 ),
             )
             for note in one.notes("error")[before[one.spec.name] :]:
-                _says(note["message"], f"{world.daemon.pid}", "kill -CONT")
+                says(note["message"], f"{world.daemon.pid}", "kill -CONT")
     finally:
         world.daemon.send_signal(signal.SIGCONT)
         world.kill_daemon()

@@ -1,8 +1,9 @@
 """Runs random schedules of faults against a daemon and its clients.
 
 Enters: a seed. Leaves: what failed, by the number of its schedule, which repeats it. Each
-schedule has one daemon, one to three clients and one to four faults; see ``faults`` for
-what may happen, and ``world`` for what is checked after it.
+schedule has one daemon, one to three clients and one to four faults, and reads either from
+memory or from a Lance dataset; see ``faults`` and ``dataset_faults`` for what may happen,
+and ``checks`` for what must hold after it.
 
     python tests/python/faults/run.py --schedules 200 --seed 1
     python tests/python/faults/run.py --seed 1 --only 17
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import random
 import shutil
 import sys
@@ -20,19 +20,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from faults import client
+from faults import client, source
+from faults.dataset_faults import DATASET_FAULTS
 from faults.faults import FAULTS
-from faults.world import FAKETIME, PICTURES, Disk, Limits, Skip, World, warm_up
+from faults.machine import FAKETIME, Disk, Limits, Skip
+from faults.source import Lance, Source
+from faults.world import World, warm_up
 
-#: Numbers of the pictures that can't be decoded.
-BROKEN = {0, 4}
+ALL_FAULTS = FAULTS | DATASET_FAULTS
+KINDS = ("memory", "lance")
 #: How long a client may take to its first batch, in seconds.
 START_S = 30.0
 
@@ -56,39 +59,36 @@ def disks(folder: Path) -> Iterator[dict[str, Disk]]:
             disk.close()
 
 
-def draw_pictures(folder: Path) -> None:
-    """Small JPEGs, some of them broken."""
-    from PIL import Image
-
-    folder.mkdir()
-    for number in range(PICTURES):
-        file = io.BytesIO()
-        Image.new("RGB", (64, 48), (30 * number, 100, 50)).save(file, "JPEG")
-        data = file.getvalue()
-        (folder / f"{number}.jpg").write_bytes(data[:300] if number in BROKEN else data)
-
-
-def draw_limits(dice: random.Random) -> Limits:
-    kind = dice.choice(["none", "descriptors", "descriptors", "memlock", "ring", "clock"])
+def draw_limits(dice: random.Random, is_lance: bool) -> Limits:
+    kind = dice.choice(["none", "descriptors", "memlock", "ring"])
     return Limits(
-        descriptors=dice.choice([40, 64]) if kind == "descriptors" else None,
+        # A dataset's data files are held open, twice.
+        descriptors=dice.choice([96, 128] if is_lance else [40, 64])
+        if kind == "descriptors"
+        else None,
         memlock_bytes=dice.choice([0, 64 << 10]) if kind == "memlock" else None,
         has_io_uring=kind != "ring",
-        has_own_clock=kind == "clock" and FAKETIME.exists(),
     )
 
 
 def draw_clients(world: World, dice: random.Random, number: int) -> None:
     """One to three: each with a job of its own, or ranks of one job."""
+    from loaderd import RandomResizedCrop
+
     count = dice.randint(1, 3)
     together = dice.random() < 0.5
-    rows = dice.randint(300, 800)
-    epochs = dice.randint(1, 2)
+    epochs = dice.randint(2, 4) if world.source.is_lance else dice.randint(1, 2)
+    read: dict[str, Any] = {}
     for n in range(count):
-        has_images = dice.random() < 0.5 if not together or n == 0 else has_images  # noqa: F821
+        if not together or n == 0:
+            # Ranks of a job read the same: nothing but labels, pictures, or their bytes.
+            read = world.source.arguments(dice)
+            kind = dice.choice(["labels", "pictures", "bytes"])
+            read["columns"] = [*([] if kind == "labels" else ["image"]), "label", "_valid"]
+            if kind == "pictures":
+                read["transform"] = {"image": [RandomResizedCrop(32)]}
         arguments: dict[str, Any] = {
-            "uri": f"memory:rows={rows},images={world.images}",
-            "columns": ["label", "_valid"],
+            **read,
             "batch_size": 8,
             "shuffle": True,
             "seed": number,
@@ -97,12 +97,6 @@ def draw_clients(world: World, dice: random.Random, number: int) -> None:
             "world_size": count if together else 1,
             "on_bad_sample": "zero",
         }
-        if has_images:
-            from loaderd import RandomResizedCrop
-
-            arguments["columns"] = ["image", "label", "_valid"]
-            arguments["transform"] = {"image": [RandomResizedCrop(32)]}
-            world.unseen[arguments["run"]] = BROKEN
         world.start_client(
             client.Spec(
                 name=f"client {n}",
@@ -128,46 +122,65 @@ def run(
     deadline_s: float | None = None,
     say: Callable[[str], None] = lambda _: None,
     faults: Sequence[str] | None = None,
+    kinds: Sequence[str] = KINDS,
 ) -> Result:
     """Runs schedules until they are through, or the time is over.
 
-    ``faults``: these and no others, one after the other, in each of them.
+    ``faults``: these and no others, one after the other, in each of them. ``kinds``: of
+    the sources to choose from.
     """
     result = Result()
     with tempfile.TemporaryDirectory(prefix="loaderd-faults-") as name:
         folder = Path(name)
-        draw_pictures(folder / "pictures")
-        with disks(folder) as made:
+        source.draw_pictures(folder / "pictures")
+        made: Lance | None = None
+        if "lance" in kinds:
+            try:
+                made = source.ingest(folder / "made")
+            except OSError as why:
+                result.skipped[f"lance: {why}"] += 1
+                kinds = [kind for kind in kinds if kind != "lance"]
+        with disks(folder) as own_disks:
             # The first client process takes long: it loads torch, from which others are forked.
             warm_up()
             began = time.monotonic()
-            for number in schedules:
+            for number in schedules if kinds else ():
                 if deadline_s is not None and time.monotonic() - began > deadline_s:
                     break
-                _one(number, seed, folder, made, result, say, faults)
+                dice = random.Random(f"{seed}-{number}")
+                own = folder / f"schedule-{number}"
+                own.mkdir()
+                reads: Source
+                if dice.choice(kinds) == "lance":
+                    assert made is not None
+                    reads = source.copy(made, own / "pictures.lance")
+                else:
+                    reads = source.memory(folder / "pictures", dice)
+                text = _one(number, seed, dice, own, own_disks, reads, result, faults)
+                say(text)
     return result
 
 
 def _one(
     number: int,
     seed: int,
-    folder: Path,
+    dice: random.Random,
+    own: Path,
     made: dict[str, Disk],
+    reads: Source,
     result: Result,
-    say: Callable[[str], None],
     faults: Sequence[str] | None,
-) -> None:
-    dice = random.Random(f"{seed}-{number}")
-    own = folder / f"schedule-{number}"
-    own.mkdir()
-    limits = draw_limits(dice)
+) -> str:
+    """One schedule; what came of it, in words."""
+    limits = draw_limits(dice, reads.is_lance)
     if faults is None:
-        faults = dice.choices(sorted(FAULTS), k=dice.randint(1, 4))
-    elif "descriptors_run_out" in faults:
-        limits = Limits(descriptors=64)
-    elif "the_clock_jumps" in faults:
-        limits = Limits(has_own_clock=FAKETIME.exists())
-    world = World(own, made, limits, folder / "pictures")
+        possible = ALL_FAULTS if reads.is_lance else FAULTS
+        faults = dice.choices(sorted(possible), k=dice.randint(1, 4))
+    if "descriptors_run_out" in faults and limits.descriptors is None:
+        limits = replace(limits, descriptors=96 if reads.is_lance else 64)
+    if "the_clock_jumps" in faults:
+        limits = replace(limits, has_own_clock=FAKETIME.exists())
+    world = World(own, made, reads, limits)
     done: list[str] = []
     began = time.monotonic()
     try:
@@ -180,7 +193,7 @@ def _one(
             time.sleep(dice.choice([0.0, 0.1, 0.4]))
             done.append(fault)
             try:
-                FAULTS[fault](world, dice)
+                ALL_FAULTS[fault](world, dice)
                 result.faults[fault] += 1
             except Skip as why:
                 result.skipped[f"{fault}: {why}"] += 1
@@ -191,19 +204,20 @@ def _one(
         errors = [note for one in world.clients for note in one.notes("error")][-3:]
         log = world.log.read_text()[-1500:] if world.log.exists() else ""
         text = (
-            f"schedule {number} of seed {seed} ({', '.join(done)}; {world.limits}): {outcome}\n"
+            f"schedule {number} of seed {seed} ({', '.join(done)}; {limits}; {reads.uri}): "
+            f"{outcome}\n"
             f"clients said: {errors}\nthe daemon said:\n{log}"
         )
         result.failures.append(text)
-        say(text)
+        outcome = text
     finally:
         world.close()
         for disk in made.values():
             disk.free()
             shutil.rmtree(disk.path / own.name, ignore_errors=True)
         shutil.rmtree(own, ignore_errors=True)
-    text = f"{number}: {time.monotonic() - began:.1f} s, {', '.join(done)}: "
-    say(text + outcome.splitlines()[0])
+    kind = "lance" if reads.is_lance else "memory"
+    return f"{number}: {kind}, {time.monotonic() - began:.1f} s, {', '.join(done)}: {outcome}"
 
 
 def main() -> None:
@@ -212,11 +226,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--only", type=int, metavar="N", help="this schedule alone")
     parser.add_argument(
-        "--fault", action="append", choices=sorted(FAULTS), help="these alone, in this order"
+        "--fault", action="append", choices=sorted(ALL_FAULTS), help="these alone, in this order"
     )
+    parser.add_argument("--source", action="append", choices=KINDS, help="read this alone")
     given = parser.parse_args()
     numbers = range(given.schedules) if given.only is None else range(given.only, given.only + 1)
-    result = run(numbers, given.seed, say=lambda text: print(text, flush=True), faults=given.fault)
+    result = run(
+        numbers,
+        given.seed,
+        say=lambda text: print(text, flush=True),
+        faults=given.fault,
+        kinds=given.source or KINDS,
+    )
     for what, count in sorted(result.faults.items()):
         print(f"{count:5} × {what}")
     for what, count in sorted(result.skipped.items()):

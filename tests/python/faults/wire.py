@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from typing import Any
 
 from loaderd import _native
@@ -29,8 +30,16 @@ def frame(message: Any) -> bytes:
 def connect(path: str, timeout_s: float = ANSWER_S) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout_s)
-    connection.connect(path)
-    return connection
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.connect(path)
+            return connection
+        except BlockingIOError:
+            # The daemon is behind with accepting; Python waits only for what has begun.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:

@@ -1,34 +1,29 @@
 """A daemon with clients of its own, and what must be true of them.
 
-Enters: limits, jobs, faults from outside. Leaves: an error that says what was wrong, or
-nothing. It makes its folders on small file systems of their own where it may, so that they
-can be filled.
+Enters: limits, a source, jobs, faults from outside. Leaves: an error that says what was
+wrong, or nothing; what must be true of everything at the end is in ``checks``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import socket
-import struct
 import subprocess
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults import client, wire
+from faults import checks, client, wire
+from faults.machine import FAKETIME, Disk, Limits, Skip, Usage
+from faults.source import Lance, Source
 from loaderd import launch
 
-#: Each of the folders that can be filled, in bytes.
-DISK_BYTES = 6 << 20
 #: How long a schedule's clients may take to finish once the faults are over, in seconds.
 FINISH_S = 90.0
 #: How long the daemon may take to give back what a client had, in seconds.
@@ -38,14 +33,7 @@ LEAVE_S = 6.0
 #: What allocators may keep of the most that was ever in use.
 RSS_GROWTH_KB = 48 << 10
 
-#: Where Debian's package libfaketime puts it.
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
-#: Different pictures in a memory source; row i has picture i modulo their number.
-PICTURES = 8
-
-_SYS_IO_URING_SETUP = 425
-_PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What takes long to import; the server finds only what is installed or in PYTHONPATH.
 _CONTEXT.set_forkserver_preload(["loaderd.torch"])
@@ -56,80 +44,6 @@ def warm_up() -> None:
     process = _CONTEXT.Process(target=os.getpid)
     process.start()
     process.join()
-
-
-class Skip(Exception):
-    """The machine can't do this fault."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the daemon is started under."""
-
-    descriptors: int | None = None
-    memlock_bytes: int | None = None
-    has_io_uring: bool = True
-    #: Its wall clock can be set, by libfaketime.
-    has_own_clock: bool = False
-
-    def apply(self) -> None:
-        """In the child, before the daemon is executed."""
-        if self.descriptors is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
-        if self.memlock_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (self.memlock_bytes, self.memlock_bytes))
-        if not self.has_io_uring:
-            _refuse_io_uring()
-
-
-def _refuse_io_uring() -> None:
-    """As the seccomp filters of container runtimes do: EPERM."""
-    step = struct.Struct("=HBBI")
-    # Load the call's number; is it io_uring_setup? then EPERM, else allow.
-    program = b"".join(
-        [
-            step.pack(0x20, 0, 0, 0),
-            step.pack(0x15, 0, 1, _SYS_IO_URING_SETUP),
-            step.pack(0x06, 0, 0, 0x00050000 | 1),
-            step.pack(0x06, 0, 0, 0x7FFF0000),
-        ]
-    )
-    buffer = ctypes.create_string_buffer(program, len(program))
-    filter_ = ctypes.create_string_buffer(
-        struct.pack("@HxxxxxxP", len(program) // step.size, ctypes.addressof(buffer))
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
-        _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_, 0, 0
-    ):
-        raise OSError(ctypes.get_errno(), "seccomp")
-
-
-class Disk:
-    """A small file system that can be filled; a mere folder where mounting is refused."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "none", str(path)]
-        self.is_own = subprocess.run(command, capture_output=True).returncode == 0
-
-    def fill(self) -> None:
-        if not self.is_own:
-            raise Skip("a file system of our own can't be mounted here")
-        with open(self.path / "filler", "ab", buffering=0) as file:
-            for size in (1 << 16, 1 << 12, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(b"x" * size)
-
-    def free(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / "filler").unlink()
-
-    def close(self) -> None:
-        if self.is_own:
-            subprocess.run(["umount", "-l", str(self.path)], check=True)
 
 
 @dataclass
@@ -157,33 +71,14 @@ class Client:
         return []
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a process has, by ``/proc``."""
-
-    descriptors: int
-    threads: int
-    rss_kb: int
-
-    @classmethod
-    def of(cls, pid: int) -> Usage:
-        status = Path(f"/proc/{pid}/status").read_text()
-        rss = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return cls(
-            len(os.listdir(f"/proc/{pid}/fd")),
-            len(os.listdir(f"/proc/{pid}/task")),
-            int(rss.split()[1]),
-        )
-
-
 @dataclass
 class World:
-    """One schedule's daemon, clients and folders."""
+    """One schedule's daemon, clients, folders, and what they read."""
 
     folder: Path
     disks: dict[str, Disk]
+    source: Source
     limits: Limits = field(default_factory=Limits)
-    images: Path | None = None
     clients: list[Client] = field(default_factory=list)
     #: What is open to the daemon by a fault's hand until the schedule ends.
     held: list[socket.socket] = field(default_factory=list)
@@ -191,8 +86,8 @@ class World:
     baseline: Usage | None = None
     #: Daemons that were killed: what they had not written yet is allowed to be missing.
     kills: int = 0
-    #: By run, the numbers of pictures that can't be decoded: their rows come zeroed.
-    unseen: dict[str, set[int]] = field(default_factory=dict)
+    #: Processes that were given a clock of their own.
+    clocked: list[int] = field(default_factory=list)
 
     @property
     def socket(self) -> str:
@@ -211,10 +106,20 @@ class World:
     def state(self) -> Path:
         return self.disks["state"].path / self.folder.name
 
+    @property
+    def cache(self) -> Path:
+        return self.disks["cache"].path / self.folder.name
+
+    @property
+    def lance(self) -> Lance:
+        if not isinstance(self.source, Lance):
+            raise Skip("this world has no dataset")
+        return self.source
+
     def environment(self) -> dict[str, str]:
         return {
             "LOADERD_STATE": str(self.state),
-            "LOADERD_CACHE": str(self.disks["cache"].path / self.folder.name),
+            "LOADERD_CACHE": str(self.cache),
             "TMPDIR": str(self.disks["tmp"].path),
         }
 
@@ -233,7 +138,7 @@ class World:
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
         with self.log.open("ab") as output:
-            return subprocess.Popen(
+            daemon = subprocess.Popen(
                 [
                     launch.find_binary(),
                     "serve",
@@ -248,6 +153,9 @@ class World:
                 cwd="/",
                 preexec_fn=limits.apply,
             )
+        if limits.has_own_clock:
+            self.clocked.append(daemon.pid)
+        return daemon
 
     def start_daemon(self) -> None:
         (self.folder / "run").mkdir(exist_ok=True)
@@ -276,15 +184,17 @@ class World:
         connection, _ = wire.hello(self.socket)
         with connection:
             request: dict[str, Any] = {
-                "uri": "memory:rows=4",
+                "uri": self.source.uri,
                 "columns": ["label"],
-                "batch_size": 4,
+                "batch_size": self.source.rows,
+                "protect": "none",
                 "rank": 0,
                 "world_size": 1,
                 "run": f"warm-up-{time.monotonic_ns()}",
             }
             connection.sendall(wire.frame({"type": "open", **request}))
-            assert wire.receive(connection)["type"] == "opened"
+            opened = wire.receive(connection)
+            assert opened["type"] == "opened", opened
             connection.sendall(wire.frame({"type": "start", "stream": 1, "epoch": 0, "step": 0}))
             assert wire.receive(connection)["type"] == "ready"
             connection.sendall(wire.frame({"type": "delivered", "lease": 1}))
@@ -320,8 +230,8 @@ class World:
 
         def is_free() -> bool:
             status = wire.status(self.socket)
-            last[:] = [status["sessions"], status["slot_bytes"][0]]
-            if status["sessions"] or status["slot_bytes"][0]:
+            last[:] = [status["sessions"], status["slot_bytes"][0], self.tags_held()]
+            if any(last):
                 return False
             if self.baseline is None:
                 return True
@@ -363,8 +273,16 @@ class World:
         grown_kb = Usage.of(self.daemon.pid).rss_kb - self.baseline.rss_kb
         assert grown_kb < RSS_GROWTH_KB, f"the daemon has grown by {grown_kb} KiB"
         self.stop_daemon()
-        self._check_rows()
-        self._check_log()
+        for check in (checks.files, checks.tags, checks.rows, checks.engines, checks.log):
+            check(self)
+
+    def tags_held(self) -> list[str]:
+        """Tags by which the daemon holds the version for its runs now."""
+        assert self.daemon is not None
+        if not isinstance(self.source, Lance):
+            return []
+        of_it = f"-{self.daemon.pid}-"
+        return [name for name in self.source.tags() if of_it in name]
 
     def stop_daemon(self) -> None:
         assert self.daemon is not None
@@ -390,66 +308,13 @@ class World:
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()
+        for pid in self.clocked:
+            # What libfaketime shares between processes; one that is killed leaves it behind.
+            for name in (f"sem.faketime_sem_{pid}", f"faketime_shm_{pid}"):
+                Path("/dev/shm", name).unlink(missing_ok=True)
 
-    def _by_run(self) -> Iterator[tuple[str, list[Client]]]:
-        runs: dict[str, list[Client]] = defaultdict(list)
-        for one in self.clients:
-            runs[one.spec.arguments["run"]].append(one)
-        yield from runs.items()
-
-    def _check_rows(self) -> None:
-        """Every valid row once an epoch, where all ranks of a run lived to the end."""
-        for run, ranks in self._by_run():
-            steps = [(note["step"], n) for n, r in enumerate(ranks) for note in r.notes("batch")]
-            assert len(steps) == len(set(steps)), f"{run}: a step came twice"
-            if any(rank.is_lost for rank in ranks):
-                continue
-            rows = int(ranks[0].spec.arguments["uri"].split("rows=")[1].split(",")[0])
-            for epoch in range(ranks[0].spec.epochs):
-                seen = sorted(
-                    row
-                    for rank in ranks
-                    for note in rank.notes("batch")
-                    if note["epoch"] == epoch
-                    for row, valid in zip(note["rows"], note["valid"], strict=True)
-                    if valid
-                )
-                unseen = self.unseen.get(run, set())
-                expected = [row for row in range(rows) if row % PICTURES not in unseen]
-                assert seen == expected, (
-                    f"{run}, epoch {epoch}: {len(seen)} rows of {len(expected)}, "
-                    f"{len(set(seen))} different"
-                )
-
-    def _check_log(self) -> None:
-        """The step log has what was handed out: no more, no less."""
-        for run, ranks in self._by_run():
-            delivered: set[tuple[int, int]] = set()
-            prepared: set[tuple[int, int]] = set()
-            if any(rank.notes("batch") for rank in ranks):
-                for row in self._logged(run):
-                    step = (row["rank"], row["step"])
-                    prepared.add(step)
-                    if row["delivered_ms"] is not None:
-                        delivered.add(step)
-            had = {
-                (rank.spec.arguments["rank"], note["step"])
-                for rank in ranks
-                for note in rank.notes("batch")
-            }
-            # A killed client may have been handed one batch that it could not note; a
-            # killed daemon, marks that were on their way.
-            lost = sum(rank.is_lost for rank in ranks)
-            extra, missing = delivered - had, had - delivered
-            assert len(extra) <= lost, f"{run}: in the log only: {sorted(extra)}"
-            allowed = 8 * self.kills * len(ranks)
-            assert len(missing) <= allowed, f"{run}: not in the log: {sorted(missing)}"
-            assert had <= prepared, f"{run}: seen, never recorded: {sorted(had - prepared)}"
-
-    def _logged(self, run: str) -> list[dict[str, Any]]:
-        command = [launch.find_binary(), "log", "--json", "--all", "--last=1000000"]
-        done = subprocess.run(
-            [*command, f"--run={run}", f"--state={self.state}"], capture_output=True, text=True
-        )
+    def prune_tags(self) -> None:
+        """Takes off what no living process needs."""
+        command = [launch.find_binary(), "tags", "prune", "--older-than=0", self.source.uri]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]

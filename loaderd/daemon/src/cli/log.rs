@@ -11,7 +11,7 @@ use loaderd_wire::paths;
 use super::{Socket, say};
 use crate::feed::{Listener, path_beside};
 use crate::source::{self, SourceRequest};
-use crate::steplog::{LogReader, LogRow, LoggedJob, Query, file_in};
+use crate::steplog::{LogReader, LogRow, LoggedJob, Query, bad_rows, file_in};
 
 /// Arguments of `loaderd log`.
 #[derive(clap::Args)]
@@ -175,7 +175,7 @@ fn cells(row: &LogRow) -> Vec<String> {
             row.first_position + u64::from(row.rows)
         ),
         row.digest[..12.min(row.digest.len())].into(),
-        row.bad.len().to_string(),
+        bad_rows(&row.bad).to_string(),
         when,
     ]
 }
