@@ -6,12 +6,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
     ("loaderd-decode", &[]),
     ("loaderd-wire", &[]),
-    ("loaderd-snapshot", &["loaderd-read"]),
+    ("loaderd-pagemap", &[]),
+    ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),
     (
         "loaderd",
         &[

@@ -10,6 +10,10 @@ use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, StructArray};
 use lance::Dataset;
 use lance_core::{ROW_ADDR, ROW_ID};
+use loaderd_pagemap::{
+    Description, Lengths, MapKey, MapWriter, NullsWriter, NumbersWriter, SectionWriter, Target,
+    ValuesWriter, Variable,
+};
 
 use crate::SnapshotError;
 use crate::column::Column;
@@ -17,10 +21,6 @@ use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::fixed;
 use crate::gather::{Gathered, gather};
 use crate::locate::{Files, Locator};
-use crate::map::{
-    Description, Lengths, MapKey, MapWriter, NullsWriter, NumbersWriter, SectionWriter, Target,
-    ValuesWriter, Variable,
-};
 
 /// What all mapped fixed columns may take per row.
 const FIXED_ROW_BYTES_MAX: usize = 64;
@@ -211,7 +211,7 @@ impl Build {
             addresses: self.writer.close_numbers(self.addresses)?,
             ids: self.writer.close_numbers(self.ids)?,
         };
-        self.writer.finish(&description)
+        Ok(self.writer.finish(&description)?)
     }
 }
 

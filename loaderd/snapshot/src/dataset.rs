@@ -125,8 +125,7 @@ fn ranges(versions: &[u64]) -> String {
 /// another for one that was written anew at the same place.
 pub(crate) fn identity(dataset: &Dataset) -> Result<String, SnapshotError> {
     let path = PathBuf::from(to_local_path(&dataset.manifest_location().path));
-    let bytes = std::fs::read(&path)
-        .map_err(|source| SnapshotError::cache("read the manifest", path, source))?;
+    let bytes = std::fs::read(&path).map_err(|source| SnapshotError::Manifest { path, source })?;
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use loaderd_pagemap::MapError;
+
 use crate::field::{FieldKind, RaggedKind};
 
 /// Everything that this crate can fail with.
@@ -158,31 +160,16 @@ pub enum SnapshotError {
         /// The version.
         version: u64,
     },
-    /// The page map on disk does not hold what was written to it.
-    #[error("the page map {} is damaged ({detail}): delete it and open the dataset again, it is rebuilt then", .path.display())]
-    MapDamaged {
+    /// The page map, or the folder of page maps.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A version's manifest cannot be read.
+    #[error("cannot read the manifest {}: {source}", .path.display())]
+    Manifest {
         /// The file.
-        path: PathBuf,
-        /// What does not match.
-        detail: String,
-    },
-    /// The cache folder cannot be used.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Cache {
-        /// What was being done.
-        action: &'static str,
-        /// The file or folder.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
-    },
-    /// The disk filled up while a page map was written. The part written is removed.
-    #[error("no space left for a page map in {} (about {need_bytes} bytes are needed): free some, or name another cache folder", .path.display())]
-    CacheFull {
-        /// The cache folder.
-        path: PathBuf,
-        /// Upper bound of the map's size in bytes.
-        need_bytes: u64,
     },
     /// A data file is shorter than the dataset says: an incomplete copy, mostly.
     #[error("{} has {found} bytes where the dataset needs at least {expected}: the copy is incomplete", .path.display())]
@@ -259,19 +246,6 @@ impl SnapshotError {
             column: column.to_owned(),
             kind: FieldKind::Ragged(kind.clone()).to_string(),
             count,
-        }
-    }
-
-    /// A failure of the cache folder; a full disk gets its own words.
-    pub(crate) fn cache(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-        source: std::io::Error,
-    ) -> Self {
-        Self::Cache {
-            action,
-            path: path.into(),
-            source,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! In: a URI, a version, a filter and columns. Out: a [`Snapshot`] that says, for every selected
 //! row, where its payload lies (`loaderd-read`'s extents), what its small columns, lists and texts
 //! hold, and that reads through Lance whatever is not in its page map. This is the only crate that
-//! names lance; it never decodes an image and never decides an order.
+//! names lance; it never decodes an image, never decides an order, and knows a page map only through
+//! `loaderd-pagemap`.
 //!
 //! Everything here blocks, and runs on a small tokio runtime of its own (two workers, sixteen
 //! blocking threads), so callers must not be inside an async task. Lance has a pool besides it,
@@ -11,7 +12,7 @@
 //! in flight; a process that wants other values sets them before it first opens a dataset.
 //!
 //! ```text
-//! location, request → dataset → protect → scan → build → map → snapshot        ingest
+//! location, request → dataset → protect → scan → build → snapshot        ingest
 //!                                  locate, fixed, gather         slow
 //! ```
 
@@ -30,7 +31,6 @@ mod build;
 mod fixed;
 mod gather;
 mod locate;
-mod map;
 mod scan;
 
 mod slow;
@@ -45,14 +45,14 @@ pub use ingest::{
     IngestOptions, IngestReport, IngestRow, TableOptions, TableReport, classes_key, dataset_rows,
     ingest, ingest_table,
 };
-pub use map::Variable;
+pub use loaderd_pagemap::{MapError, Variable};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};
 pub use snapshot::{Payload, Snapshot};
 pub use value::decode_value;
 
 /// Format of the page maps that this version writes and reads.
-pub const PAGE_MAP_FORMAT: u32 = map::FORMAT;
+pub const PAGE_MAP_FORMAT: u32 = loaderd_pagemap::FORMAT;
 
 /// The version of Lance that is built in, such as `14.0.2`.
 pub fn lance_version() -> String {

@@ -20,24 +20,17 @@ use lance_core::datatypes::BlobKind;
 use lance_core::utils::blob::blob_path;
 use lance_io::local::to_local_path;
 use lance_table::format::{DataFile, Fragment};
-use serde::{Deserialize, Serialize};
+use loaderd_pagemap::{FileRef, Lengths, Place};
 
 use crate::SnapshotError;
 use crate::field::BytesLayout;
-use crate::map::{Lengths, Place};
 
+/// Whose rules these are. Another Lance could place payloads differently: page maps are kept apart
+/// by it.
+pub(crate) const LANCE: &str = "14.0.2";
 /// A dedicated blob is a file of its own, and every file stays open for the run: beyond this many,
 /// rows are read through Lance, which opens them one by one.
 const DEDICATED_FILES_MAX: usize = 512;
-
-/// One data file that extents point into.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FileRef {
-    /// Relative to the dataset's folder, or absolute where the file lies outside it.
-    pub(crate) path: String,
-    /// The last byte that any row reaches to, plus one.
-    pub(crate) bytes_min: u64,
-}
 
 /// The files of all columns, numbered in the order in which rows first point at them.
 #[derive(Default)]

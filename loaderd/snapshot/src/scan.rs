@@ -9,13 +9,13 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance_core::datatypes::{BlobHandling, Schema};
+use loaderd_pagemap::{MapKey, Target};
 
 use crate::SnapshotError;
 use crate::build::{Build, Columns, gathered};
 use crate::column::{Column, projection};
 use crate::error::words;
 use crate::field::RaggedKind;
-use crate::map::{MapKey, Target};
 
 /// Rows per batch of the scan.
 const BATCH_ROWS: usize = 8192;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lance::Dataset;
+use loaderd_pagemap::{Cache, MapError, MapKey, PageMap, Place, Variable};
 use loaderd_read::{Extent, FileSet};
 
 use crate::build::Columns;
@@ -18,7 +19,6 @@ use crate::dataset::{identity, open};
 use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::ingest::classes_of;
 use crate::location::Location;
-use crate::map::{Cache, MapKey, PageMap, Place, Variable};
 use crate::protect::{Hold, Protection};
 use crate::request::{
     ColumnRef, SnapshotRequest, VersionRef, bytes_columns, fixed_columns, variable_columns,
@@ -84,6 +84,7 @@ impl Snapshot {
         let identity = identity(&dataset)?;
         let filter = request.filter.filter(|filter| !filter.trim().is_empty());
         let key = MapKey::new(
+            locate::LANCE,
             identity.clone(),
             dataset.version_id(),
             filter,
@@ -179,9 +180,9 @@ impl Snapshot {
     /// a batch, before what the map said about it is used.
     ///
     /// # Errors
-    /// [`SnapshotError::MapDamaged`], with the file's name.
+    /// [`MapError::Damaged`], with the file's name.
     pub fn check(&self) -> Result<(), SnapshotError> {
-        self.map.check()
+        Ok(self.map.check()?)
     }
 
     /// The schema's metadata.
@@ -390,10 +391,10 @@ fn find_or_build(
     wait(build(location.uri(), dataset, columns, key.clone(), target))?;
     match cache.find(key)? {
         Some(map) => Ok(map),
-        None => Err(SnapshotError::MapDamaged {
+        None => Err(SnapshotError::Map(MapError::Damaged {
             path: cache.folder().to_owned(),
             detail: "it was gone, or not whole, right after it was written".to_owned(),
-        }),
+        })),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use loaderd_snapshot::{Payload, Snapshot, SnapshotError, SnapshotRequest};
+use loaderd_snapshot::{MapError, Payload, Snapshot, SnapshotError, SnapshotRequest};
 
 use crate::common::*;
 
@@ -103,12 +103,15 @@ fn damaged_rows_are_told() {
     snapshot.check().unwrap();
     assert_eq!(snapshot.payload(0, 5), Payload::Slow);
     let error = snapshot.check().unwrap_err();
-    let SnapshotError::MapDamaged { path: named, .. } = &error else {
+    let SnapshotError::Map(MapError::Damaged { path: named, .. }) = &error else {
         panic!("{error}")
     };
     assert_eq!(*named, path);
     let error = snapshot.read_slow(0, &[5]).unwrap_err();
-    assert!(matches!(error, SnapshotError::MapDamaged { .. }), "{error}");
+    assert!(
+        matches!(error, SnapshotError::Map(MapError::Damaged { .. })),
+        "{error}"
+    );
     // The damaged file is gone, so the next open builds another.
     conform(&place.open(), 0, &values);
 }
@@ -199,7 +202,10 @@ fn a_folder_that_cannot_be_made() {
         ..place.request()
     };
     let error = Snapshot::open(request).unwrap_err();
-    assert!(matches!(error, SnapshotError::Cache { .. }), "{error}");
+    assert!(
+        matches!(error, SnapshotError::Map(MapError::Cache { .. })),
+        "{error}"
+    );
     assert!(
         error.to_string().contains(file.to_str().unwrap()),
         "{error}"

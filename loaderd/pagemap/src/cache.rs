@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::format::MapKey;
 use super::reader::PageMap;
-use crate::SnapshotError;
+use crate::MapError;
 
 const MAP_ENDING: &str = "map";
 const TEMP_ENDING: &str = "tmp";
@@ -23,15 +23,18 @@ const TEMP_ENDING: &str = "tmp";
 const SWEEP_AGE: Duration = Duration::from_secs(10);
 
 /// A folder of page maps.
-pub(crate) struct Cache {
+pub struct Cache {
     folder: PathBuf,
 }
 
 impl Cache {
     /// Creates the folder where there is none, and sweeps what killed writers left.
-    pub(crate) fn open(folder: &Path) -> Result<Self, SnapshotError> {
+    ///
+    /// # Errors
+    /// Where the folder cannot be made.
+    pub fn open(folder: &Path) -> Result<Self, MapError> {
         fs::create_dir_all(folder)
-            .map_err(|e| SnapshotError::cache("create the cache folder", folder, e))?;
+            .map_err(|e| MapError::cache("create the cache folder", folder, e))?;
         let cache = Self {
             folder: folder.to_owned(),
         };
@@ -40,15 +43,18 @@ impl Cache {
     }
 
     /// The map for `key`, where there is a good one. A bad one is removed.
-    pub(crate) fn find(&self, key: &MapKey) -> Result<Option<PageMap>, SnapshotError> {
+    ///
+    /// # Errors
+    /// Where there is one that cannot be opened.
+    pub fn find(&self, key: &MapKey) -> Result<Option<PageMap>, MapError> {
         let path = self.path(key);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(SnapshotError::cache("open the page map", path, e)),
+            Err(e) => return Err(MapError::cache("open the page map", path, e)),
         };
         let map = PageMap::open(&file, &path)
-            .map_err(|e| SnapshotError::cache("map the page map", &path, e))?
+            .map_err(|e| MapError::cache("map the page map", &path, e))?
             .filter(|map| map.description().key == *key);
         match &map {
             // The time of the last use is what eviction goes by. A folder that others own may not
@@ -60,7 +66,10 @@ impl Cache {
     }
 
     /// A place to write the map for `key`.
-    pub(crate) fn target(&self, key: &MapKey) -> Result<Target, SnapshotError> {
+    ///
+    /// # Errors
+    /// Where no file can be made in the folder.
+    pub fn target(&self, key: &MapKey) -> Result<Target, MapError> {
         static WRITERS: AtomicU64 = AtomicU64::new(0);
         // Only uniqueness matters, no other memory hangs on it.
         let n = WRITERS.fetch_add(1, Ordering::Relaxed);
@@ -69,7 +78,7 @@ impl Cache {
             key.stem(),
             std::process::id()
         ));
-        let failed = |e| SnapshotError::cache("create the temporary file", &temp, e);
+        let failed = |e| MapError::cache("create the temporary file", &temp, e);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -89,7 +98,7 @@ impl Cache {
     }
 
     /// Removes the maps that were not used for longest until `bytes_max` are left, but never `keep`.
-    pub(crate) fn evict(&self, bytes_max: u64, keep: &MapKey) {
+    pub fn evict(&self, bytes_max: u64, keep: &MapKey) {
         let keep = self.path(keep);
         let mut maps: Vec<(SystemTime, u64, PathBuf)> = self
             .files(MAP_ENDING)
@@ -111,7 +120,8 @@ impl Cache {
         }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    /// The folder.
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -146,7 +156,7 @@ impl Cache {
 }
 
 /// A temporary file that becomes a map, or goes.
-pub(crate) struct Target {
+pub struct Target {
     file: File,
     temp: PathBuf,
     path: PathBuf,
@@ -159,19 +169,19 @@ impl Target {
     }
 
     /// What a failed write means; `bytes` is what the map takes at most.
-    pub(crate) fn failed(&self, error: io::Error, bytes: u64) -> SnapshotError {
+    pub(crate) fn failed(&self, error: io::Error, bytes: u64) -> MapError {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SnapshotError::CacheFull {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MapError::Full {
                 path: self.temp.parent().unwrap_or(&self.temp).to_owned(),
                 need_bytes: bytes,
             },
-            _ => SnapshotError::cache("write the page map", &self.temp, error),
+            _ => MapError::cache("write the page map", &self.temp, error),
         }
     }
 
-    pub(crate) fn publish(mut self) -> Result<(), SnapshotError> {
+    pub(crate) fn publish(mut self) -> Result<(), MapError> {
         fs::rename(&self.temp, &self.path)
-            .map_err(|e| SnapshotError::cache("name the page map", &self.path, e))?;
+            .map_err(|e| MapError::cache("name the page map", &self.path, e))?;
         self.published = true;
         Ok(())
     }

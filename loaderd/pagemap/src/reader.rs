@@ -18,10 +18,12 @@ use super::format::{
     Place, RUN_BYTES, Section, Variable, u64_at,
 };
 use super::lengths;
-use crate::SnapshotError;
+use crate::MapError;
 
 /// A page map, shared by all threads.
-pub(crate) struct PageMap {
+///
+/// Look-ups by a row or column that the map does not have panic; what the file says never does.
+pub struct PageMap {
     memory: Mmap,
     path: PathBuf,
     description: Description,
@@ -34,8 +36,11 @@ pub(crate) struct PageMap {
 }
 
 impl PageMap {
-    /// Maps `file`. None where it is not a whole map of this format.
-    pub(crate) fn open(file: &File, path: &Path) -> io::Result<Option<Self>> {
+    /// Maps `file`, whose name is `path`. None where it is not a whole map of this format.
+    ///
+    /// # Errors
+    /// Where the file cannot be mapped.
+    pub fn open(file: &File, path: &Path) -> io::Result<Option<Self>> {
         if file.metadata()?.len() < HEADER_BYTES as u64 {
             return Ok(None);
         }
@@ -66,15 +71,19 @@ impl PageMap {
         Ok(Some(map))
     }
 
-    pub(crate) fn description(&self) -> &Description {
+    /// Everything that is not per row.
+    pub fn description(&self) -> &Description {
         &self.description
     }
 
     /// Fails if any chunk touched so far was damaged.
-    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
+    ///
+    /// # Errors
+    /// [`MapError::Damaged`], with the file's name.
+    pub fn check(&self) -> Result<(), MapError> {
         match self.damage.get() {
             None => Ok(()),
-            Some(detail) => Err(SnapshotError::MapDamaged {
+            Some(detail) => Err(MapError::Damaged {
                 path: self.path.clone(),
                 detail: detail.clone(),
             }),
@@ -82,7 +91,7 @@ impl PageMap {
     }
 
     /// Where row `index` of bytes column `column` lies.
-    pub(crate) fn place(&self, column: usize, index: u64) -> Place {
+    pub fn place(&self, column: usize, index: u64) -> Place {
         self.in_range(index);
         let place = self.description.extents[column]
             .as_ref()
@@ -98,13 +107,13 @@ impl PageMap {
     }
 
     /// Row `index` of fixed column `column`, where the map holds it.
-    pub(crate) fn fixed(&self, column: usize, index: u64, row_bytes: usize) -> Option<&[u8]> {
+    pub fn fixed(&self, column: usize, index: u64, row_bytes: usize) -> Option<&[u8]> {
         self.in_range(index);
         self.item(self.description.fixed[column].as_ref()?, index, row_bytes)
     }
 
     /// Whether row `index` of fixed column `column` is known to hold a null.
-    pub(crate) fn is_null(&self, column: usize, index: u64) -> bool {
+    pub fn is_null(&self, column: usize, index: u64) -> bool {
         self.in_range(index);
         let nulls = self.description.nulls[column].as_ref();
         let Some(section) = nulls.and_then(|nulls| nulls.bits.as_ref()) else {
@@ -117,7 +126,7 @@ impl PageMap {
     }
 
     /// Row `index` of variable column `column`.
-    pub(crate) fn variable(&self, column: usize, index: u64) -> Variable<'_> {
+    pub fn variable(&self, column: usize, index: u64) -> Variable<'_> {
         self.in_range(index);
         let Some(values) = &self.description.values[column] else {
             return Variable::Slow;
@@ -142,19 +151,23 @@ impl PageMap {
         }
     }
 
-    pub(crate) fn address(&self, index: u64) -> Option<u64> {
+    /// Row `index`'s address; none where the map is damaged.
+    pub fn address(&self, index: u64) -> Option<u64> {
         self.number(&self.description.addresses, index)
     }
 
-    pub(crate) fn id(&self, index: u64) -> Option<u64> {
+    /// Row `index`'s id; none where the map is damaged.
+    pub fn id(&self, index: u64) -> Option<u64> {
         self.number(&self.description.ids, index)
     }
 
-    pub(crate) fn length_quantile(&self, q: f64) -> u32 {
+    /// The length in bytes that the share `q` of all payloads does not exceed.
+    pub fn length_quantile(&self, q: f64) -> u32 {
         lengths::quantile(&self.description.lengths, q)
     }
 
-    pub(crate) fn variable_quantile(&self, column: usize, q: f64) -> u32 {
+    /// The same for the values of variable column `column`.
+    pub fn variable_quantile(&self, column: usize, q: f64) -> u32 {
         lengths::quantile(&self.description.value_lengths[column], q)
     }
 

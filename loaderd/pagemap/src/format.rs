@@ -4,10 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::locate::FileRef;
-
-/// Another number for every change of what is written.
-pub(crate) const FORMAT: u32 = 2;
+/// The format that is written and read: another number for every change of what is written.
+pub const FORMAT: u32 = 2;
 /// Bytes under one checksum.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 /// Sections begin at multiples of this.
@@ -19,17 +17,22 @@ pub(crate) const RUN_BYTES: usize = 16;
 pub(crate) const ENTRY_BYTES: usize = 8;
 
 const MAGIC: [u8; 8] = *b"LDPGMAP\0";
-/// What a changed Lance could place differently invalidates every map.
-const LANCE: &str = "14.0.2";
 
 const FILE_NULL: u32 = u32::MAX;
 const FILE_SLOW: u32 = u32::MAX - 1;
 
 /// Where one row's payload lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the open, in this file.
-    At { offset: u64, length: u32, file: u32 },
+pub enum Place {
+    /// In the open, in a file.
+    At {
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// How long it is, in bytes.
+        length: u32,
+        /// Place of the file in [`Description::files`].
+        file: u32,
+    },
     /// The row has no value.
     Null,
     /// Lance reads it.
@@ -37,7 +40,8 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    pub(crate) fn to_bytes(self) -> [u8; PLACE_BYTES] {
+    /// As it stands in a section of extents.
+    pub fn to_bytes(self) -> [u8; PLACE_BYTES] {
         let (offset, length, file) = match self {
             Self::At {
                 offset,
@@ -70,12 +74,11 @@ impl Place {
 /// One row of a variable column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variable<'a> {
-    /// Its value, in the encoding of [`decode_value`](crate::decode_value).
+    /// Its value; what the bytes mean is the matter of whoever wrote them.
     Value(&'a [u8]),
     /// There is none: the row is null.
     Null,
-    /// It is not in the page map; ask
-    /// [`Snapshot::read_variable_slow`](crate::Snapshot::read_variable_slow).
+    /// It is not in the page map, and has to be read from the dataset.
     Slow,
 }
 
@@ -119,19 +122,24 @@ impl Entry {
 
 /// What a map is made of: the same key, the same map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct MapKey {
+pub struct MapKey {
     format: u32,
     lance: String,
-    pub(crate) identity: String,
-    pub(crate) version: u64,
-    pub(crate) filter: Option<String>,
-    pub(crate) bytes_columns: Vec<String>,
-    pub(crate) fixed_columns: Vec<String>,
-    pub(crate) variable_columns: Vec<String>,
+    identity: String,
+    /// The dataset's version.
+    pub version: u64,
+    /// The SQL expression that selects rows.
+    pub filter: Option<String>,
+    bytes_columns: Vec<String>,
+    fixed_columns: Vec<String>,
+    variable_columns: Vec<String>,
 }
 
 impl MapKey {
-    pub(crate) fn new(
+    /// `lance` is the version of the library that placed the payloads, `identity` tells this
+    /// dataset from every other.
+    pub fn new(
+        lance: &str,
         identity: String,
         version: u64,
         filter: Option<String>,
@@ -141,7 +149,7 @@ impl MapKey {
     ) -> Self {
         Self {
             format: FORMAT,
-            lance: LANCE.to_owned(),
+            lance: lance.to_owned(),
             identity,
             version,
             filter,
@@ -160,7 +168,7 @@ impl MapKey {
 
 /// A part of the file with one kind of content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Section {
+pub struct Section {
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
     /// Place of its first checksum in the list of all.
@@ -176,7 +184,7 @@ impl Section {
 /// A column of u64, in the shorter of two encodings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Numbers {
+pub enum Numbers {
     /// (first index, first value); values count up until the next run.
     Runs(Section),
     /// One after the other.
@@ -185,9 +193,9 @@ pub(crate) enum Numbers {
 
 /// Which rows of a fixed column hold a null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Nulls {
+pub struct Nulls {
     /// How many do.
-    pub(crate) rows: u64,
+    pub rows: u64,
     /// A bit a row from the lowest of the first byte on, set for a null; none where none is set.
     /// It ends with the last null's byte.
     pub(crate) bits: Option<Section>,
@@ -195,36 +203,51 @@ pub(crate) struct Nulls {
 
 /// A variable column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Values {
+pub struct Values {
     /// An [`Entry`] a row, and one more for the end.
     pub(crate) entries: Section,
     /// The values, one after the other.
     pub(crate) bytes: Section,
 }
 
+/// One data file that places point into.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Relative to the dataset's folder, or absolute where the file lies outside it.
+    pub path: String,
+    /// The last byte that any row reaches to, plus one.
+    pub bytes_min: u64,
+}
+
 /// Everything about the map that is not per row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Description {
-    pub(crate) key: MapKey,
-    pub(crate) rows: u64,
-    pub(crate) rows_in_version: u64,
+pub struct Description {
+    /// What it was made of.
+    pub key: MapKey,
+    /// Rows selected.
+    pub rows: u64,
+    /// Rows of the version, before the filter.
+    pub rows_in_version: u64,
     /// Hex BLAKE3 of the row addresses as little-endian u64s.
-    pub(crate) selection_hash: String,
-    pub(crate) files: Vec<FileRef>,
+    pub selection_hash: String,
+    /// The files that places point into.
+    pub files: Vec<FileRef>,
     /// Payload lengths in equal steps from the shortest to the longest.
-    pub(crate) lengths: Vec<u32>,
+    pub lengths: Vec<u32>,
     /// Per bytes column; none where Lance reads the whole column.
-    pub(crate) extents: Vec<Option<Section>>,
+    pub extents: Vec<Option<Section>>,
     /// Per fixed column; none where it is over the budget.
-    pub(crate) fixed: Vec<Option<Section>>,
+    pub fixed: Vec<Option<Section>>,
     /// Per fixed column; none where it was not searched for nulls.
-    pub(crate) nulls: Vec<Option<Nulls>>,
+    pub nulls: Vec<Option<Nulls>>,
     /// Per variable column; none where it is over the budget.
-    pub(crate) values: Vec<Option<Values>>,
+    pub values: Vec<Option<Values>>,
     /// Per variable column, lengths like those of the payloads.
-    pub(crate) value_lengths: Vec<Vec<u32>>,
-    pub(crate) addresses: Numbers,
-    pub(crate) ids: Numbers,
+    pub value_lengths: Vec<Vec<u32>>,
+    /// The rows' addresses.
+    pub addresses: Numbers,
+    /// The rows' stable ids; their addresses where the dataset has none.
+    pub ids: Numbers,
 }
 
 impl Description {
@@ -388,6 +411,7 @@ mod tests {
     fn every_part_of_a_key_counts() {
         let key = || {
             MapKey::new(
+                "14",
                 "id".into(),
                 1,
                 None,

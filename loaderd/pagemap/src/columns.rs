@@ -5,13 +5,13 @@
 use super::Variable;
 use super::format::{ENTRY_BYTES, Entry, Nulls, Values};
 use super::writer::{MapWriter, SectionWriter};
-use crate::SnapshotError;
+use crate::MapError;
 
 /// Zero bytes are written in pieces of this.
 const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Which rows of a fixed column are null. Nothing is written before the first one.
-pub(crate) struct NullsWriter {
+pub struct NullsWriter {
     section: SectionWriter,
     /// Whole bytes written.
     bytes: u64,
@@ -22,7 +22,8 @@ pub(crate) struct NullsWriter {
 }
 
 impl NullsWriter {
-    pub(crate) fn new(writer: &mut MapWriter, rows_max: u64) -> Self {
+    /// For at most `rows_max` rows.
+    pub fn new(writer: &mut MapWriter, rows_max: u64) -> Self {
         Self {
             section: writer.section(rows_max.div_ceil(8)),
             bytes: 0,
@@ -33,12 +34,15 @@ impl NullsWriter {
     }
 
     /// `count` rows, of which those with a flag are null.
-    pub(crate) fn append(
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn append(
         &mut self,
         writer: &MapWriter,
         count: usize,
         nulls: Option<&[bool]>,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<(), MapError> {
         let nulls = nulls.unwrap_or_default().iter().enumerate();
         for row in nulls.filter_map(|(row, is_null)| is_null.then_some(row as u64)) {
             let at = self.rows + row;
@@ -51,7 +55,7 @@ impl NullsWriter {
     }
 
     /// Writes bytes out until `byte` is the one begun.
-    fn reach(&mut self, writer: &MapWriter, byte: u64) -> Result<(), SnapshotError> {
+    fn reach(&mut self, writer: &MapWriter, byte: u64) -> Result<(), MapError> {
         if self.bytes < byte {
             writer.append(&mut self.section, &[self.bits])?;
             self.bits = 0;
@@ -65,7 +69,11 @@ impl NullsWriter {
         Ok(())
     }
 
-    pub(crate) fn close(mut self, writer: &mut MapWriter) -> Result<Nulls, SnapshotError> {
+    /// Writes what is left and says where it lies.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn close(mut self, writer: &mut MapWriter) -> Result<Nulls, MapError> {
         let bits = match self.nulls {
             0 => None,
             _ => {
@@ -81,7 +89,7 @@ impl NullsWriter {
 }
 
 /// The values of a variable column.
-pub(crate) struct ValuesWriter {
+pub struct ValuesWriter {
     entries: SectionWriter,
     bytes: SectionWriter,
     end: u64,
@@ -89,7 +97,7 @@ pub(crate) struct ValuesWriter {
 
 impl ValuesWriter {
     /// For at most `rows_max` rows with at most `bytes_max` together.
-    pub(crate) fn new(writer: &mut MapWriter, rows_max: u64, bytes_max: u64) -> Self {
+    pub fn new(writer: &mut MapWriter, rows_max: u64, bytes_max: u64) -> Self {
         Self {
             entries: writer.section((rows_max + 1) * ENTRY_BYTES as u64),
             bytes: writer.section(bytes_max),
@@ -97,11 +105,11 @@ impl ValuesWriter {
         }
     }
 
-    pub(crate) fn append(
-        &mut self,
-        writer: &MapWriter,
-        value: Variable<'_>,
-    ) -> Result<(), SnapshotError> {
+    /// The next row.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn append(&mut self, writer: &MapWriter, value: Variable<'_>) -> Result<(), MapError> {
         let entry = match value {
             Variable::Value(_) => Entry::Value(self.end),
             Variable::Null => Entry::Null(self.end),
@@ -115,7 +123,11 @@ impl ValuesWriter {
         Ok(())
     }
 
-    pub(crate) fn close(mut self, writer: &mut MapWriter) -> Result<Values, SnapshotError> {
+    /// Writes what is left and says where it lies.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn close(mut self, writer: &mut MapWriter) -> Result<Values, MapError> {
         let end = Entry::Value(self.end);
         writer.append(&mut self.entries, &end.to_bytes())?;
         Ok(Values {

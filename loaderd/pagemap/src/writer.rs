@@ -16,7 +16,7 @@ use super::cache::Target;
 use super::format::{
     CHUNK_BYTES, Description, HEADER_BYTES, Header, Numbers, PAGE_BYTES, RUN_BYTES, Section,
 };
-use crate::SnapshotError;
+use crate::MapError;
 
 /// Bytes that a section gathers before it writes.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -24,7 +24,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 const RUNS_MAX: usize = 1 << 20;
 
 /// A map in the making. Dropped unfinished, it leaves nothing.
-pub(crate) struct MapWriter {
+pub struct MapWriter {
     target: Target,
     /// Where the next region begins.
     end: u64,
@@ -32,7 +32,8 @@ pub(crate) struct MapWriter {
 }
 
 impl MapWriter {
-    pub(crate) fn new(target: Target) -> Self {
+    /// Writes to `target`.
+    pub fn new(target: Target) -> Self {
         Self {
             target,
             end: PAGE_BYTES,
@@ -41,7 +42,7 @@ impl MapWriter {
     }
 
     /// A section of at most `bytes_max`.
-    pub(crate) fn section(&mut self, bytes_max: u64) -> SectionWriter {
+    pub fn section(&mut self, bytes_max: u64) -> SectionWriter {
         let offset = self.end;
         self.end += bytes_max.next_multiple_of(PAGE_BYTES);
         SectionWriter {
@@ -55,7 +56,7 @@ impl MapWriter {
     }
 
     /// A column of at most `rows_max` numbers.
-    pub(crate) fn numbers(&mut self, rows_max: u64) -> NumbersWriter {
+    pub fn numbers(&mut self, rows_max: u64) -> NumbersWriter {
         NumbersWriter {
             runs: Vec::new(),
             count: 0,
@@ -65,28 +66,38 @@ impl MapWriter {
         }
     }
 
-    pub(crate) fn append(
-        &self,
-        section: &mut SectionWriter,
-        bytes: &[u8],
-    ) -> Result<(), SnapshotError> {
+    /// Appends bytes to a section.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    ///
+    /// # Panics
+    /// If the section outgrows what was reserved for it.
+    pub fn append(&self, section: &mut SectionWriter, bytes: &[u8]) -> Result<(), MapError> {
         section
             .append(self.target.file(), bytes)
             .map_err(|e| self.target.failed(e, self.end))
     }
 
-    pub(crate) fn append_numbers(
+    /// Appends numbers to a column of them.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn append_numbers(
         &self,
         numbers: &mut NumbersWriter,
         values: &[u64],
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<(), MapError> {
         numbers
             .append(self.target.file(), values)
             .map_err(|e| self.target.failed(e, self.end))
     }
 
     /// Closes a section and says where it lies.
-    pub(crate) fn close(&mut self, section: SectionWriter) -> Result<Section, SnapshotError> {
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn close(&mut self, section: SectionWriter) -> Result<Section, MapError> {
         let (mut closed, hashes) = section
             .finish(self.target.file())
             .map_err(|e| self.target.failed(e, self.end))?;
@@ -95,10 +106,11 @@ impl MapWriter {
         Ok(closed)
     }
 
-    pub(crate) fn close_numbers(
-        &mut self,
-        mut numbers: NumbersWriter,
-    ) -> Result<Numbers, SnapshotError> {
+    /// Closes a column of numbers and says where it lies, in the shorter encoding.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn close_numbers(&mut self, mut numbers: NumbersWriter) -> Result<Numbers, MapError> {
         let runs_bytes = numbers.runs.len() * RUN_BYTES;
         if !numbers.is_raw && runs_bytes as u64 > numbers.count * 8 + PAGE_BYTES {
             numbers
@@ -117,7 +129,10 @@ impl MapWriter {
     }
 
     /// Writes checksums, description and header, and gives the file its name.
-    pub(crate) fn finish(self, description: &Description) -> Result<(), SnapshotError> {
+    ///
+    /// # Errors
+    /// Where the file cannot be written or named.
+    pub fn finish(self, description: &Description) -> Result<(), MapError> {
         let json = serde_json::to_vec(description).expect("strings and numbers become JSON");
         let mut tail: Vec<u8> = self.hashes.iter().flat_map(|h| h.to_le_bytes()).collect();
         tail.extend_from_slice(&json);
@@ -139,7 +154,7 @@ impl MapWriter {
 }
 
 /// One section's bytes on their way to the file.
-pub(crate) struct SectionWriter {
+pub struct SectionWriter {
     offset: u64,
     bytes: u64,
     bytes_max: u64,
@@ -194,7 +209,7 @@ impl SectionWriter {
 }
 
 /// A column of numbers that mostly count up: runs while they are few, else one by one.
-pub(crate) struct NumbersWriter {
+pub struct NumbersWriter {
     runs: Vec<(u64, u64)>,
     count: u64,
     last: u64,

@@ -8,10 +8,11 @@ use tempfile::TempDir;
 
 use super::format::{CHUNK_BYTES, HEADER_BYTES, Header, Numbers, PAGE_BYTES};
 use super::*;
-use crate::SnapshotError;
+use crate::MapError;
 
 fn key() -> MapKey {
     MapKey::new(
+        "14",
         "identity".into(),
         1,
         None,
@@ -141,7 +142,7 @@ fn rows_across_chunks_and_the_damage_of_one() {
     assert_eq!(map.fixed(0, per_chunk, row_bytes), None);
     assert_eq!(map.fixed(0, per_chunk + 1000, row_bytes), None);
     let error = map.check().unwrap_err();
-    assert!(matches!(error, SnapshotError::MapDamaged { .. }), "{error}");
+    assert!(matches!(error, MapError::Damaged { .. }), "{error}");
     assert!(!path.exists());
 }
 
@@ -179,7 +180,7 @@ fn a_full_disk() {
     let target = cache.target(&key()).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     let error = target.failed(io::ErrorKind::StorageFull.into(), 12_345);
-    assert!(matches!(error, SnapshotError::CacheFull { .. }), "{error}");
+    assert!(matches!(error, MapError::Full { .. }), "{error}");
     assert!(error.to_string().contains("12345 bytes"), "{error}");
     drop(target);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -10,7 +10,7 @@ const STEPS: usize = 256;
 
 /// A reservoir of payload lengths (Vitter's algorithm R), with the exact extremes.
 #[derive(Default)]
-pub(crate) struct Lengths {
+pub struct Lengths {
     sample: Vec<u32>,
     seen: u64,
     longest: u32,
@@ -18,7 +18,8 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    pub(crate) fn push(&mut self, length: u32) {
+    /// One more.
+    pub fn push(&mut self, length: u32) {
         self.seen += 1;
         self.longest = self.longest.max(length);
         if self.sample.len() < SAMPLE_MAX {
@@ -41,7 +42,7 @@ impl Lengths {
     }
 
     /// `STEPS + 1` lengths in order, the last one the longest of all; none where none was seen.
-    pub(crate) fn finish(mut self) -> Vec<u32> {
+    pub fn finish(mut self) -> Vec<u32> {
         if self.sample.is_empty() {
             return Vec::new();
         }

@@ -1,7 +1,7 @@
 //! The page map: everything that a step needs to know about its rows, in one memory-mapped file.
 //!
 //! In: what a scan finds, row by row. Out: lookups by row index without a heap, shared by every
-//! process that maps the file. It never names Lance.
+//! process that maps the file. It never names Lance, and it never reads what a place points at.
 //!
 //! ```text
 //! 0        header, 64 bytes: magic, format, places and sizes of what follows, one hash over all
@@ -20,20 +20,25 @@
 //! Numbers are little-endian. A map is written to a temporary name and renamed when it is whole;
 //! after that nobody writes to it.
 
-mod cache;
-mod columns;
+mod error;
 mod format;
 mod lengths;
-mod reader;
+
+mod columns;
 mod writer;
+
+mod cache;
+mod reader;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cache::{Cache, Target};
-pub(crate) use columns::{NullsWriter, ValuesWriter};
-pub use format::Variable;
-pub(crate) use format::{Description, FORMAT, MapKey, Place};
-pub(crate) use lengths::Lengths;
-pub(crate) use reader::PageMap;
-pub(crate) use writer::{MapWriter, NumbersWriter, SectionWriter};
+pub use cache::{Cache, Target};
+pub use columns::{NullsWriter, ValuesWriter};
+pub use error::MapError;
+pub use format::{
+    Description, FORMAT, FileRef, MapKey, Nulls, Numbers, Place, Section, Values, Variable,
+};
+pub use lengths::Lengths;
+pub use reader::PageMap;
+pub use writer::{MapWriter, NumbersWriter, SectionWriter};
