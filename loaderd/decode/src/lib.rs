@@ -29,6 +29,7 @@ mod simd;
 mod webp;
 
 pub mod encode;
+pub mod tile;
 
 pub use decoder::{Decoded, Decoder, Image, StageNs};
 pub use error::{DecodeError, EncodeError, TransformError};
