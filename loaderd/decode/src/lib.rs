@@ -28,6 +28,7 @@ mod resize;
 mod simd;
 mod webp;
 
+pub mod cut;
 pub mod encode;
 pub mod tile;
 
