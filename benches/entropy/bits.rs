@@ -59,6 +59,15 @@ impl Bits {
         raw + (negative & ((-1 << size) + 1))
     }
 
+    /// The value of `size` bits behind `length` others.
+    #[inline(always)]
+    pub(crate) fn value_behind(&self, length: u32, size: u32) -> i32 {
+        let rest = self.buffer << (length & 63);
+        let raw = ((rest >> 1) >> (63 - size & 63)) as i32;
+        let negative = !((rest as i64) >> 63) as i32;
+        raw + (negative & ((-1 << (size & 31)) + 1))
+    }
+
     /// Bits from the start of all bytes to the next one that was not taken.
     pub(crate) fn used(&self) -> usize {
         self.position * 8 - self.count as usize

@@ -149,10 +149,9 @@ impl<'a> Shared<'a> {
             // All of them are there: there are as many segments.
             if let Some(mut lanes) = all(lanes) {
                 let over = 'together: loop {
+                    self.read_together(&mut lanes, blocks)?;
                     for (index, lane) in lanes.iter_mut().enumerate() {
-                        if lane.at < BLOCK {
-                            lane.step(self, blocks)?;
-                        } else if !lane.next_block(self, blocks)? {
+                        if lane.at >= BLOCK && !lane.next_block(self, blocks)? {
                             match self.lane(next, blocks)? {
                                 Some(fresh) => *lane = fresh,
                                 None => break 'together index,
@@ -171,6 +170,29 @@ impl<'a> Shared<'a> {
         while let Some(mut lane) = self.lane(next, blocks)? {
             lane.finish(self, blocks)?;
             next += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes symbols of all lanes in turn, until a block is over.
+    #[inline(always)]
+    fn read_together<const LANES: usize>(
+        &self,
+        lanes: &mut [Lane<'a>; LANES],
+        blocks: &mut [[i16; 64]],
+    ) -> Result<(), Error> {
+        let bytes = self.scan.bytes();
+        // In registers meanwhile.
+        let mut bits: [Bits; LANES] = std::array::from_fn(|lane| lanes[lane].bits);
+        let mut at: [usize; LANES] = std::array::from_fn(|lane| lanes[lane].at);
+        while at.iter().all(|&at| at < BLOCK) {
+            for lane in 0..LANES {
+                let block = &mut blocks[lanes[lane].block];
+                at[lane] = take(&mut bits[lane], bytes, lanes[lane].ac, block, at[lane])?;
+            }
+        }
+        for (lane, (bits, at)) in lanes.iter_mut().zip(bits.into_iter().zip(at)) {
+            (lane.bits, lane.at) = (bits, at);
         }
         Ok(())
     }
@@ -218,14 +240,6 @@ struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    /// Takes one symbol of the current block.
-    #[inline(always)]
-    fn step(&mut self, shared: &Shared<'a>, blocks: &mut [[i16; 64]]) -> Result<(), Error> {
-        let at = take(&mut self.bits, shared.scan.bytes(), self.ac, &mut blocks[self.block], self.at);
-        self.at = at?;
-        Ok(())
-    }
-
     /// Closes the current block and begins the next. `false` where the segment is over.
     #[inline(always)]
     fn next_block(&mut self, shared: &Shared<'a>, blocks: &mut [[i16; 64]]) -> Result<bool, Error> {

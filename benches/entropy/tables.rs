@@ -79,54 +79,42 @@ impl Table {
             return;
         };
         let (run, size) = run_and_size(self.class, symbol);
-        for tail in 0..1 << rest {
-            let entry = if size <= rest {
-                let mut bits = Bits::at(0);
-                bits.refill(&(u64::from(tail) << (63 - rest) << 1).to_be_bytes());
-                let value = bits.value(size) as u32;
-                value << 16 | run << 8 | (length + size)
-            } else {
-                size << 24 | length << 16 | run << 8
-            };
-            self.entries[(code << rest | tail) as usize] = entry;
-        }
+        let entry = entry(length, run, size);
+        let first = (code << rest) as usize;
+        self.entries[first..first + (1 << rest)].fill(entry);
     }
 
     /// Takes the next symbol and its value, 31 bits at most, which a refill has brought. `None`:
     /// no code begins so.
     #[inline(always)]
     pub(crate) fn take(&self, bits: &mut Bits) -> Option<Symbol> {
-        let entry = self.entries[bits.peek(LOOKUP)];
-        if entry & 0xFF != 0 {
-            bits.skip(entry);
-            return Some(Symbol {
-                run: entry >> 8 & 0xFF,
-                value: entry as i32 >> 16,
-            });
+        let mut entry = self.entries[bits.peek(LOOKUP)];
+        if entry == 0 {
+            // Numbers in and out: a reference would keep the reader out of registers.
+            entry = self.search(bits.peek(16) as u32)?;
         }
-        if entry != 0 {
-            bits.skip(entry >> 16 & 0xFF);
-            return Some(Symbol {
-                run: entry >> 8 & 0xFF,
-                value: bits.value(entry >> 24),
-            });
-        }
-        self.search(bits)
+        let value = bits.value_behind(entry >> 16 & 0xFF, entry >> 24);
+        bits.skip(entry & 0xFF);
+        Some(Symbol {
+            run: entry >> 8 & 0xFF,
+            value,
+        })
     }
 
+    /// The entry of a code that is longer than the look-up.
     #[cold]
-    fn search(&self, bits: &mut Bits) -> Option<Symbol> {
-        let next = bits.peek(16) as u32;
+    #[inline(never)]
+    fn search(&self, next: u32) -> Option<u32> {
         let length = (LOOKUP + 1..=16).find(|&length| next < self.limits[length as usize])?;
         let index = (next >> (16 - length)) as i32 + self.offsets[length as usize];
         let symbol = *self.symbols.get(usize::try_from(index).ok()?)?;
-        bits.skip(length);
         let (run, size) = run_and_size(self.class, symbol);
-        Some(Symbol {
-            run,
-            value: bits.value(size),
-        })
+        Some(entry(length, run, size))
     }
+}
+
+fn entry(length: u32, run: u32, size: u32) -> u32 {
+    size << 24 | length << 16 | run << 8 | (length + size)
 }
 
 fn run_and_size(class: Class, symbol: u8) -> (u32, u32) {
