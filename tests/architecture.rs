@@ -28,11 +28,12 @@ const EDGES: [(&str, &[&str]); 8] = [
 
 /// The workspace's own packages, which may use any of these; what is not published has no place
 /// in the drawing.
-const WORKSPACE: [&str; 4] = [
+const WORKSPACE: [&str; 5] = [
     "loaderd-tests",
     "loaderd-benches",
     "loaderd-measure",
     "loaderd-rings",
+    "loaderd-entropy",
 ];
 
 /// Crates that only one of ours may name.
@@ -41,7 +42,7 @@ const OWNERS: [(&str, &[&str]); 7] = [
     ("tokio", &["loaderd-snapshot", "loaderd-benches"]),
     ("io-uring", &["loaderd-read"]),
     ("tokio-uring", &["loaderd-rings"]),
-    ("turbojpeg-sys", &["loaderd-decode"]),
+    ("turbojpeg-sys", &["loaderd-decode", "loaderd-entropy"]),
     ("rusqlite", &["loaderd"]),
     ("pyo3", &["loaderd-python"]),
 ];
