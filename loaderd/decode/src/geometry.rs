@@ -117,6 +117,8 @@ pub(crate) struct Placement {
     pub(crate) flipped: bool,
     /// Whether rows are written from the last to the first.
     pub(crate) upside_down: bool,
+    /// Which of the two, columns and rows, were so before the resize.
+    pub(crate) turned: (bool, bool),
 }
 
 /// Random `u32`s that a transform takes from the stream for each image.
@@ -147,6 +149,7 @@ impl Placement {
             filter: None,
             flipped: false,
             upside_down: false,
+            turned: (false, false),
         };
         for transform in transforms {
             let (w, h) = (place.x.current().len, place.y.current().len);
@@ -246,6 +249,7 @@ impl Placement {
             return;
         }
         self.filter = Some(filter);
+        self.turned = (self.flipped, self.upside_down);
         self.x.resized = Some((columns, Span::whole(columns)));
         self.y.resized = Some((rows, Span::whole(rows)));
     }

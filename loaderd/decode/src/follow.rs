@@ -1,0 +1,167 @@
+//! Where an image's pixels went, for what goes with them: boxes and masks.
+//!
+//! Enters: a placement drawn on the upright image, then flips and windows of the finished
+//! picture. Leaves: a [`Geometry`], which maps boxes, and says which source pixel a mask
+//! shows where. Never: a pixel's value, or a move that is not one of whole rows and columns.
+
+use crate::geometry::{Axis, Placement, Span};
+
+/// What became of an image's rows and columns, from the upright source to the output.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Geometry {
+    pub(crate) x: Line,
+    pub(crate) y: Line,
+}
+
+impl Geometry {
+    /// Of an upright image of `width` x `height`.
+    pub(crate) fn of(place: &Placement, width: u32, height: u32) -> Geometry {
+        Geometry {
+            x: Line::of(&place.x, place.turned.0, place.flipped, width),
+            y: Line::of(&place.y, place.turned.1, place.upside_down, height),
+        }
+    }
+
+    /// `[height, width]` of the upright source, in pixels.
+    pub fn source(&self) -> [u32; 2] {
+        [self.y.size, self.x.size]
+    }
+
+    /// `[height, width]` of the output, in pixels.
+    pub fn output(&self) -> [u32; 2] {
+        [self.y.len, self.x.len]
+    }
+
+    /// `[x1, y1, x2, y2]` in pixels of the upright source, where those of the output are;
+    /// 0 is the first pixel's outer edge. What the output does not show is cut off: a box
+    /// out of sight has no width or no height. NaN stays NaN.
+    pub fn map_box(&self, [x1, y1, x2, y2]: [f32; 4]) -> [f32; 4] {
+        let ([x1, x2], [y1, y2]) = (self.x.map([x1, x2]), self.y.map([y1, y2]));
+        [x1, y1, x2, y2]
+    }
+}
+
+/// One axis of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Line {
+    /// Pixels of the upright source.
+    size: u32,
+    /// The source box.
+    source: Span,
+    /// Pixels that the box is resized to.
+    grid: u32,
+    /// Whether the resize saw the box from its other end: nearest sampling is lopsided.
+    mirrored: bool,
+    /// The grid's pixel under the output's first one.
+    first: i64,
+    /// Whether grid and output run against each other.
+    backward: bool,
+    /// The output's pixels that lie on the grid.
+    seen: (i64, i64),
+    /// Pixels of the output.
+    len: u32,
+}
+
+impl Line {
+    fn of(axis: &Axis, mirrored: bool, flipped: bool, size: u32) -> Line {
+        let source = axis.source;
+        let (grid, window) = axis.resized.unwrap_or((
+            source.len,
+            Span {
+                start: 0,
+                len: source.len,
+                seen: (0, i64::from(source.len)),
+            },
+        ));
+        let mut line = Line {
+            size,
+            source,
+            grid,
+            mirrored,
+            first: window.start,
+            backward: false,
+            seen: (window.seen.0 - window.start, window.seen.1 - window.start),
+            len: window.len,
+        };
+        if flipped {
+            line.flip();
+        }
+        line
+    }
+
+    /// Turns the output round.
+    pub(crate) fn flip(&mut self) {
+        let len = i64::from(self.len);
+        self.first = self.grid_pixel(len - 1);
+        self.backward = !self.backward;
+        self.seen = (len - self.seen.1, len - self.seen.0);
+    }
+
+    /// Keeps pixels `[start, start + len)` of the output; negative ones are a border.
+    pub(crate) fn window(&mut self, start: i64, len: u32) {
+        self.first = self.grid_pixel(start);
+        let clamp = |at: i64| (at - start).clamp(0, i64::from(len));
+        self.seen = (clamp(self.seen.0), clamp(self.seen.1));
+        self.len = len;
+    }
+
+    /// Whether a window shows nothing but the output.
+    pub(crate) fn holds(&self, start: i64, len: u32) -> bool {
+        start >= 0 && start + i64::from(len) <= i64::from(self.len)
+    }
+
+    fn grid_pixel(&self, output: i64) -> i64 {
+        if self.backward {
+            self.first - output
+        } else {
+            self.first + output
+        }
+    }
+
+    /// The source's pixel that nearest sampling shows at `output`; `None` in a border.
+    ///
+    /// As in `torch.nn.functional.interpolate(mode="nearest")`, which torchvision's masks
+    /// go through: `floor(index * (source / grid))`, in f32.
+    pub(crate) fn source_pixel(&self, output: u32) -> Option<u32> {
+        let output = i64::from(output);
+        if !(self.seen.0..self.seen.1).contains(&output) {
+            return None;
+        }
+        let turn = |at: i64, len: u32| {
+            if self.mirrored {
+                i64::from(len) - 1 - at
+            } else {
+                at
+            }
+        };
+        let at = turn(self.grid_pixel(output), self.grid);
+        let scale = self.source.len as f32 / self.grid as f32;
+        let nearest = ((at as f32 * scale).floor() as i64).min(i64::from(self.source.len) - 1);
+        let pixel = self.source.start + turn(nearest, self.source.len);
+        (self.source.seen.0..self.source.seen.1)
+            .contains(&pixel)
+            .then_some(pixel as u32)
+    }
+
+    /// Maps an interval's ends, the lower one first where it was.
+    fn map(&self, ends: [f32; 2]) -> [f32; 2] {
+        let scale = f64::from(self.grid) / f64::from(self.source.len);
+        let first = self.first as f64;
+        let [from, to] = ends.map(|end| {
+            let (low, high) = self.source.seen;
+            let inside = f64::from(end).clamp(low as f64, high as f64);
+            let grid = (inside - self.source.start as f64) * scale;
+            let output = if self.backward {
+                first + 1.0 - grid
+            } else {
+                grid - first
+            };
+            output.clamp(self.seen.0 as f64, self.seen.1 as f64) as f32
+        });
+        if self.backward {
+            [to, from]
+        } else {
+            [from, to]
+        }
+    }
+}
