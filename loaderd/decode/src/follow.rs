@@ -165,3 +165,92 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::transforms::{ResizeTo, Transform};
+
+    /// Crops, borders and flips around one resize.
+    fn lists() -> impl Strategy<Value = Vec<Transform>> {
+        let move_ = prop_oneof![
+            (1..40u32, 1..40u32).prop_map(|(h, w)| Transform::CenterCrop { size: [h, w] }),
+            any::<bool>().prop_map(|p| Transform::RandomHorizontalFlip { p: p.into() }),
+            any::<bool>().prop_map(|p| Transform::RandomVerticalFlip { p: p.into() }),
+            [0..9u32, 0..9, 0..9, 0..9].prop_map(|padding| Transform::Pad {
+                padding,
+                fill: [0; 3],
+                padding_mode: Default::default(),
+            }),
+        ];
+        let resize = (1..60u32, 1..60u32).prop_map(|(h, w)| Transform::Resize {
+            size: ResizeTo::Exact([h, w]),
+            max_size: None,
+            interpolation: Default::default(),
+        });
+        let moves = prop::collection::vec(move_, 0..4);
+        (moves.clone(), prop::option::of(resize), moves).prop_map(|(mut list, resize, rest)| {
+            list.extend(resize);
+            list.extend(rest);
+            list
+        })
+    }
+
+    proptest! {
+        /// A box covers the pixels that show what it covers in the source.
+        #[test]
+        fn boxes_go_where_their_pixels_go(
+            list in lists(), size in (1..50u32, 1..50u32), ends in (0.0..1.0f32, 0.0..1.0f32),
+            late in (any::<bool>(), -9..9i64, 1..40u32),
+        ) {
+            let place = Placement::draw(&list, size.0, size.1, &mut std::iter::repeat(7)).unwrap();
+            let mut geometry = Geometry::of(&place, size.0, size.1);
+            prop_assert_eq!(geometry.source(), [size.1, size.0]);
+            if late.0 {
+                geometry.x.window(late.1, late.2);
+                geometry.x.flip();
+            }
+            let line = geometry.x;
+            let end = |share: f32| (share * size.0 as f32).floor();
+            let (from, to) = (end(ends.0.min(ends.1)), end(ends.0.max(ends.1)));
+            let [low, _, high, _] = geometry.map_box([from, 0.0, to, 1.0]);
+            prop_assert!(0.0 <= low && low <= high && high <= line.len as f32);
+            let (mut shown, mut inside) = (0, 0);
+            for output in 0..line.len {
+                let Some(pixel) = line.source_pixel(output) else { continue };
+                prop_assert!(pixel < size.0);
+                let middle = output as f32 + 0.5;
+                if (from..to).contains(&(pixel as f32)) {
+                    shown += 1;
+                    // Nearest sampling is off by up to one pixel of either grid.
+                    let slack = 1.0 + (line.grid as f32 / line.source.len as f32);
+                    prop_assert!(low - slack <= middle && middle <= high + slack);
+                }
+                inside += u32::from(low <= middle && middle < high);
+            }
+            let slack = 2 + 2 * line.grid.div_ceil(line.source.len);
+            prop_assert!(shown <= inside + slack && inside <= shown + slack, "{} {}", shown, inside);
+            // Without a resize they agree exactly.
+            if line.grid == line.source.len {
+                prop_assert_eq!(shown, inside);
+                prop_assert_eq!(shown as f32, high - low);
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_are_cut_off_and_turned() {
+        let flip = Transform::RandomHorizontalFlip { p: 1.0 };
+        let crop = Transform::CenterCrop { size: [4, 6] };
+        let place = Placement::draw(&[flip, crop], 10, 8, &mut std::iter::repeat(0)).unwrap();
+        let geometry = Geometry::of(&place, 10, 8);
+        let check = |from, to| assert_eq!(geometry.map_box(from), to);
+        // The crop shows columns 2 to 8 and rows 2 to 6.
+        check([0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 6.0, 4.0]);
+        check([2.5, 3.0, 4.0, 3.5], [4.0, 1.0, 5.5, 1.5]);
+        check([-9.0, 7.0, 1.0, 99.0], [6.0, 4.0, 6.0, 4.0]);
+        assert!(geometry.map_box([f32::NAN; 4]).iter().all(|end| end.is_nan()));
+    }
+}
