@@ -87,14 +87,10 @@ def load(daemon: Daemon, folders: tuple[Path, Path], steps: list[Transform], **o
         "transform": {"image": steps, "boxes": [boxes], "mask": mask},
         "batch_size": 12,
         "shuffle": False,
-        "socket": daemon.socket,
-        "autostart": False,
         **options,
     }
-    from loaderd.torch import LanceIterableDataset
-
     uri = f"memory:rows={ROWS},images={folders[0]},masks={folders[1]}"
-    dataset = LanceIterableDataset(uri, **arguments)
+    dataset = daemon.dataset(uri, **arguments)
     batches = [batch.clone() for batch in dataset]
     dataset.close()
     return batches
@@ -166,10 +162,10 @@ def test_as_torchvision(daemon: Daemon, folders: tuple[Path, Path], name: str) -
                 "labels": torch.tensor(categories_of(row), dtype=torch.int64),
             }
             steps = [v2.ClampBoundingBoxes(), *theirs, v2.ClampBoundingBoxes()]
-            expected = v2.Compose([*steps, v2.SanitizeBoundingBoxes(labels_getter="labels")])(
-                sample
-            )
-            assert torch.equal(batch["mask"][at], expected["mask"])
+            expected = v2.Compose(steps)(sample)
+            mask = expected.pop("mask")
+            expected = v2.SanitizeBoundingBoxes(labels_getter="labels")(expected)
+            assert torch.equal(batch["mask"][at], mask)
             torch.testing.assert_close(
                 batch["boxes"][at], torch.as_tensor(expected["boxes"]), rtol=0, atol=1e-4
             )
@@ -311,7 +307,7 @@ def test_bad_masks(
         return
     for batch in load(daemon, (images, masks), [Resize((8, 16))], **arguments):
         assert batch["mask"].unique().tolist() == [255]
-        assert batch["image"].unique().tolist() in ([7], [0, 7])
+        assert batch["image"].unique().tolist() == [7]
         assert not batch["_valid"].any() and batch.bad_rows == batch.rows
 
 
@@ -393,7 +389,7 @@ def test_refusals(
 
 def test_columns_that_do_not_match(daemon: Daemon, folders: tuple[Path, Path]) -> None:
     boxes = BoundingBoxes("image", with_columns=["tags"])
-    with pytest.raises(errors.BadSample, match=r'row address 2: 2 boxes in column "boxes"'):
+    with pytest.raises(errors.BadSample, match=r'row address 3: 3 boxes in column "boxes"'):
         load(
             daemon,
             folders,
@@ -401,7 +397,7 @@ def test_columns_that_do_not_match(daemon: Daemon, folders: tuple[Path, Path]) -
             boxes=boxes,
             columns=["image", "boxes", "tags", "mask", "label"],
             batch_size=ROWS,
-        ) or pytest.fail("no error")
+        )
 
 
 def test_arguments() -> None:

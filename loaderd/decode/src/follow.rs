@@ -251,6 +251,11 @@ mod tests {
         check([0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 6.0, 4.0]);
         check([2.5, 3.0, 4.0, 3.5], [4.0, 1.0, 5.5, 1.5]);
         check([-9.0, 7.0, 1.0, 99.0], [6.0, 4.0, 6.0, 4.0]);
-        assert!(geometry.map_box([f32::NAN; 4]).iter().all(|end| end.is_nan()));
+        assert!(
+            geometry
+                .map_box([f32::NAN; 4])
+                .iter()
+                .all(|end| end.is_nan())
+        );
     }
 }

@@ -138,7 +138,7 @@ impl Batch {
                 }
                 let kept = mapped.into_iter().flatten();
                 let kept = kept.flat_map(|edges| in_format(edges, rule.format_out));
-                moved.insert((tensor, row), kept.flat_map(f32::to_ne_bytes).collect());
+                moved.insert((tensor, row), kept.flat_map(f32::to_le_bytes).collect());
             }
         }
         Ok(moved)

@@ -32,7 +32,7 @@ const VALID: &str = "_valid";
 /// After a column's name: false where that column is null.
 const MASK: &str = "._valid";
 /// The transform that keeps every image's size.
-const DECODE: &str = "Decode";
+pub(super) const DECODE: &str = "Decode";
 
 /// Most room that a slot gets for ragged columns without being asked, in bytes.
 const VARIABLE_DEFAULT_MAX: u64 = 256 << 20;

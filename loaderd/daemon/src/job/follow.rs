@@ -136,7 +136,15 @@ impl Follower {
             Kind::Ragged(kind) => kind.text && kind.levels == 1,
             _ => false,
         });
-        let Some(transform) = request.transform.get(follows).filter(|_| images) else {
+        // What follows itself, or keeps every image's own size, has no one size to give.
+        let sizes = |transform: &&Value| {
+            images
+                && !transform
+                    .as_array()
+                    .is_some_and(|steps| steps.iter().any(|step| step["name"] == columns::DECODE))
+                && Follower::parse(transform).is_none()
+        };
+        let Some(transform) = request.transform.get(follows).filter(sizes) else {
             return Err(format!(
                 "it follows {follows:?}, which is no column of images that a transform gives one size"
             ));
