@@ -220,7 +220,7 @@ fn select(bytes: &[u8], tensor: &Tensor, boxes: &[Option<[f32; 4]>]) -> Vec<u8> 
     };
     let count = (0..boxes.len()).filter(kept).count() as u32;
     let mut head = count.to_le_bytes().to_vec();
-    let mut body = Vec::new();
+    let mut body: Vec<u8> = Vec::new();
     for (entry, length) in lengths.chunks_exact(4).enumerate() {
         let elements = u32::from_le_bytes(length.try_into().expect("four bytes"));
         let (own, rest) = leaves.split_at((elements as usize * size).min(leaves.len()));
