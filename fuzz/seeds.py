@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,16 @@ LAYOUT = {
     "tensors": [
         {"name": "image", "dtype": "float16", "shape": [3, 8, 8], "offset": 0},
         {"name": "label", "dtype": "int64", "shape": [], "offset": 1536},
+        {
+            "name": "boxes",
+            "dtype": "float32",
+            "shape": [4],
+            "offset": 0,
+            "ragged": {"levels": 1, "text": False, "images": False},
+        },
     ],
     "batch_size": 4,
+    "dense_bytes": 1600,
     "slot_bytes": 4096,
 }
 FINGERPRINT = {
@@ -58,14 +67,14 @@ CURSOR = {
     "position": 16,
 }
 MESSAGES = [
-    {"type": "hello", "protocol": 1, "version": "0.1.0", "binary": "/b"},
+    {"type": "hello", "protocol": 2, "version": "0.1.0", "binary": "/b"},
     OPEN,
     {"type": "start", "stream": 1, "epoch": 0, "step": 3},
     {"type": "release", "lease": 5},
     {"type": "status"},
     {"type": "failed", "kind": "io", "message": "two\nlines", "stream": 4},
     {"type": "end_of_epoch", "stream": 1, "epoch": 0},
-    {"type": "welcome", "protocol": 1, "version": "0.1.0", "binary": "/b", "pid": 9},
+    {"type": "welcome", "protocol": 2, "version": "0.1.0", "binary": "/b", "pid": 9},
 ]
 TRANSFORMS = [
     [{"name": "RandomResizedCrop", "size": [8, 8], "scale": [0.1, 1], "ratio": [0.5, 2]}],
@@ -114,9 +123,36 @@ def jpeg(components: int = 3, marker: int = 0xC0, size: tuple[int, int] = (16, 1
     )
 
 
+def png(colour: int, depth: int, bytes_a_row: int, size: tuple[int, int] = (5, 4)) -> bytes:
+    """A file of zeros, with a palette of two where it wants one."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checked = name + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    rows = zlib.compress((b"\1" + bytes(bytes_a_row)) * size[1])
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + (chunk(b"PLTE", bytes(range(6))) if colour == 3 else b"")
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
+
+
+def gif() -> bytes:
+    """A picture of 2 x 2 pixels of the first of two colours."""
+    screen = struct.pack("<6sHHBBB", b"GIF89a", 2, 2, 0x80, 0, 0) + bytes(range(6))
+    image = b"," + struct.pack("<HHHHB", 0, 0, 2, 2, 0)
+    # LZW in codes of 3 bits: clear, four times colour 0, end; two of the codes have 4 bits.
+    return screen + image + b"\2\4" + bytes([0x04, 0x00, 0x50, 0x00]) + b"\0;"
+
+
 def main() -> None:
     """Writes all of them."""
     pictures = [jpeg(), jpeg(1), jpeg(4), jpeg(1, size=(70, 9)), jpeg()[:-8], jpeg(3, 0xC2)]
+    pictures += [png(2, 8, 15), png(0, 1, 1), png(3, 4, 3), png(6, 16, 40), gif()]
     case = {"cursor": CURSOR, "now": FINGERPRINT, "seed": 7, "batch_size": 4, "world_size": 2}
     seeds = {
         "frames": [bytes([9]) + b"".join(map(frame, MESSAGES)), b"\0LDR1\xff\xff\xff\xff"],

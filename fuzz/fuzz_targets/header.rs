@@ -5,7 +5,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use loaderd_decode::{Decoder, Limits, probe};
+use loaderd_decode::{Decoder, Limits, Options, probe};
 
 fuzz_target!(|encoded: &[u8]| {
     let header = probe(encoded);
@@ -17,7 +17,7 @@ fuzz_target!(|encoded: &[u8]| {
         scans_max: 20,
         scratch_bytes_max: 8 << 20,
     };
-    if let Ok(image) = Decoder::new(limits).decode_full(encoded) {
+    if let Ok(image) = Decoder::new(limits).decode_full(encoded, Options::default()) {
         let header = header.expect("what decodes has a header");
         assert!(header.pixels() <= limits.pixels_max);
         assert_eq!(

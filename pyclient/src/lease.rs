@@ -131,43 +131,44 @@ impl Lease {
         tensors.iter().map(|tensor| tensor.name.clone()).collect()
     }
 
-    /// A dense column: for `torch.from_dlpack`, `numpy.from_dlpack` and their like.
-    fn tensor(&self, name: &str) -> PyResult<SlotTensor> {
+    /// A dense column: for `torch.from_dlpack`, `numpy.from_dlpack` and their like. `None`
+    /// where it is ragged.
+    fn tensor(&self, name: &str) -> PyResult<Option<SlotTensor>> {
         let held = &self.held;
         let (index, _) = self.find(name)?;
         let tensor = &held.slots.layout.tensors[index];
         if tensor.ragged.is_some() {
-            return Err(PyKeyError::new_err(format!("{name} is ragged")));
+            return Ok(None);
         }
         // The session has checked that the tensor fits into its slot.
         let start = held.slots.segment.slot_ptr(held.slot);
         let data = start.wrapping_add(tensor.offset as usize);
         let shape = sides(u64::from(held.rows), &tensor.shape);
-        Ok(SlotTensor::new(Arc::clone(held), data, tensor.dtype, shape))
+        let held = Arc::clone(held);
+        Ok(Some(SlotTensor::new(held, data, tensor.dtype, shape)))
     }
 
     /// A ragged column in its arrays: values, offsets from the outermost level inwards,
-    /// shapes where it has images, and whether it is text. `None` where it is dense.
-    #[expect(clippy::type_complexity, reason = "a tuple of Python's")]
+    /// shapes where it has images, and whether it is text. `KeyError` where it is dense.
     fn ragged(
         &self,
         name: &str,
-    ) -> PyResult<Option<(SlotTensor, Vec<SlotTensor>, Option<SlotTensor>, bool)>> {
+    ) -> PyResult<(SlotTensor, Vec<SlotTensor>, Option<SlotTensor>, bool)> {
         let (index, number) = self.find(name)?;
         let tensor = &self.held.slots.layout.tensors[index];
         let Some(ragged) = tensor.ragged else {
-            return Ok(None);
+            return Err(PyKeyError::new_err(format!("{name} is dense")));
         };
         let part = &self.held.ragged[number];
         let offsets = part.offsets.iter();
-        Ok(Some((
+        Ok((
             self.array(part.values, tensor.dtype, &tensor.shape),
             offsets
                 .map(|span| self.array(*span, DType::Int64, &[]))
                 .collect(),
             part.shapes.map(|span| self.array(span, DType::Int32, &[3])),
             ragged.text,
-        )))
+        ))
     }
 }
 

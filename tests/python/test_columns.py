@@ -626,7 +626,6 @@ def test_a_batch_in_a_memfd_of_a_fake_daemon(fake_daemon: FakeDaemon) -> None:
     fake_daemon.attached = [memory]
     batches = iter(connect(fake_daemon))
     batch = next(batches)
-    os.close(memory)
     assert batch["words"].tolist() == ["v", "w", "x", "yz"]
     assert labels([batch]) == [EPOCH[0]]
     words = batch["words"][3]
@@ -635,3 +634,5 @@ def test_a_batch_in_a_memfd_of_a_fake_daemon(fake_daemon: FakeDaemon) -> None:
     assert bytes(words.tolist()) == b"yz"
     del words
     assert len(fake_daemon.wait_for("release", 1)) == 1
+    # Not before: the fake daemon attaches it to every batch.
+    os.close(memory)

@@ -224,7 +224,6 @@ def test_filters_select_by_any_column(daemon: Daemon, photos: str) -> None:
         ({"version": "released"}, "released"),
         ({"uri": "s3://bucket/photos.lance"}, "object store"),
         ({"uri": "/nowhere/photos.lance"}, "/nowhere/photos.lance"),
-        ({"columns": ["image"], "transform": None}, "RandomResizedCrop"),
         ({"batch_size": 64, "drop_last": True}, "drop_last"),
     ],
 )

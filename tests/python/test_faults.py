@@ -5,14 +5,19 @@ Bounded in time, not in number: a slow machine runs fewer.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
+from daemon_process import Daemon
 from faults.faults import FAULTS
 from faults.run import run
 from faults.world import Limits
+from loaderd.session import Session
 
 SCHEDULES = 20
 #: After so many seconds no other schedule is begun.
@@ -40,6 +45,22 @@ def test_faults_that_took_a_daemon_or_a_client_down(fault: str) -> None:
     if result.skipped:
         pytest.skip("; ".join(result.skipped))
     assert result.faults[fault] == 1
+
+
+def test_a_pause_of_the_daemon_is_told_and_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "asked_after_s", 0.3)
+    daemon = Daemon(tmp_path)
+    batches = iter(daemon.dataset(slots=2))
+    next(batches)
+    daemon.process.send_signal(signal.SIGSTOP)
+    threading.Timer(4.0, daemon.process.send_signal, [signal.SIGCONT]).start()
+    pid = daemon.process.pid
+    with pytest.warns(RuntimeWarning, match=f"process {pid}.*not answered.*kill -CONT {pid}"):
+        rest = [row for batch in batches for row in batch["label"].tolist()]
+    assert rest == list(range(8, 100))
+    daemon.stop()
 
 
 @pytest.mark.parametrize("kind", ["descriptors", "memlock", "ring"])

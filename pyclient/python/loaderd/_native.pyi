@@ -76,16 +76,14 @@ class Lease:
     def rows(self) -> int: ...
     @property
     def names(self) -> list[str]: ...
-    def tensor(self, name: str) -> SlotTensor:
-        """A dense column, for ``torch.from_dlpack`` and its like.
+    def tensor(self, name: str) -> SlotTensor | None:
+        """A dense column, for ``torch.from_dlpack`` and its like; ``None`` where it is ragged.
 
         ``KeyError`` if there is none.
         """
 
-    def ragged(
-        self, name: str
-    ) -> tuple[SlotTensor, list[SlotTensor], SlotTensor | None, bool] | None:
-        """A ragged column; ``None`` where it is dense.
+    def ragged(self, name: str) -> tuple[SlotTensor, list[SlotTensor], SlotTensor | None, bool]:
+        """A ragged column; ``KeyError`` where it is dense.
 
         Values ``[total, ...]``, int64 offsets from the outermost level inwards, int32 shapes
         ``[rows, 3]`` where it has images, and whether it is text.

@@ -7,10 +7,12 @@ the same, through any wrapper that copies mappings. It knows no framework.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 #: Not given, as opposed to any value.
 _MISSING: Any = object()
+
+BatchT = TypeVar("BatchT", bound="Batch")
 
 _ATTRIBUTES = ("version", "step", "epoch", "epoch_step", "rows", "bad_rows", "state")
 
@@ -57,9 +59,18 @@ class Batch(dict[str, Any]):
     ) -> None:
         super().__init__(tensors)
         given = (version, step, epoch, epoch_step, rows, bad_rows, state)
-        for name, value in zip(_ATTRIBUTES, given, strict=True):
-            if value is not _MISSING:
-                setattr(self, name, value)
+        attributes = zip(_ATTRIBUTES, given, strict=True)
+        self.__dict__.update(pair for pair in attributes if pair[1] is not _MISSING)
+
+    @classmethod
+    def _made(
+        cls: type[BatchT], tensors: Iterable[tuple[str, Any]], about: dict[str, Any]
+    ) -> BatchT:
+        """For loaders: with all attributes by name, and nothing to check."""
+        batch = cls.__new__(cls)
+        batch.update(tensors)
+        batch.__dict__.update(about)
+        return batch
 
     def __getattr__(self, name: str) -> Any:
         # Only reached where the attribute is not there.

@@ -55,7 +55,11 @@ class Batch(batch.Batch):
 
     def clone(self) -> Batch:
         """A copy of the arrays in memory of their own, so that the slot is free again."""
-        return self._with(jax.tree.map(lambda array: jnp.array(array, copy=True), dict(self)))
+
+        def copy(array: jax.Array) -> jax.Array:
+            return jnp.array(array, copy=True)
+
+        return self._with({name: jax.tree.map(copy, column) for name, column in self.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The batch after ``jax.device_put`` of every array, e.g. to a device or a sharding."""
@@ -271,7 +275,9 @@ class LanceLoader(Loader[Batch]):
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         # Where an array comes to lie that nobody places.
         (device,) = jnp.empty(()).devices()
-        return Batch(((name, self._column(lease, name, device)) for name in lease.names), **about)
+        return Batch._made(
+            [(name, self._column(lease, name, device)) for name in lease.names], about
+        )
 
     def _column(self, lease: Lease, name: str, device: jax.Device) -> jax.Array | Ragged:
         made = column(lease, name, lambda tensor: _on_cpu(name, tensor))

@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from loaderd._native import Lease
-from loaderd.batch import Batch
+from loaderd.batch import BatchT
 from loaderd.errors import RequestError, ResumeRefused
 from loaderd.job import Job
 from loaderd.session import Session
-
-BatchT = TypeVar("BatchT", bound=Batch)
 
 
 class Loader(Generic[BatchT]):

@@ -165,10 +165,10 @@ class Ragged:
 
 def column(lease: Lease, name: str, from_dlpack: Callable[[SlotTensor], Any]) -> Any:
     """One column of a batch, made of a framework's arrays: dense, or a :class:`Ragged`."""
-    parts = lease.ragged(name)
-    if parts is None:
-        return from_dlpack(lease.tensor(name))
-    values, offsets, shapes, text = parts
+    tensor = lease.tensor(name)
+    if tensor is not None:
+        return from_dlpack(tensor)
+    values, offsets, shapes, text = lease.ragged(name)
     array = from_dlpack(values)
     for level in reversed(offsets[1:]):
         array = Ragged(array, from_dlpack(level), text=text)

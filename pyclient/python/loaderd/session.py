@@ -66,6 +66,10 @@ class Session:
         self._job = job
         self._socket = socket
         self._opened: dict[str, Any] = {}
+        #: What all cursors of the job have in common.
+        self._cursor: dict[str, Any] = {}
+        #: Dataset version that is read.
+        self.version = 0
         #: Why the stream or the session ended; made into a new exception each time, because
         #: a raised one keeps its frames, and with them the user's tensors.
         self._over: Mapping[str, Any] | None = None
@@ -111,6 +115,14 @@ class Session:
             event, _ = received
             if event.get("type") == "opened":
                 self._opened = event
+                self.version = int(event["version"])
+                self._cursor = {
+                    "format": CURSOR_FORMAT,
+                    "fingerprint": event["fingerprint"],
+                    "run": event["run"],
+                    "seed": event["seed"],
+                    "global_batch_size": event["global_batch_size"],
+                }
                 self.notices = list(event["notices"])
                 # Once per job is enough.
                 if self._job.ranks.rank == 0:
@@ -122,11 +134,6 @@ class Session:
     def run(self) -> str:
         """Run id."""
         return str(self._opened["run"])
-
-    @property
-    def version(self) -> int:
-        """Dataset version that is read."""
-        return int(self._opened["version"])
 
     @property
     def rows(self) -> int:
@@ -151,15 +158,7 @@ class Session:
 
     def cursor(self, epoch: int, position: int) -> dict[str, Any]:
         """Where the job stands when ``position`` rows of ``epoch`` are delivered to all ranks."""
-        return {
-            "format": CURSOR_FORMAT,
-            "fingerprint": self._opened["fingerprint"],
-            "run": self.run,
-            "seed": self._opened["seed"],
-            "global_batch_size": self._opened["global_batch_size"],
-            "epoch": epoch,
-            "position": position,
-        }
+        return {**self._cursor, "epoch": epoch, "position": position}
 
     def cursor_at(self, epoch: int, steps: int) -> dict[str, Any]:
         """The cursor after so many steps of ``epoch``."""

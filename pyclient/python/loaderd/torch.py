@@ -14,7 +14,7 @@ from typing import Any
 import torch.utils.data
 from torch.utils.dlpack import from_dlpack
 
-from loaderd._native import Lease
+from loaderd._native import Lease, SlotTensor
 from loaderd.batch import Batch
 from loaderd.errors import WorkerProcessError
 from loaderd.job import Job, OnBadSample, OnLogError, Protect
@@ -167,10 +167,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         self._load_state(state, allow_changed)
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
-        return Batch(
-            ((name, column(lease, name, from_dlpack)) for name in lease.names),
-            **about,
-        )
+        return Batch._made([(name, column(lease, name, _tensor)) for name in lease.names], about)
 
     def _check_place(self) -> None:
         worker = torch.utils.data.get_worker_info()
@@ -180,3 +177,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
                 f"{worker.num_workers}: take DataLoader(dataset, batch_size=None, num_workers=0); "
                 "the daemon reads and decodes in parallel already"
             )
+
+
+def _tensor(array: SlotTensor) -> torch.Tensor:
+    # By its capsule: what the producer would be asked first is known, it is on the CPU.
+    tensor: torch.Tensor = from_dlpack(array.__dlpack__())
+    return tensor

@@ -6,10 +6,10 @@
 #![cfg(all(test, loom))]
 
 #[path = "../../../loaderd/daemon/src/completion.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the daemon uses more of it than is tried here")]
 mod completion;
 #[path = "../../../loaderd/daemon/src/slots.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the daemon uses more of it than is tried here")]
 mod slots;
 
 use completion::{Countdown, RowEnd, RowParts};
