@@ -33,8 +33,11 @@ impl Geometry {
     }
 
     /// `[x1, y1, x2, y2]` in pixels of the upright source, where those of the output are;
-    /// 0 is the first pixel's outer edge. What the output does not show is cut off: a box
-    /// out of sight has no width or no height. NaN stays NaN.
+    /// 0 is the first pixel's outer edge. Every crop and every border on the way cuts off what
+    /// reaches beyond it, and so does the output: a box out of sight has no width or no height.
+    /// What reaches beyond the picture itself may lie in a border then, as in torchvision.
+    /// Infinite edges are cut off like others, edges in the wrong order stay so, and NaN stays
+    /// NaN.
     pub fn map_box(&self, [x1, y1, x2, y2]: [f32; 4]) -> [f32; 4] {
         let ([x1, x2], [y1, y2]) = (self.x.map([x1, x2]), self.y.map([y1, y2]));
         [x1, y1, x2, y2]
@@ -58,6 +61,8 @@ pub(crate) struct Line {
     backward: bool,
     /// The output's pixels that lie on the grid.
     seen: (i64, i64),
+    /// The output's part that boxes may reach.
+    kept: (i64, i64),
     /// Pixels of the output.
     len: u32,
 }
@@ -65,14 +70,9 @@ pub(crate) struct Line {
 impl Line {
     fn of(axis: &Axis, mirrored: bool, flipped: bool, size: u32) -> Line {
         let source = axis.source;
-        let (grid, window) = axis.resized.unwrap_or((
-            source.len,
-            Span {
-                start: 0,
-                len: source.len,
-                seen: (0, i64::from(source.len)),
-            },
-        ));
+        let (grid, window) = axis
+            .resized
+            .unwrap_or((source.len, Span::whole(source.len)));
         let mut line = Line {
             size,
             source,
@@ -81,6 +81,7 @@ impl Line {
             first: window.start,
             backward: false,
             seen: (window.seen.0 - window.start, window.seen.1 - window.start),
+            kept: (window.kept.0 - window.start, window.kept.1 - window.start),
             len: window.len,
         };
         if flipped {
@@ -95,6 +96,7 @@ impl Line {
         self.first = self.grid_pixel(len - 1);
         self.backward = !self.backward;
         self.seen = (len - self.seen.1, len - self.seen.0);
+        self.kept = (len - self.kept.1, len - self.kept.0);
     }
 
     /// Keeps pixels `[start, start + len)` of the output; negative ones are a border.
@@ -102,6 +104,7 @@ impl Line {
         self.first = self.grid_pixel(start);
         let clamp = |at: i64| (at - start).clamp(0, i64::from(len));
         self.seen = (clamp(self.seen.0), clamp(self.seen.1));
+        self.kept = (clamp(self.kept.0), clamp(self.kept.1));
         self.len = len;
     }
 
@@ -147,16 +150,15 @@ impl Line {
     fn map(&self, ends: [f32; 2]) -> [f32; 2] {
         let scale = f64::from(self.grid) / f64::from(self.source.len);
         let first = self.first as f64;
+        let clamp = |end: f64, (low, high): (i64, i64)| end.clamp(low as f64, high as f64);
         let [from, to] = ends.map(|end| {
-            let (low, high) = self.source.seen;
-            let inside = f64::from(end).clamp(low as f64, high as f64);
-            let grid = (inside - self.source.start as f64) * scale;
+            let grid = (clamp(end.into(), self.source.kept) - self.source.start as f64) * scale;
             let output = if self.backward {
                 first + 1.0 - grid
             } else {
                 grid - first
             };
-            output.clamp(self.seen.0 as f64, self.seen.1 as f64) as f32
+            clamp(clamp(output, self.kept), (0, self.len.into())) as f32
         });
         if self.backward {
             [to, from]
@@ -251,11 +253,28 @@ mod tests {
         check([0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 6.0, 4.0]);
         check([2.5, 3.0, 4.0, 3.5], [4.0, 1.0, 5.5, 1.5]);
         check([-9.0, 7.0, 1.0, 99.0], [6.0, 4.0, 6.0, 4.0]);
-        assert!(
-            geometry
-                .map_box([f32::NAN; 4])
-                .iter()
-                .all(|end| end.is_nan())
+        check([0.0, 7.0, 99.0, 0.0], [0.0, 4.0, 6.0, 0.0]);
+        let far = f32::INFINITY;
+        check([-far, 3.0, far, far], [0.0, 1.0, 6.0, 4.0]);
+        let nowhere = geometry.map_box([f32::NAN; 4]);
+        assert!(nowhere.iter().all(|end| end.is_nan()));
+    }
+
+    #[test]
+    fn boxes_reach_into_borders() {
+        let crop = |h, w| Transform::CenterCrop { size: [h, w] };
+        let place = |list: &[_]| Placement::draw(list, 10, 8, &mut std::iter::repeat(0)).unwrap();
+        // Borders of 5 columns and 2 rows.
+        let geometry = Geometry::of(&place(&[crop(12, 20)]), 10, 8);
+        assert_eq!(
+            geometry.map_box([-3.0, 0.0, 99.0, 9.0]),
+            [2.0, 2.0, 20.0, 11.0]
+        );
+        // What the first crop cut off stays away.
+        let geometry = Geometry::of(&place(&[crop(4, 6), crop(12, 20)]), 10, 8);
+        assert_eq!(
+            geometry.map_box([-3.0, 0.0, 99.0, 9.0]),
+            [7.0, 4.0, 13.0, 8.0]
         );
     }
 }

@@ -222,6 +222,7 @@ fn mirrored_span(span: Span, len: u32) -> Span {
         start: len - span.end(),
         len: span.len,
         seen: (len - span.seen.1, len - span.seen.0),
+        kept: (len - span.kept.1, len - span.kept.0),
     }
 }
 

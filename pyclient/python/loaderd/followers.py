@@ -30,13 +30,17 @@ class BoundingBoxes(Transform):
     The column holds a list of boxes a row, each a fixed-size list of 4 numbers in ``format``
     (``"xyxy"``, ``"xywh"`` or ``"cxcywh"``), in pixels of the upright image. It becomes a
     :class:`~loaderd.ragged.Ragged` of float32 ``[n, 4]`` in ``format_out``, in pixels of the
-    finished image, cut off at the picture's edge as by torchvision's ``ClampBoundingBoxes``.
+    finished image. Boxes are cut off as in torchvision: at the edges of every crop and of
+    the finished image, borders included, and not at the picture's own. A box that reaches
+    beyond the picture in the dataset can therefore reach into a border.
 
     What then has a side shorter than ``min_size`` or an area below ``min_area`` is dropped,
     as by torchvision's ``SanitizeBoundingBoxes``, along with the same entries of
     ``with_columns``: columns of lists with one entry a box, such as categories. A row where
-    they differ in length is an error, whatever ``on_bad_sample`` says. With
-    ``drop_degenerate=False`` every box stays. A row that is zeroed loses all its boxes.
+    they differ in length is an error, whatever ``on_bad_sample`` says. Boxes whose corners
+    are in the wrong order, or that hold a NaN, have no size, and are dropped as well;
+    infinite edges are cut off like others. With ``drop_degenerate=False`` every box stays,
+    such ones as they are. A row that is zeroed loses all its boxes.
 
     ``torchvision.tv_tensors.BoundingBoxes(batch["boxes"][i], format="XYXY",
     canvas_size=(height, width))`` makes torchvision's own of a row, without a copy.
@@ -93,11 +97,12 @@ class Mask(Transform):
     """Places a mask as the image in column ``follows`` is placed.
 
     The column holds a PNG a row, as large as the upright image: one of another size is a bad
-    sample. Its values are class numbers, 8-bit, 4-bit, 2-bit or 1-bit grey or the numbers of a
-    palette's colours, and come as they are stored, by nearest sampling as torchvision's
-    masks. The column becomes uint8 ``[rows, height, width]``; losses that want int64 need
-    ``batch["mask"].long()``. ``fill`` is the value outside the picture, and of rows that
-    are zeroed; 255 is what most losses are told to ignore.
+    sample, as is one that is damaged, in colour or of 16 bits. Its values are class numbers,
+    8-bit, 4-bit, 2-bit or 1-bit grey or the numbers of a palette's colours, and come as they
+    are stored, by nearest sampling as torchvision's masks. The column becomes uint8
+    ``[rows, height, width]``; losses that want int64 need ``batch["mask"].long()``. ``fill``
+    is the value outside the picture, and of rows that are zeroed; 255 is what most losses
+    are told to ignore.
     """
 
     follows: str

@@ -124,12 +124,10 @@ impl Batch {
                 }
                 // A row that is zeroed has no geometry, and loses every box.
                 let geometry = self.geometries().get(&(row, *image)).copied();
-                let mapped = boxes.iter().map(|found| {
-                    let edges = edges_of(*found, rule.format);
-                    let edges = geometry?.map_box(edges.map(|edge| edge as f32));
-                    rule.keeps(edges).then_some(edges)
-                });
-                let mapped: Vec<Option<[f32; 4]>> = mapped.collect();
+                let mapped: Vec<Option<[f32; 4]>> = boxes
+                    .iter()
+                    .map(|found| rule.follow(*found, &geometry?))
+                    .collect();
                 if mapped.iter().any(Option::is_none) {
                     for &other in with {
                         let kept = select(bytes_of(value(other, row)), &tensors[other], &mapped);
@@ -150,13 +148,17 @@ impl Batch {
 }
 
 impl Boxes {
-    fn keeps(&self, [x1, y1, x2, y2]: [f32; 4]) -> bool {
-        let (width, height) = (x2 - x1, y2 - y1);
+    /// A box's edges in the finished image; `None` where it is dropped.
+    fn follow(&self, found: [f64; 4], geometry: &Geometry) -> Option<[f32; 4]> {
+        let edges = edges_of(found, self.format).map(|edge| edge as f32);
+        let edges = geometry.map_box(edges);
+        let [width, height] = [edges[2] - edges[0], edges[3] - edges[1]];
         // NaN is not at least anything.
-        !self.drop_degenerate
+        let is_kept = !self.drop_degenerate
             || (width >= self.min_size
                 && height >= self.min_size
-                && width * height >= self.min_area)
+                && width * height >= self.min_area);
+        is_kept.then_some(edges)
     }
 }
 
@@ -283,6 +285,58 @@ mod tests {
             entries_in(&bytes[..end], &text);
             assert!(select(&bytes[..end], &text, &boxes).len() <= bytes.len());
         }
+    }
+
+    #[test]
+    fn hostile_boxes() {
+        let pipeline = loaderd_decode::Pipeline::parse(
+            &serde_json::json!([{"name": "CenterCrop", "size": [8, 8]}]),
+            loaderd_decode::Options::default(),
+        )
+        .unwrap();
+        let picture = loaderd_decode::encode::Encoder::default()
+            .encode(&[9; 3 * 16 * 12], 16, 12)
+            .unwrap();
+        // It shows columns 4 to 12 and rows 2 to 10.
+        let geometry = loaderd_decode::Decoder::new(loaderd_decode::Limits::default())
+            .decode(&pipeline, &picture, &mut std::iter::empty(), &mut [0; 192])
+            .unwrap()
+            .geometry
+            .unwrap();
+        let rule = |format, drop_degenerate| Boxes {
+            follows: "image".into(),
+            format,
+            format_out: BoxFormat::Xyxy,
+            min_size: 1.0,
+            min_area: 1.0,
+            drop_degenerate,
+            with_columns: Vec::new(),
+        };
+        let (nan, far) = (f64::NAN, f64::INFINITY);
+        let check = |format, found, kept: Option<[f32; 4]>, every: [f32; 4]| {
+            assert_eq!(
+                rule(format, true).follow(found, &geometry),
+                kept,
+                "{found:?}"
+            );
+            let found = rule(format, false).follow(found, &geometry).unwrap();
+            for (found, expected) in found.into_iter().zip(every) {
+                assert!(found == expected || (found.is_nan() && expected.is_nan()));
+            }
+        };
+        let all = |format, found, kept| check(format, found, Some(kept), kept);
+        use BoxFormat::{Cxcywh, Xywh, Xyxy};
+        all(Xyxy, [-far, 3.0, far, 5.0], [0.0, 1.0, 8.0, 3.0]);
+        all(Xyxy, [-1e300, 3.0, 1e300, 5.0], [0.0, 1.0, 8.0, 3.0]);
+        all(Xywh, [5.0, 3.0, far, 2.0], [1.0, 1.0, 8.0, 3.0]);
+        all(Cxcywh, [5.0, 3.0, far, 2.0], [0.0, 0.0, 8.0, 2.0]);
+        let none = f32::NAN;
+        check(Xyxy, [nan, 3.0, 9.0, 5.0], None, [none, 1.0, 5.0, 3.0]);
+        check(Xywh, [-far, 3.0, far, 2.0], None, [0.0, 1.0, none, 3.0]);
+        // Corners in the wrong order, and a box out of sight.
+        check(Xyxy, [9.0, 5.0, 6.0, 3.0], None, [5.0, 3.0, 2.0, 1.0]);
+        check(Xywh, [9.0, 5.0, -3.0, -2.0], None, [5.0, 3.0, 2.0, 1.0]);
+        check(Xyxy, [99.0, 3.0, 100.0, 5.0], None, [8.0, 1.0, 8.0, 3.0]);
     }
 
     #[test]
