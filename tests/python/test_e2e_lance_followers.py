@@ -113,9 +113,7 @@ def test_street_frames_as_torchvision(daemon: Daemon, streets: str) -> None:
     assert sorted(seen) == sorted([*rows] * 2) and boxes > FRAMES
 
 
-def test_the_same_whichever_way_rows_are_read(
-    daemon: Daemon, streets: str, tmp_path: Path
-) -> None:
+def test_the_same_whichever_way_rows_are_read(daemon: Daemon, streets: str, tmp_path: Path) -> None:
     """Random crops of blobs, and of the same bytes in plain columns that Lance reads."""
     source = lance.dataset(streets)
     indices = list(range(FRAMES))
