@@ -15,6 +15,7 @@ use crate::completion::{Countdown, RowEnd, RowParts};
 use crate::job::{Input, Job};
 use crate::steplog::{BadRow, StepRecord, bad_rows};
 
+mod followers;
 mod gathered;
 
 pub(crate) use self::gathered::Value;
@@ -50,6 +51,7 @@ pub(crate) struct Batch {
     bad: Mutex<Vec<BadRow>>,
     failure: Mutex<Option<Failure>>,
     gathered: Gathered,
+    placed: followers::Placed,
 }
 
 /// What completing a part of a batch led to.
@@ -103,6 +105,7 @@ impl Batch {
             bad: Mutex::default(),
             failure: Mutex::default(),
             gathered: Gathered::default(),
+            placed: followers::Placed::default(),
         }
     }
 
@@ -166,6 +169,7 @@ impl Batch {
 
     /// Another row of the source takes this one's place; its images are to be read.
     pub(crate) fn replace(&self, row: usize, index: u64, attempt: u32) {
+        self.forget_placed(row);
         let images = self.images() as u32;
         let row = &self.rows[row];
         row.index.store(index, Ordering::Relaxed);

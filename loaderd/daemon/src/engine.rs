@@ -316,6 +316,7 @@ impl Session {
             self.lock().redo.push((batch.clone(), row));
             self.wake.notify_all();
         } else {
+            batch.blank_masks(row);
             let progress = batch.row_done();
             if progress == Progress::Complete {
                 self.complete(batch);

@@ -16,8 +16,10 @@ use crate::source::{self, Source, SourceError, SourceRequest};
 use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError};
 
 mod columns;
+mod follow;
 
 pub use columns::{Input, Origin};
+pub use follow::{BoxFormat, Boxes, Follower};
 
 /// How long a rank that is taken may need to come free.
 const CLAIM_WAIT: Duration = Duration::from_secs(2);

@@ -17,7 +17,9 @@ mod tone;
 mod window;
 
 use crate::finish::Frame;
+use crate::follow::Geometry;
 use crate::pipeline::Pipeline;
+use crate::transforms::PaddingMode;
 use affine::Affine;
 use canvas::Canvas;
 pub(crate) use draw::draws_of;
@@ -87,6 +89,31 @@ impl Augmenter {
         self.canvas.load(&frame);
         self.apply();
         self.canvas.frame(frame.layout)
+    }
+
+    /// What was drawn, as far as it moves pixels, for what follows the picture. `None` where
+    /// it moves them otherwise than in whole rows and columns.
+    pub(crate) fn follow(&self, mut geometry: Geometry) -> Option<Geometry> {
+        for step in &self.steps.picture {
+            match step {
+                Step::Flip => geometry.x.flip(),
+                Step::Overturn => geometry.y.flip(),
+                Step::Affine(_) => return None,
+                Step::Window(window) => {
+                    let (x, y) = (&mut geometry.x, &mut geometry.y);
+                    if window.mode != PaddingMode::Constant
+                        && !(x.holds(window.left, window.width)
+                            && y.holds(window.top, window.height))
+                    {
+                        return None;
+                    }
+                    x.window(window.left, window.width);
+                    y.window(window.top, window.height);
+                }
+                _ => {}
+            }
+        }
+        Some(geometry)
     }
 
     /// Overwrites what was drawn to be erased of the finished output.

@@ -11,6 +11,7 @@ use crate::augment::Augmenter;
 use crate::cut::{Cuttable, Window};
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
+use crate::follow::Geometry;
 use crate::geometry::Placement;
 use crate::header::{Header, Parsed};
 use crate::jpeg::Jpeg;
@@ -41,13 +42,16 @@ pub struct StageNs {
 }
 
 /// What decoding one image took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Decoded {
     /// Columns of the image as the transforms saw it: upright, unless
     /// [`Options::exif_orientation`](crate::Options::exif_orientation) is off.
     pub width: u32,
     /// Rows of it.
     pub height: u32,
+    /// Where its pixels went; `None` where they moved otherwise than in whole rows and
+    /// columns, which [`Pipeline::check_followers`] tells beforehand.
+    pub geometry: Option<Geometry>,
     /// Whether the file has more frames than the first, which alone is decoded.
     pub frames_ignored: bool,
     /// Pixels that were turned into RGB, after scaling in the DCT.
@@ -74,14 +78,14 @@ pub struct Image {
 /// Decodes images, one after the other, on one thread. Blocks only on the CPU.
 #[derive(Debug)]
 pub struct Decoder {
-    limits: Limits,
+    pub(crate) limits: Limits,
     jpeg: Jpeg,
     /// A crop of a JPEG, still encoded.
     cut: Vec<u8>,
     resampler: Resampler,
-    /// A whole frame, of formats that can't be decoded in part.
-    frame: Vec<u8>,
-    augmenter: Augmenter,
+    /// A whole frame, of formats that can't be decoded in part; or a mask.
+    pub(crate) frame: Vec<u8>,
+    pub(crate) augmenter: Augmenter,
     pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
@@ -139,10 +143,11 @@ impl Decoder {
         let parsed = Parsed::of(encoded)?;
         let header = parsed.header();
         self.limits.check_pixels(&header)?;
-        let orientation = orientation_of(&header, pipeline.options());
+        let orientation = pipeline.options().orientation_of(&header);
         let (width, height) = orientation.upright(header.width, header.height);
         let upright = Placement::draw(pipeline.geometry(), width, height, draws)?;
         self.augmenter.draw(pipeline, draws);
+        let geometry = self.augmenter.follow(Geometry::of(&upright, width, height));
         let augmented = pipeline.augment_bytes();
         self.limits.check_scratch(&header, augmented)?;
         let place = orientation.stored(&upright, header.width, header.height);
@@ -244,6 +249,7 @@ impl Decoder {
         Ok(Decoded {
             width,
             height,
+            geometry,
             frames_ignored: header.frames_ignored,
             decoded_pixels,
             dct_scale: eighths,
@@ -316,7 +322,7 @@ impl Decoder {
             top: 0,
             bottom: header.height,
         };
-        let orientation = orientation_of(&header, options);
+        let orientation = options.orientation_of(&header);
         let turned_bytes = match orientation {
             Orientation::UPRIGHT => 0,
             _ => header.pixels() * 3,
@@ -358,7 +364,7 @@ impl Decoder {
             + self.augmenter.scratch_bytes()
     }
 
-    fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         for buffer in [
             &mut self.cut,
             &mut self.frame,
@@ -375,15 +381,6 @@ impl Decoder {
             self.resampler.free_scratch();
         }
         self.augmenter.trim(SCRATCH_KEPT_BYTES);
-    }
-}
-
-/// How the stored image is turned before anything sees it.
-fn orientation_of(header: &Header, options: Options) -> Orientation {
-    if options.exif_orientation {
-        header.orientation
-    } else {
-        Orientation::UPRIGHT
     }
 }
 

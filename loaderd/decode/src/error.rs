@@ -86,6 +86,14 @@ pub enum DecodeError {
         /// The kind.
         what: String,
     },
+    /// A mask whose pixels are not one small number each.
+    #[error(
+        "the mask is {found}: save it as a PNG of class numbers from 0 to 255, in grey or as a palette"
+    )]
+    NotAMask {
+        /// What it is instead.
+        found: String,
+    },
     /// The image is smaller than the piece that RandomCrop cuts out.
     #[error(
         "the image is {width}x{height} before RandomCrop((h={rows}, w={columns})), with its padding: too small; pad_if_needed=True adds borders, Resize before it enlarges"

@@ -16,6 +16,9 @@ use crate::transforms::{Interpolation, ResizeTo, Transform};
 /// Tries of RandomResizedCrop before it falls back to the middle, as in torchvision.
 const TRIES: usize = 10;
 
+/// Further to both sides than a picture can be wide, in whole numbers of f64.
+const EVERYWHERE: (i64, i64) = (-(1 << 52), 1 << 52);
+
 /// A run of pixels on one axis of some grid, parts of which may lie off the picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -25,14 +28,17 @@ pub(crate) struct Span {
     pub(crate) len: u32,
     /// The part `[seen.0, seen.1)` that shows the picture; the rest is black.
     pub(crate) seen: (i64, i64),
+    /// What every window so far had, borders and all: boxes are cut there.
+    pub(crate) kept: (i64, i64),
 }
 
 impl Span {
-    fn whole(len: u32) -> Span {
+    pub(crate) fn whole(len: u32) -> Span {
         Span {
             start: 0,
             len,
             seen: (0, i64::from(len)),
+            kept: EVERYWHERE,
         }
     }
 
@@ -45,11 +51,15 @@ impl Span {
     fn window(&self, offset: i64, len: u32) -> Span {
         let start = self.start + offset;
         let end = start + i64::from(len);
-        let from = self.seen.0.clamp(start, end);
+        let clamp = |(from, to): (i64, i64)| {
+            let from = from.clamp(start, end);
+            (from, to.clamp(from, end))
+        };
         Span {
             start,
             len,
-            seen: (from, self.seen.1.clamp(from, end)),
+            seen: clamp(self.seen),
+            kept: clamp(self.kept),
         }
     }
 
@@ -117,6 +127,8 @@ pub(crate) struct Placement {
     pub(crate) flipped: bool,
     /// Whether rows are written from the last to the first.
     pub(crate) upside_down: bool,
+    /// Which of the two, columns and rows, were so before the resize.
+    pub(crate) turned: (bool, bool),
 }
 
 /// Random `u32`s that a transform takes from the stream for each image.
@@ -147,6 +159,7 @@ impl Placement {
             filter: None,
             flipped: false,
             upside_down: false,
+            turned: (false, false),
         };
         for transform in transforms {
             let (w, h) = (place.x.current().len, place.y.current().len);
@@ -246,6 +259,7 @@ impl Placement {
             return;
         }
         self.filter = Some(filter);
+        self.turned = (self.flipped, self.upside_down);
         self.x.resized = Some((columns, Span::whole(columns)));
         self.y.resized = Some((rows, Span::whole(rows)));
     }

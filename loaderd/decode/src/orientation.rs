@@ -11,6 +11,17 @@ use crate::geometry::{Axis, Placement, Span};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Orientation(u8);
 
+/// Pixels between what are neighbours in the upright image, in the stored one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Steps {
+    /// The upright image's first pixel.
+    pub(crate) start: isize,
+    /// To the next column.
+    pub(crate) x: isize,
+    /// To the next row.
+    pub(crate) y: isize,
+}
+
 const TAG: u16 = 0x0112;
 const SHORT: u16 = 3;
 const LONG: u16 = 4;
@@ -113,6 +124,50 @@ impl Orientation {
         }
     }
 
+    /// Runs of columns `x` and rows `y` of the upright image, in the stored one of `width` x
+    /// `height`: its columns, then its rows.
+    pub(crate) fn stored_ends(
+        self,
+        x: (u32, u32),
+        y: (u32, u32),
+        width: u32,
+        height: u32,
+    ) -> ((u32, u32), (u32, u32)) {
+        let (mirror_x, mirror_y) = self.mirrors();
+        let (x, y) = if self.swaps() { (y, x) } else { (x, y) };
+        let turn = |mirror, (from, to): (u32, u32), len| {
+            if mirror {
+                (len - to, len - from)
+            } else {
+                (from, to)
+            }
+        };
+        (turn(mirror_x, x, width), turn(mirror_y, y, height))
+    }
+
+    /// How to walk over `width` x `height` stored pixels without gaps, upright.
+    pub(crate) fn steps(self, width: usize, height: usize) -> Steps {
+        let (mirror_x, mirror_y) = self.mirrors();
+        let (width, height) = (width as isize, height as isize);
+        let mut start = 0;
+        let mut along_x = 1;
+        if mirror_x {
+            start += width - 1;
+            along_x = -1;
+        }
+        let mut along_y = width;
+        if mirror_y {
+            start += width * (height - 1);
+            along_y = -width;
+        }
+        let (x, y) = if self.swaps() {
+            (along_y, along_x)
+        } else {
+            (along_x, along_y)
+        };
+        Steps { start, x, y }
+    }
+
     /// Copies `width` x `height` stored RGB pixels, rows `stride_bytes` apart, to `out`,
     /// upright and without gaps.
     pub(crate) fn turn(
@@ -167,6 +222,7 @@ fn mirrored_span(span: Span, len: u32) -> Span {
         start: len - span.end(),
         len: span.len,
         seen: (len - span.seen.1, len - span.seen.0),
+        kept: (len - span.kept.1, len - span.kept.0),
     }
 }
 

@@ -13,7 +13,9 @@ use crate::augment;
 use crate::error::TransformError;
 use crate::finish::Levels;
 use crate::geometry;
-use crate::transforms::{DType, Layout, Transform};
+use crate::header::Header;
+use crate::orientation::Orientation;
+use crate::transforms::{DType, Layout, PaddingMode, Transform};
 use places::Places;
 pub(crate) use places::crop_padding;
 
@@ -39,6 +41,17 @@ impl Default for Options {
         Options {
             fast_dct: false,
             exif_orientation: true,
+        }
+    }
+}
+
+impl Options {
+    /// How a stored image is turned before anything sees it.
+    pub(crate) fn orientation_of(self, header: &Header) -> Orientation {
+        if self.exif_orientation {
+            header.orientation
+        } else {
+            Orientation::UPRIGHT
         }
     }
 }
@@ -130,6 +143,32 @@ impl Pipeline {
         self.output
     }
 
+    /// Refuses a list that boxes and masks can't follow, because it does more with pixels
+    /// than to move whole rows and columns.
+    pub fn check_followers(&self) -> Result<(), TransformError> {
+        for (index, transform) in self.transforms.iter().enumerate() {
+            let reason = match transform {
+                Transform::RandAugment { .. } => {
+                    "boxes and masks can't follow its shears, shifts and rotations: leave it out"
+                }
+                Transform::Pad { padding_mode, .. }
+                | Transform::RandomCrop { padding_mode, .. }
+                    if *padding_mode != PaddingMode::Constant =>
+                {
+                    "boxes and masks can't follow borders that repeat the picture: use \
+                     padding_mode \"constant\""
+                }
+                _ => continue,
+            };
+            return Err(TransformError::Misplaced {
+                index,
+                name: transform.name(),
+                reason: reason.to_string(),
+            });
+        }
+        Ok(())
+    }
+
     /// How many random `u32`s each image takes, whatever its size.
     pub fn draws(&self) -> usize {
         self.draws
@@ -172,8 +211,8 @@ impl Pipeline {
         2 * 3 * self.places.pixels_max
     }
 
-    /// `[h, w]` at the end.
-    pub(crate) fn size(&self) -> [u32; 2] {
+    /// `[height, width]` of the output, in pixels.
+    pub fn size(&self) -> [u32; 2] {
         self.places.size
     }
 

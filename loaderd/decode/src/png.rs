@@ -225,9 +225,32 @@ impl<'a> Layout<'a> {
     /// Writes the region's pixels to `out`, RGB without gaps. Rows below it are not
     /// decoded, unless the file is interlaced.
     pub(crate) fn read(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
+        self.read_as::<3>(region, out, Samples::to_rgb)
+    }
+
+    /// Refuses pixels that are not one value of at most 8 bits each.
+    pub(crate) fn check_values(&self) -> Result<(), DecodeError> {
+        match self.samples.not_values() {
+            None => Ok(()),
+            Some(found) => Err(DecodeError::NotAMask { found }),
+        }
+    }
+
+    /// Writes the region's values as the file has them, grey levels or places in a palette,
+    /// to `out`, a byte each without gaps. They must have been checked.
+    pub(crate) fn read_values(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
+        self.read_as::<1>(region, out, Samples::to_values)
+    }
+
+    fn read_as<const CHANNELS: usize>(
+        &self,
+        region: &Region,
+        out: &mut [u8],
+        convert: impl Fn(Samples<'a>, &[u8], usize, &mut [u8]),
+    ) -> Result<(), DecodeError> {
         let mut rows = Rows::new(self.data, self.samples.row_bytes(self.width) as usize);
-        let mut colours = vec![0; self.width as usize * 3];
-        let stride = region.columns() as usize * 3;
+        let mut colours = vec![0; self.width as usize * CHANNELS];
+        let stride = region.columns() as usize * CHANNELS;
         for ([left, top, across, down], columns, count) in self.passes() {
             rows.begin_pass();
             // The pass's columns that lie in the region.
@@ -251,14 +274,14 @@ impl<'a> Layout<'a> {
                 }
                 let line = &mut out[(y - region.top) as usize * stride..][..stride];
                 if !self.interlaced {
-                    self.samples.to_rgb(row, from as usize, line);
+                    convert(self.samples, row, from as usize, line);
                     continue;
                 }
-                let colours = &mut colours[..(to - from) as usize * 3];
-                self.samples.to_rgb(row, from as usize, colours);
-                for (x, pixel) in (from..to).zip(colours.chunks_exact(3)) {
-                    let at = (left + x * across - region.left) as usize * 3;
-                    line[at..at + 3].copy_from_slice(pixel);
+                let colours = &mut colours[..(to - from) as usize * CHANNELS];
+                convert(self.samples, row, from as usize, colours);
+                for (x, pixel) in (from..to).zip(colours.chunks_exact(CHANNELS)) {
+                    let at = (left + x * across - region.left) as usize * CHANNELS;
+                    line[at..at + CHANNELS].copy_from_slice(pixel);
                 }
             }
         }

@@ -58,6 +58,16 @@ impl Need {
                 filled,
             };
         };
+        if source.blank() || window.blank() {
+            return Need {
+                decode: (0, 0),
+                canvas: (0, 0),
+                padded: false,
+                box_start: 0.0,
+                box_len: 0.0,
+                filled,
+            };
+        }
         // Eighths of integers: exact.
         let scale = f64::from(eighths) / 8.0;
         let (start, end) = (source.start as f64 * scale, source.end() as f64 * scale);
@@ -78,11 +88,7 @@ impl Need {
         let from_seen = seen.0.clamp(canvas.0, canvas.1);
         let decode = (from_seen, seen.1.clamp(from_seen, canvas.1));
         Need {
-            decode: if source.blank() {
-                (0, 0)
-            } else {
-                (decode.0.max(0) as u32, decode.1.max(0) as u32)
-            },
+            decode: (decode.0.max(0) as u32, decode.1.max(0) as u32),
             canvas,
             padded: canvas != decode,
             box_start: from - canvas.0 as f64,
@@ -119,6 +125,33 @@ mod tests {
             size,
             max_size: None,
             interpolation: Interpolation::Bilinear,
+        }
+    }
+
+    /// Crops behind the resize that lie beside the picture, as far away as they like.
+    #[test]
+    fn out_of_sight_is_blank() {
+        for (columns, padding) in [(1, 3), (4, 400)] {
+            let pad = Transform::Pad {
+                padding: [0, 0, padding, 0],
+                fill: [0; 3],
+                padding_mode: Default::default(),
+            };
+            let flip = Transform::RandomHorizontalFlip { p: 1.0 };
+            let crop = Transform::RandomCrop {
+                size: [1, 1],
+                padding: [padding; 4],
+                pad_if_needed: false,
+                fill: [0; 3],
+                padding_mode: Default::default(),
+            };
+            for list in [
+                vec![resize(ResizeTo::Exact([1, columns])), crop.clone()],
+                vec![resize(ResizeTo::Exact([1, columns])), pad, flip, crop],
+            ] {
+                let place = place(&list, 64, 48);
+                assert!(Need::of(&place.x, place.filter, 8).blank(), "{place:?}");
+            }
         }
     }
 

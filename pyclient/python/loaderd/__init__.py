@@ -30,6 +30,7 @@ from loaderd.errors import (
     TransformError,
     WorkerProcessError,
 )
+from loaderd.followers import BoundingBoxes, Mask
 from loaderd.ragged import Ragged
 from loaderd.transforms import (
     CenterCrop,
@@ -49,6 +50,7 @@ from loaderd.transforms import (
 __all__ = [
     "BadSample",
     "Batch",
+    "BoundingBoxes",
     "CenterCrop",
     "ColorJitter",
     "DaemonDied",
@@ -59,6 +61,7 @@ __all__ = [
     "InternalError",
     "LimitExceeded",
     "LoaderdError",
+    "Mask",
     "Normalize",
     "Pad",
     "ProtocolMismatch",

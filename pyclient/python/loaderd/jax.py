@@ -140,7 +140,9 @@ class LanceLoader(Loader[Batch]):
         version: A version number, a tag's name, or ``None`` for the latest. Resolved once
             and held for the whole run.
         transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
-            :mod:`loaderd.augmentations`). The daemon runs them.
+            :mod:`loaderd.augmentations`). The daemon runs them. Columns of boxes and masks
+            are moved along with an image by :class:`~loaderd.BoundingBoxes` and
+            :class:`~loaderd.Mask`.
         batch_transform: Your own code: called with each finished :class:`Batch` in
             ``next()``, in this process, it returns what ``next()`` gives instead. Build the
             new batch by ``batch.copy()``, and it keeps its attributes. It is no part of the

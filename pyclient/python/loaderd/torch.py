@@ -59,7 +59,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
             :mod:`loaderd.augmentations`), which the daemon runs. A text column with one
             names image files, by path or ``file://`` URI; relative paths begin at the
-            dataset's folder. The daemon reads whatever files its user may read.
+            dataset's folder. The daemon reads whatever files its user may read. Columns of
+            boxes and masks are moved along with an image by
+            :class:`~loaderd.BoundingBoxes` and :class:`~loaderd.Mask`.
         batch_transform: Your own code: called with each finished
             :class:`~loaderd.batch.Batch` in ``next()``, in this process and thread, it
             returns what ``next()`` gives instead, such as MixUp of the batch's tensors.

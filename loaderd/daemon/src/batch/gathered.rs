@@ -15,7 +15,7 @@ use loaderd_wire::ragged::{self, Packing, RaggedPart};
 use loaderd_wire::segment::Segment;
 
 use super::Batch;
-use crate::job::{Origin, failure};
+use crate::job::failure;
 use crate::memory::{Reserved, SlotMemory};
 use crate::source::Variable;
 
@@ -106,10 +106,18 @@ impl Batch {
         let ragged: Vec<usize> = (0..layout.tensors.len())
             .filter(|&tensor| layout.tensors[tensor].ragged.is_some())
             .collect();
+        let found = |tensor, row| match kept.get(&(tensor, row)) {
+            Some((value, _)) => value.packed(),
+            None => self.at_hand(row, tensor),
+        };
+        let moved = match self.move_boxes(found) {
+            Ok(moved) => moved,
+            Err(failure) => return self.fail(failure),
+        };
         let columns = ragged.iter().map(|&tensor| {
-            let value = |row| match kept.get(&(tensor, row)) {
-                Some((value, _)) => value.packed(),
-                None => self.at_hand(row, tensor),
+            let value = |row| match moved.get(&(tensor, row)) {
+                Some(bytes) => ragged::Value::Bytes(bytes),
+                None => found(tensor, row),
             };
             let values = (0..self.rows.len()).map(value).collect();
             (&layout.tensors[tensor], values)
@@ -165,10 +173,10 @@ impl Batch {
 
     /// A value in the source's memory.
     fn at_hand(&self, row: usize, tensor: usize) -> ragged::Value<'_> {
-        let Origin::Ragged { column } = &self.job.origins[tensor] else {
-            unreachable!("rows that are fetched or decoded are kept, also where they are empty");
-        };
-        match self.job.source.variable(*column, self.index(row)) {
+        let column = self.job.origins[tensor]
+            .variable()
+            .expect("rows that are fetched or decoded are kept, also where they are empty");
+        match self.job.source.variable(column, self.index(row)) {
             Variable::Value(bytes) => ragged::Value::Bytes(bytes),
             Variable::Null => ragged::Value::Empty,
             // It was at hand when the batch was planned, or else it would be kept.

@@ -199,7 +199,7 @@ impl Feeder {
         let is_slow = |column| job.source.variable(column, 0) == Variable::Slow;
         job.origins.iter().any(|origin| match origin {
             Origin::Fixed { column } => job.source.fixed(*column, 0).is_none(),
-            Origin::Ragged { column } => is_slow(*column),
+            Origin::Ragged { column } | Origin::Boxes { column, .. } => is_slow(*column),
             origin => match origin.input() {
                 Some(Input::Bytes(column)) => {
                     matches!(job.source.payload(column, 0), Payload::Slow)

@@ -81,6 +81,7 @@ fn decode_image(
         },
         encoded => encoded,
     };
+    let mut misfit = None;
     let frames_ignored = match &job.origins[tensor] {
         Origin::Image { input, pipeline } => {
             let position = batch.rows[row].position;
@@ -93,7 +94,29 @@ fn decode_image(
                 if let Some(timings) = &session.timings {
                     timings.image(&decoded.stages);
                 }
+                misfit = decoded
+                    .geometry
+                    .and_then(|geometry| batch.placed(row, tensor, geometry));
                 decoded.frames_ignored
+            })
+        }
+        Origin::PixelMask {
+            image,
+            pipeline,
+            fill,
+            ..
+        } => {
+            let position = batch.rows[row].position;
+            let image = job.origins[*image].input().expect("an image is fetched");
+            // The image's own draws, so that both are cropped alike.
+            let mut draws = Draws::new(job.request.seed, batch.epoch, position, image.number());
+            // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
+            // alone.
+            let place = unsafe { batch.part(row, tensor) };
+            let placed = decoder.decode_mask(pipeline, encoded.bytes(), &mut draws, *fill, place);
+            placed.map(|geometry| {
+                misfit = batch.placed(row, tensor, geometry);
+                false
             })
         }
         Origin::Decoded { options, .. } => {
@@ -114,6 +137,10 @@ fn decode_image(
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);
+            if let Some((mask, cause)) = misfit {
+                // It may be the image that came second: the mask is at fault all the same.
+                return bad_image(session, batch, row, mask, &cause);
+            }
             let progress = batch.image_done(row, false);
             session.after(batch, row, progress);
         }

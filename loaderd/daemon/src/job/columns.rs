@@ -7,8 +7,8 @@
 //! | the dataset has | without a transform | with one |
 //! |---|---|---|
 //! | numbers, fixed-size lists of them | dense | refused |
-//! | lists, text, lists of them | ragged | text: images in the files that it names |
-//! | bytes | ragged uint8, untouched | images: dense, or ragged uint8 with `Decode()` |
+//! | lists, text, lists of them | ragged | boxes that follow an image; text: as bytes, in the files that it names |
+//! | bytes | ragged uint8, untouched | images: dense, or ragged uint8 with `Decode()`; masks that follow one |
 //!
 //! `name._valid` is false where `name` is null. A null list, text or bytes is delivered
 //! empty, a null float as NaN; whole numbers with nulls are refused unless `name._valid`
@@ -20,6 +20,7 @@ use loaderd_wire::message::{Failure, FailureKind, OpenRequest};
 use serde_json::Value;
 
 use super::failure;
+use super::follow::{Boxes, Follower};
 use crate::source::{ColumnRef, Field, Kind, RaggedKind, Source};
 
 /// Stable row id.
@@ -31,7 +32,7 @@ const VALID: &str = "_valid";
 /// After a column's name: false where that column is null.
 const MASK: &str = "._valid";
 /// The transform that keeps every image's size.
-const DECODE: &str = "Decode";
+pub(super) const DECODE: &str = "Decode";
 
 /// Most room that a slot gets for ragged columns without being asked, in bytes.
 const VARIABLE_DEFAULT_MAX: u64 = 256 << 20;
@@ -79,6 +80,30 @@ pub enum Origin {
         /// What makes pixels of it.
         pipeline: decode::Pipeline,
     },
+    /// A mask that is placed as its image is: dense.
+    PixelMask {
+        /// The encoded mask.
+        input: Input,
+        /// The tensor of the image.
+        image: usize,
+        /// What the image is put through.
+        pipeline: Box<decode::Pipeline>,
+        /// The value outside the picture.
+        fill: u8,
+    },
+    /// Boxes that move with their image: ragged.
+    Boxes {
+        /// Number among the source's variable columns.
+        column: usize,
+        /// Of their numbers in the dataset.
+        dtype: DType,
+        /// The tensor of the image.
+        image: usize,
+        /// How.
+        rule: Boxes,
+        /// Tensors from which entries are dropped along with boxes.
+        with: Vec<usize>,
+    },
     /// An image in its own size: ragged.
     Decoded {
         /// The encoded image.
@@ -118,7 +143,9 @@ impl Origin {
     /// What has to be fetched for each row, if anything has.
     pub fn input(&self) -> Option<Input> {
         match self {
-            Origin::Image { input, .. } | Origin::Decoded { input, .. } => Some(*input),
+            Origin::Image { input, .. }
+            | Origin::PixelMask { input, .. }
+            | Origin::Decoded { input, .. } => Some(*input),
             Origin::Raw { column } => Some(Input::Bytes(*column)),
             _ => None,
         }
@@ -126,9 +153,25 @@ impl Origin {
 
     /// The column of the source whose values it delivers, if they vary in length.
     pub fn column(&self) -> Option<ColumnRef> {
+        match self.variable() {
+            Some(column) => Some(ColumnRef::Variable(column)),
+            None => self.input().map(Input::column),
+        }
+    }
+
+    /// The variable column of the source whose values are packed.
+    pub fn variable(&self) -> Option<usize> {
         match self {
-            Origin::Ragged { column } => Some(ColumnRef::Variable(*column)),
-            origin => origin.input().map(Input::column),
+            Origin::Ragged { column } | Origin::Boxes { column, .. } => Some(*column),
+            _ => None,
+        }
+    }
+
+    /// The tensor of the image that is followed.
+    pub fn follows(&self) -> Option<usize> {
+        match self {
+            Origin::PixelMask { image, .. } | Origin::Boxes { image, .. } => Some(*image),
+            _ => None,
         }
     }
 }
@@ -154,7 +197,12 @@ pub(super) fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, 
                 let refused = |(kind, text): (FailureKind, String)| {
                     failure(kind, format!("column {name:?} of {}: {text}", request.uri))
                 };
-                chosen.column(request, field, transform).map_err(refused)?
+                match transform.and_then(Follower::parse) {
+                    Some(follower) => follower
+                        .and_then(|follower| chosen.follower(request, field, fields, &follower))
+                        .map_err(|text| refused((FailureKind::Transform, text)))?,
+                    None => chosen.column(request, field, transform).map_err(refused)?,
+                }
             }
             None => made(name, fields, &mut chosen)
                 .ok_or_else(|| failure(FailureKind::Dataset, missing(name, request, fields)))?,
@@ -162,10 +210,11 @@ pub(super) fn choose(request: &OpenRequest, fields: &[Field]) -> Result<Chosen, 
         chosen.origins.push(origin);
         chosen.tensors.push(tensor);
     }
+    chosen.check_shared(request)?;
     Ok(chosen)
 }
 
-fn field_of<'a>(name: &str, fields: &'a [Field]) -> Option<&'a Field> {
+pub(super) fn field_of<'a>(name: &str, fields: &'a [Field]) -> Option<&'a Field> {
     fields.iter().find(|field| field.name == name)
 }
 
@@ -204,6 +253,79 @@ fn number(columns: &mut Vec<String>, name: &str) -> usize {
 type Refusal = (FailureKind, String);
 
 impl Chosen {
+    /// A column that follows an image.
+    fn follower(
+        &mut self,
+        request: &OpenRequest,
+        field: &Field,
+        fields: &[Field],
+        follower: &Follower,
+    ) -> Result<(Origin, Tensor), String> {
+        let name = &field.name;
+        let (image, pipeline) = follower.image(request, fields)?;
+        match follower {
+            Follower::BoundingBoxes(rule) => {
+                let dtype = Boxes::check_kind(&field.kind)?;
+                let origin = Origin::Boxes {
+                    column: number(&mut self.variable, name),
+                    dtype,
+                    image,
+                    rule: rule.clone(),
+                    with: rule.with(request, fields)?,
+                };
+                let list = Ragged {
+                    levels: 1,
+                    ..Ragged::default()
+                };
+                let tensor = Tensor::ragged(name, DType::Float32, vec![4], list);
+                Ok((origin, tensor))
+            }
+            Follower::Mask { fill, .. } => {
+                let input = match &field.kind {
+                    Kind::Bytes => Input::Bytes(number(&mut self.bytes, name)),
+                    Kind::Ragged(kind) if kind.text && kind.levels == 1 => {
+                        Input::File(number(&mut self.variable, name))
+                    }
+                    _ => {
+                        return Err(
+                            "Mask works on PNGs, in binary columns or in files that a text \
+                                    column names"
+                                .into(),
+                        );
+                    }
+                };
+                let size = pipeline.size().map(u64::from);
+                let origin = Origin::PixelMask {
+                    input,
+                    image,
+                    pipeline: Box::new(pipeline),
+                    fill: *fill,
+                };
+                Ok((origin, Tensor::dense(name, DType::Uint8, size.to_vec())))
+            }
+        }
+    }
+
+    /// Refuses a column from which two columns of boxes would drop entries.
+    fn check_shared(&self, request: &OpenRequest) -> Result<(), Failure> {
+        let mut taken = std::collections::BTreeSet::new();
+        for origin in &self.origins {
+            let Origin::Boxes { with, .. } = origin else {
+                continue;
+            };
+            if let Some(twice) = with.iter().find(|&&column| !taken.insert(column)) {
+                return Err(failure(
+                    FailureKind::Transform,
+                    format!(
+                        "with_columns of two columns name {:?}: its entries belong to the boxes of one",
+                        request.columns[*twice]
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn column(
         &mut self,
         request: &OpenRequest,
@@ -274,6 +396,14 @@ fn lists(name: &str, kind: &RaggedKind) -> Result<Tensor, Refusal> {
     Ok(Tensor::ragged(name, kind.dtype, kind.shape.clone(), ragged))
 }
 
+/// How the request's images are decoded.
+pub(super) fn options(request: &OpenRequest) -> decode::Options {
+    decode::Options {
+        fast_dct: request.fast_dct,
+        exif_orientation: request.exif_orientation,
+    }
+}
+
 /// A column of images.
 fn image(
     request: &OpenRequest,
@@ -281,10 +411,7 @@ fn image(
     input: Input,
     transform: &Value,
 ) -> Result<(Origin, Tensor), Refusal> {
-    let options = decode::Options {
-        fast_dct: request.fast_dct,
-        exif_orientation: request.exif_orientation,
-    };
+    let options = options(request);
     let steps = transform.as_array().map(Vec::as_slice).unwrap_or_default();
     if steps.iter().any(|step| step["name"] == DECODE) {
         if steps.len() > 1 {
@@ -386,6 +513,8 @@ pub(super) fn variable_bytes(
                 };
                 encoded * PIXELS_PER_BYTE + 12
             }
+            // 32-bit whole numbers become as many floats.
+            Origin::Boxes { column, .. } => u64::from(source.variable_typical(*column)),
             // An inner list's length has four bytes on its way, and its offset eight.
             Origin::Ragged { column } => {
                 u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
@@ -400,7 +529,7 @@ pub(super) fn variable_bytes(
         .min(VARIABLE_DEFAULT_MAX)
 }
 
-/// Every image column's canonical pipeline, as one JSON object.
+/// The canonical pipeline of every column that has one, as one JSON object.
 pub(super) fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
     let by_column: Vec<String> = columns
         .iter()
@@ -408,6 +537,12 @@ pub(super) fn canonical_transforms(columns: &[String], origins: &[Origin]) -> St
         .filter_map(|(name, origin)| {
             let pipeline = match origin {
                 Origin::Image { pipeline, .. } => pipeline.canonical(),
+                Origin::Boxes { rule, .. } => Follower::BoundingBoxes(rule.clone()).canonical(),
+                Origin::PixelMask { image, fill, .. } => Follower::Mask {
+                    follows: columns[*image].clone(),
+                    fill: *fill,
+                }
+                .canonical(),
                 Origin::Decoded { options, .. } => {
                     let upright = options.exif_orientation;
                     format!(r#"{{"transforms":["{DECODE}"],"exif_orientation":{upright}}}"#)

@@ -1,8 +1,9 @@
-//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,slow`.
+//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,masks=DIR,slow`.
 //!
 //! Enters: the part of the URI after `memory:`. Leaves: rows with the columns
 //! - `image`: the files of the folder `images`, sorted by name, row i holding file
 //!   i modulo their number (null where the file's name ends in `.null`);
+//! - `mask`: the files of the folder `masks`, likewise;
 //! - `path`: text that names the row's file of that folder;
 //! - `tensor`: numbers of the given shape and type, 64 different rows in turn;
 //! - `label`: the row's number, int64;
@@ -34,13 +35,14 @@ pub(super) struct Memory {
     text: String,
     rows: u64,
     images: Option<PathBuf>,
+    masks: Option<PathBuf>,
     tensor: Option<(DType, Vec<u64>)>,
     slow: bool,
 }
 
 fn bad(text: &str, what: &str) -> SourceError {
     SourceError::Dataset(format!(
-        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,tensor=3x224x224:float32][,slow]"
+        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,masks=DIR][,tensor=3x224x224:float32][,slow]"
     ))
 }
 
@@ -50,6 +52,7 @@ impl Memory {
             text: text.into(),
             rows: 0,
             images: None,
+            masks: None,
             tensor: None,
             slow: false,
         };
@@ -59,6 +62,7 @@ impl Memory {
                     memory.rows = n.parse().map_err(|_| bad(text, "rows is not a number"))?;
                 }
                 Some(("images", dir)) => memory.images = Some(dir.into()),
+                Some(("masks", dir)) => memory.masks = Some(dir.into()),
                 Some(("tensor", spec)) => memory.tensor = Some(parse_tensor(text, spec)?),
                 None if part == "slow" => memory.slow = true,
                 _ => return Err(bad(text, &format!("`{part}` is not understood"))),
@@ -72,11 +76,13 @@ impl Memory {
 
     pub(super) fn fields(&self) -> Vec<Field> {
         let mut fields = Vec::new();
-        if self.images.is_some() {
-            fields.push(Field {
-                name: "image".into(),
-                kind: Kind::Bytes,
-            });
+        for (name, folder) in [("image", &self.images), ("mask", &self.masks)] {
+            if folder.is_some() {
+                fields.push(Field {
+                    name: name.into(),
+                    kind: Kind::Bytes,
+                });
+            }
         }
         if let Some((dtype, shape)) = &self.tensor {
             fields.push(Field {
@@ -118,24 +124,21 @@ impl Memory {
                 &format!("a memory source has no tag {tag:?}"),
             ));
         }
-        let reads_files = !request.bytes_columns.is_empty()
-            || request.variable_columns.iter().any(|name| name == "path");
-        let paths = match (&self.images, reads_files) {
-            (Some(dir), true) => list(dir).map_err(|error| self.unreadable(dir, &error))?,
-            _ => Vec::new(),
-        };
-        if paths.is_empty() && reads_files {
-            return Err(bad(&self.text, "the folder `images` holds no file"));
-        }
-        let images = match (&self.images, request.bytes_columns.is_empty()) {
-            (Some(dir), false) => paths
-                .iter()
-                .map(|path| match path.extension() {
-                    Some(end) if end == "null" => Ok(None),
-                    _ => std::fs::read(path).map(|bytes| Some(bytes.into())),
+        let images = request
+            .bytes_columns
+            .iter()
+            .map(|name| {
+                self.read(if name == "mask" {
+                    &self.masks
+                } else {
+                    &self.images
                 })
-                .collect::<std::io::Result<Vec<Option<Arc<[u8]>>>>>()
-                .map_err(|error| self.unreadable(dir, &error))?,
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let paths = match &self.images {
+            Some(dir) if request.variable_columns.iter().any(|name| name == "path") => {
+                self.list(dir)?
+            }
             _ => Vec::new(),
         };
         let fixed = request
@@ -159,6 +162,30 @@ impl Memory {
             folder: self.images,
             slow: self.slow,
         })
+    }
+
+    /// The files of a folder.
+    fn list(&self, dir: &PathBuf) -> Result<Vec<PathBuf>, SourceError> {
+        let paths = list(dir).map_err(|error| self.unreadable(dir, &error))?;
+        if paths.is_empty() {
+            let folder = format!("the folder {} holds no file", dir.display());
+            return Err(bad(&self.text, &folder));
+        }
+        Ok(paths)
+    }
+
+    /// What is in the files of a folder; `None` where one's name ends in `.null`.
+    fn read(&self, dir: &Option<PathBuf>) -> Result<Payloads, SourceError> {
+        let dir = dir
+            .as_ref()
+            .expect("only columns that `fields` has are opened");
+        let read = |path: &PathBuf| match path.extension() {
+            Some(end) if end == "null" => Ok(None),
+            _ => std::fs::read(path).map(|bytes| Some(bytes.into())),
+        };
+        let paths = self.list(dir)?;
+        let payloads = paths.iter().map(read).collect::<std::io::Result<_>>();
+        payloads.map_err(|error| self.unreadable(dir, &error))
     }
 
     fn unreadable(&self, dir: &std::path::Path, error: &std::io::Error) -> SourceError {
@@ -203,12 +230,16 @@ fn list(dir: &PathBuf) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What one column's files hold.
+type Payloads = Vec<Option<Arc<[u8]>>>;
+
 /// An open memory source.
 pub(super) struct Opened {
     uri: String,
     identity: String,
     rows: u64,
-    images: Vec<Option<Arc<[u8]>>>,
+    /// By bytes column.
+    images: Vec<Payloads>,
     fixed: Vec<FixedColumn>,
     variable: Vec<Values>,
     folder: Option<PathBuf>,
@@ -216,8 +247,9 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    fn image(&self, index: u64) -> &Option<Arc<[u8]>> {
-        &self.images[(index % self.images.len() as u64) as usize]
+    fn image(&self, column: usize, index: u64) -> &Option<Arc<[u8]>> {
+        let images = &self.images[column];
+        &images[(index % images.len() as u64) as usize]
     }
 }
 
@@ -252,17 +284,23 @@ impl Source for Opened {
     fn files(&self) -> Option<&Arc<FileSet>> {
         None
     }
-    fn payload(&self, _column: usize, index: u64) -> Payload {
+    fn payload(&self, column: usize, index: u64) -> Payload {
         if self.slow {
             return Payload::Slow;
         }
-        match self.image(index) {
+        match self.image(column, index) {
             Some(bytes) => Payload::Shared(bytes.clone()),
             None => Payload::Null,
         }
     }
     fn typical_length(&self) -> u32 {
-        typical(self.images.iter().flatten().map(|image| image.len()))
+        typical(
+            self.images
+                .iter()
+                .flatten()
+                .flatten()
+                .map(|image| image.len()),
+        )
     }
     fn variable(&self, column: usize, index: u64) -> Variable<'_> {
         if self.slow && !index.is_multiple_of(4) {
@@ -300,10 +338,10 @@ impl Source for Opened {
     }
     fn read_slow(
         &self,
-        _column: usize,
+        column: usize,
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SourceError> {
-        let images = indices.iter().map(|&index| self.image(index));
+        let images = indices.iter().map(|&index| self.image(column, index));
         Ok(images
             .map(|image| image.as_ref().map(|bytes| bytes.to_vec()))
             .collect())

@@ -223,6 +223,29 @@ impl<'a> Samples<'a> {
         (u64::from(columns) * self.pixel_bits()).div_ceil(8)
     }
 
+    /// What the pixels are, where they are not one value of at most 8 bits each.
+    pub(super) fn not_values(&self) -> Option<String> {
+        match self.colour {
+            Colour::Grey | Colour::Palette if self.depth <= 8 => None,
+            Colour::Grey => Some(format!("a PNG of {} bits", self.depth)),
+            Colour::GreyAlpha => Some("a PNG with transparency".to_string()),
+            _ => Some("a PNG in colour".to_string()),
+        }
+    }
+
+    /// Fills `out` with the values of grey or palette pixels, from the row's pixel `from` on.
+    pub(super) fn to_values(self, row: &[u8], from: usize, out: &mut [u8]) {
+        if self.depth == 8 {
+            out.copy_from_slice(&row[from..][..out.len()]);
+            return;
+        }
+        let depth = usize::from(self.depth);
+        for (x, value) in (from..).zip(out) {
+            let shift = 8 - depth - x * depth % 8;
+            *value = row[x * depth / 8] >> shift & ((1 << depth) - 1);
+        }
+    }
+
     /// Fills `out` with RGB, from the row's pixel `from` on.
     pub(super) fn to_rgb(self, row: &[u8], from: usize, out: &mut [u8]) {
         let pixels = out.chunks_exact_mut(3);

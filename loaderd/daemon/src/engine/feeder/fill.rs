@@ -23,7 +23,7 @@ impl Feeder {
     /// Fills what is fetched in windows of many rows: ragged columns and masks.
     pub(super) fn fill_windows(&self, batches: &[Arc<Batch>]) {
         for (tensor, origin) in self.session.job.origins.iter().enumerate() {
-            if matches!(origin, Origin::Ragged { .. } | Origin::Mask { .. }) {
+            if origin.variable().is_some() || matches!(origin, Origin::Mask { .. }) {
                 let rows: Vec<_> = batches
                     .iter()
                     .flat_map(|batch| (0..batch.rows.len()).map(|row| (batch.clone(), row, tensor)))
@@ -35,7 +35,9 @@ impl Feeder {
 
     pub(super) fn fill_rows(&self, origin: &Origin, rows: &[(Arc<Batch>, usize, usize)]) {
         let filled = match origin {
-            Origin::Ragged { column } => self.fill_values(*column, rows),
+            Origin::Ragged { column } | Origin::Boxes { column, .. } => {
+                self.fill_values(*column, rows)
+            }
             Origin::Mask { of } => self.fill_mask(*of, rows),
             _ => Ok(()),
         };
@@ -156,7 +158,7 @@ impl Feeder {
     pub(super) fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
         let source = &self.session.job.source;
         let index = batch.index(row);
-        let elsewhere = matches!(origin, Origin::Ragged { .. } | Origin::Mask { .. });
+        let elsewhere = origin.variable().is_some() || matches!(origin, Origin::Mask { .. });
         if elsewhere || origin.input().is_some() {
             return;
         }
@@ -166,6 +168,8 @@ impl Feeder {
         let place = unsafe { batch.part(row, tensor) };
         match origin {
             Origin::Image { .. }
+            | Origin::PixelMask { .. }
+            | Origin::Boxes { .. }
             | Origin::Decoded { .. }
             | Origin::Raw { .. }
             | Origin::Ragged { .. }

@@ -1,0 +1,119 @@
+//! An image's mask: a PNG of class numbers, placed as the image is.
+//!
+//! Enters: the image's pipeline and draws, the bytes of a PNG. Leaves: `[H, W]` u8, each the
+//! value of one pixel of the file. Never: a mixture of values, a colour, a look at the image.
+
+use crate::decoder::Decoder;
+use crate::error::DecodeError;
+use crate::follow::{Geometry, Line};
+use crate::geometry::Placement;
+use crate::header::Parsed;
+use crate::opened::{Region, room};
+use crate::pipeline::Pipeline;
+
+impl Decoder {
+    /// Samples the mask of an image, by nearest neighbour, where the image's pixels go.
+    ///
+    /// `pipeline` and `draws` are the image's: equal ones give the image's crop, resize and
+    /// flips, as long as image and mask have one size, which is the caller's to compare. `out`
+    /// is `[H, W]` as [`Pipeline::size`] says (else this panics). Values of 8-bit, 4-bit,
+    /// 2-bit and 1-bit grey and of palettes come as they are stored; what lies outside the
+    /// picture gets `fill`. An EXIF block in the mask turns it where one turns images.
+    ///
+    /// Panics where the pipeline moves pixels otherwise than in whole rows and columns:
+    /// [`Pipeline::check_followers`] refuses it.
+    pub fn decode_mask(
+        &mut self,
+        pipeline: &Pipeline,
+        encoded: &[u8],
+        draws: &mut dyn Iterator<Item = u32>,
+        fill: u8,
+        out: &mut [u8],
+    ) -> Result<Geometry, DecodeError> {
+        let [height, width] = pipeline.size();
+        assert_eq!(
+            out.len() as u64,
+            u64::from(height) * u64::from(width),
+            "out must hold one mask"
+        );
+        let sampled = self.decode_mask_untrimmed(pipeline, encoded, draws, fill, out);
+        self.trim();
+        sampled
+    }
+
+    fn decode_mask_untrimmed(
+        &mut self,
+        pipeline: &Pipeline,
+        encoded: &[u8],
+        draws: &mut dyn Iterator<Item = u32>,
+        fill: u8,
+        out: &mut [u8],
+    ) -> Result<Geometry, DecodeError> {
+        let parsed = Parsed::of(encoded)?;
+        let header = parsed.header();
+        let Parsed::Png(layout) = parsed else {
+            return Err(DecodeError::NotAMask {
+                found: format!("a {}", header.format.name()),
+            });
+        };
+        layout.check_values()?;
+        self.limits.check_pixels(&header)?;
+        let orientation = pipeline.options().orientation_of(&header);
+        let (width, height) = orientation.upright(header.width, header.height);
+        let place = Placement::draw(pipeline.geometry(), width, height, draws)?;
+        self.augmenter.draw(pipeline, draws);
+        let geometry = self
+            .augmenter
+            .follow(Geometry::of(&place, width, height))
+            .expect("checked by check_followers");
+        layout.check_data()?;
+
+        let columns = shown(&geometry.x, pipeline.size()[1]);
+        let rows = shown(&geometry.y, pipeline.size()[0]);
+        let (Some((left, right)), Some((top, bottom))) = (reach(&columns), reach(&rows)) else {
+            out.fill(fill);
+            return Ok(geometry);
+        };
+        let (x, y) =
+            orientation.stored_ends((left, right), (top, bottom), header.width, header.height);
+        let region = Region {
+            left: x.0,
+            right: x.1,
+            top: y.0,
+            bottom: y.1,
+        };
+        let bytes = u64::from(region.columns()) * u64::from(region.rows());
+        self.limits
+            .check_scratch(&header, bytes + layout.scratch_bytes())?;
+        let values = room(&mut self.frame, bytes as usize);
+        layout.read_values(&region, values)?;
+
+        let steps = orientation.steps(region.columns() as usize, region.rows() as usize);
+        let across: Vec<Option<isize>> = columns
+            .iter()
+            .map(|column| Some(steps.start + steps.x * ((*column)? - left) as isize))
+            .collect();
+        for (line, row) in out.chunks_exact_mut(columns.len()).zip(&rows) {
+            let Some(row) = row else {
+                line.fill(fill);
+                continue;
+            };
+            let down = steps.y * (row - top) as isize;
+            for (value, at) in line.iter_mut().zip(&across) {
+                *value = at.map_or(fill, |at| values[(at + down) as usize]);
+            }
+        }
+        Ok(geometry)
+    }
+}
+
+/// The source's pixel under each of the output's.
+fn shown(line: &Line, len: u32) -> Vec<Option<u32>> {
+    (0..len).map(|output| line.source_pixel(output)).collect()
+}
+
+/// From the first pixel shown to behind the last one; `None` where there are none.
+fn reach(pixels: &[Option<u32>]) -> Option<(u32, u32)> {
+    let shown = pixels.iter().flatten();
+    Some((*shown.clone().min()?, shown.max()? + 1))
+}
