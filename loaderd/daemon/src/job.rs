@@ -81,6 +81,7 @@ impl Job {
             version: request.version.clone(),
             filter: request.filter.clone(),
             bytes_columns: chosen.bytes,
+            tiled_columns: chosen.tiled,
             fixed_columns: chosen.fixed,
             variable_columns: chosen.variable,
             protect: request.protect,

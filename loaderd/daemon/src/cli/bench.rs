@@ -190,6 +190,7 @@ impl Bench<'_> {
             version: version.clone(),
             filter: arguments.filter.clone(),
             bytes_columns: only(is_image),
+            tiled_columns: only(is_image),
             fixed_columns: only(!is_image),
             variable_columns: vec![],
             protect: Protect::None,

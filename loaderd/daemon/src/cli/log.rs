@@ -254,6 +254,7 @@ fn place_of(job: &LoggedJob, row: u64) -> Place {
         version: Some(Version::Number(job.record.version)),
         filter: job.record.filter.clone(),
         bytes_columns: vec![],
+        tiled_columns: vec![],
         fixed_columns: vec![],
         variable_columns: vec![],
         protect: Protect::None,

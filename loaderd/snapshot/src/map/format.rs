@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::locate::FileRef;
 
 /// Another number for every change of what is written.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 /// Bytes under one checksum.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 /// Sections begin at multiples of this.
@@ -126,6 +126,8 @@ pub(crate) struct MapKey {
     pub(crate) version: u64,
     pub(crate) filter: Option<String>,
     pub(crate) bytes_columns: Vec<String>,
+    /// Per bytes column, the one that holds its tiled form, where that is read first.
+    pub(crate) tiled_columns: Vec<Option<String>>,
     pub(crate) fixed_columns: Vec<String>,
     pub(crate) variable_columns: Vec<String>,
 }
@@ -136,6 +138,7 @@ impl MapKey {
         version: u64,
         filter: Option<String>,
         bytes_columns: Vec<String>,
+        tiled_columns: Vec<Option<String>>,
         fixed_columns: Vec<String>,
         variable_columns: Vec<String>,
     ) -> Self {
@@ -146,6 +149,7 @@ impl MapKey {
             version,
             filter,
             bytes_columns,
+            tiled_columns,
             fixed_columns,
             variable_columns,
         }
@@ -215,6 +219,8 @@ pub(crate) struct Description {
     pub(crate) lengths: Vec<u32>,
     /// Per bytes column; none where Lance reads the whole column.
     pub(crate) extents: Vec<Option<Section>>,
+    /// Per bytes column, the rows whose tiled form is read.
+    pub(crate) tiled_rows: Vec<u64>,
     /// Per fixed column; none where it is over the budget.
     pub(crate) fixed: Vec<Option<Section>>,
     /// Per fixed column; none where it was not searched for nulls.
@@ -248,11 +254,14 @@ impl Description {
     pub(crate) fn is_whole(&self) -> bool {
         let MapKey {
             bytes_columns,
+            tiled_columns,
             fixed_columns,
             variable_columns,
             ..
         } = &self.key;
         let counts = [
+            (bytes_columns, tiled_columns.len()),
+            (bytes_columns, self.tiled_rows.len()),
             (bytes_columns, self.extents.len()),
             (fixed_columns, self.fixed.len()),
             (fixed_columns, self.nulls.len()),
@@ -392,16 +401,18 @@ mod tests {
                 1,
                 None,
                 vec!["image".into()],
+                vec![None],
                 vec!["label".into()],
                 vec!["text".into()],
             )
         };
         let mut stems = vec![key().stem()];
-        let changes: [fn(&mut MapKey); 7] = [
+        let changes: [fn(&mut MapKey); 8] = [
             |k| k.identity = "other".into(),
             |k| k.version = 2,
             |k| k.filter = Some(String::new()),
             |k| k.bytes_columns.clear(),
+            |k| k.tiled_columns[0] = Some("image_tiled".into()),
             |k| k.fixed_columns.push("x".into()),
             |k| k.variable_columns[0] = "tags".into(),
             |k| k.lance = "15".into(),
@@ -413,6 +424,6 @@ mod tests {
         }
         stems.sort_unstable();
         stems.dedup();
-        assert_eq!(stems.len(), 8);
+        assert_eq!(stems.len(), 9);
     }
 }

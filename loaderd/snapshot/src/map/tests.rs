@@ -16,6 +16,7 @@ fn key() -> MapKey {
         1,
         None,
         Vec::new(),
+        Vec::new(),
         vec!["number".into()],
         vec!["text".into()],
     )
@@ -77,6 +78,7 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
         files: Vec::new(),
         lengths: Vec::new(),
         extents: Vec::new(),
+        tiled_rows: Vec::new(),
         fixed: vec![Some(writer.close(section).unwrap())],
         nulls: vec![Some(nulls.close(&mut writer).unwrap())],
         values: vec![Some(values.close(&mut writer).unwrap())],
