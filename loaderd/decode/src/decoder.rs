@@ -8,13 +8,14 @@
 use std::time::Instant;
 
 use crate::augment::Augmenter;
+use crate::cut::{Cuttable, Window};
 use crate::error::DecodeError;
 use crate::finish::{self, Frame};
 use crate::geometry::Placement;
 use crate::header::{Header, Parsed};
 use crate::jpeg::Jpeg;
 use crate::limits::Limits;
-use crate::opened::{Opened, Region, room};
+use crate::opened::{Opened, Region, Rows, room};
 use crate::orientation::Orientation;
 use crate::pipeline::{Options, Pipeline};
 use crate::region::{Need, eighths_for};
@@ -29,7 +30,7 @@ const SCRATCH_KEPT_BYTES: usize = 16 << 20;
 pub struct StageNs {
     /// Header, limits, placement.
     pub header_ns: u64,
-    /// Entropy decoding, inverse DCT, colour conversion.
+    /// Cutting, entropy decoding, inverse DCT, colour conversion.
     pub decode_ns: u64,
     /// Resizing; 0 where there was none.
     pub resize_ns: u64,
@@ -75,6 +76,8 @@ pub struct Image {
 pub struct Decoder {
     limits: Limits,
     jpeg: Jpeg,
+    /// A crop of a JPEG, still encoded.
+    cut: Vec<u8>,
     resampler: Resampler,
     /// A whole frame, of formats that can't be decoded in part.
     frame: Vec<u8>,
@@ -91,6 +94,7 @@ impl Decoder {
         Decoder {
             limits,
             jpeg: Jpeg::new(),
+            cut: Vec::new(),
             resampler: Resampler::default(),
             frame: Vec::new(),
             augmenter: Augmenter::default(),
@@ -142,14 +146,19 @@ impl Decoder {
         let augmented = pipeline.augment_bytes();
         self.limits.check_scratch(&header, augmented)?;
         let place = orientation.stored(&upright, header.width, header.height);
-        let open = Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
-        let eighths = if open.shrinks() {
+        let eighths = if parsed.shrinks() {
             eighths_for(&place, pipeline.options().fast_dct)
         } else {
             8
         };
         let x = Need::of(&place.x, place.filter, eighths);
         let y = Need::of(&place.y, place.filter, eighths);
+        let region = Region {
+            left: x.decode.0,
+            right: x.decode.1,
+            top: y.decode.0,
+            bottom: y.decode.1,
+        };
         let mut stages = StageNs {
             header_ns: ns_since(clock),
             ..StageNs::default()
@@ -170,25 +179,17 @@ impl Decoder {
         let mut decoded_pixels = 0;
         if x.blank() || y.blank() {
             // Crops have moved the picture out of sight; borders are all there is.
+            Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
             frame.columns = (0, 0);
             frame.rows = (0, 0);
         } else {
-            let region = Region {
-                left: x.decode.0,
-                right: x.decode.1,
-                top: y.decode.0,
-                bottom: y.decode.1,
-            };
             let canvas = if x.padded || y.padded {
                 x.canvas_len() * y.canvas_len() * 3
             } else {
                 0
             };
-            self.limits.check_scratch(
-                &header,
-                open.scratch_bytes(&region) + canvas + between_passes(&x, &y) + augmented,
-            )?;
-            let rows = open.read(eighths, &region, &mut self.frame, &mut self.pixels)?;
+            let later = canvas + between_passes(&x, &y) + augmented;
+            let rows = self.read(encoded, parsed, eighths, &region, later)?;
             let stride = rows.stride;
             decoded_pixels = u64::from(stride) * u64::from(region.rows());
             stages.decode_ns = ns_since(clock);
@@ -250,6 +251,48 @@ impl Decoder {
         })
     }
 
+    /// Reads a region of the stored image, at `eighths`/8 of full size, into `self.pixels`. A
+    /// JPEG that can be cut is cut first where that pays. `later_bytes` of scratch memory
+    /// will be needed besides.
+    fn read(
+        &mut self,
+        encoded: &[u8],
+        parsed: Parsed<'_>,
+        eighths: u32,
+        region: &Region,
+        later_bytes: u64,
+    ) -> Result<Rows, DecodeError> {
+        let Decoder {
+            limits,
+            jpeg,
+            cut,
+            frame,
+            pixels,
+            ..
+        } = self;
+        let mut read = |encoded: &[u8], parsed: Parsed<'_>, region: &Region, bytes: u64| {
+            let header = parsed.header();
+            let open = Opened::open(jpeg, encoded, parsed, limits)?;
+            limits.check_scratch(&header, open.scratch_bytes(region) + bytes)?;
+            open.read(eighths, region, frame, pixels)
+        };
+        if let Parsed::Jpeg(header) = &parsed
+            && let Some(window) = cut_first(encoded, header, region, eighths, cut)
+        {
+            let small = Parsed::Jpeg(Header {
+                width: window.width,
+                height: window.height,
+                ..*header
+            });
+            let bytes = later_bytes + cut.len() as u64;
+            if let Ok(rows) = read(cut, small, &window.region, bytes) {
+                return Ok(rows);
+            }
+            // What is wrong is said of the whole file, as if there were no cuts.
+        }
+        read(encoded, parsed, region, later_bytes)
+    }
+
     /// Decodes a whole image to RGB, upright by its EXIF block if `options` say so.
     /// Allocates the result, which counts as scratch memory against the limit.
     pub fn decode_full(&mut self, encoded: &[u8], options: Options) -> Result<Image, DecodeError> {
@@ -302,10 +345,11 @@ impl Decoder {
         })
     }
 
-    /// Bytes of scratch memory held between images, at most 16 MiB in each of six
+    /// Bytes of scratch memory held between images, at most 16 MiB in each of seven
     /// buffers.
     pub fn scratch_bytes(&self) -> usize {
-        self.frame.capacity()
+        self.cut.capacity()
+            + self.frame.capacity()
             + self.pixels.capacity()
             + self.canvas.capacity()
             + self.resized.capacity()
@@ -316,6 +360,7 @@ impl Decoder {
 
     fn trim(&mut self) {
         for buffer in [
+            &mut self.cut,
             &mut self.frame,
             &mut self.pixels,
             &mut self.canvas,
@@ -340,6 +385,28 @@ fn orientation_of(header: &Header, options: Options) -> Orientation {
     } else {
         Orientation::UPRIGHT
     }
+}
+
+/// Cuts the region out of a JPEG, into `out`. None where it can't be cut, or where too
+/// little would be left out.
+fn cut_first(
+    encoded: &[u8],
+    header: &Header,
+    region: &Region,
+    eighths: u32,
+    out: &mut Vec<u8>,
+) -> Option<Window> {
+    let cuttable = Cuttable::of(encoded)?;
+    // The region was drawn on our other reading of the header.
+    if cuttable.size() != (header.width, header.height) {
+        return None;
+    }
+    let window = cuttable.window(region, eighths);
+    if !window.pays() {
+        return None;
+    }
+    cuttable.cut(&window, out)?;
+    Some(window)
 }
 
 fn ns_since(clock: Instant) -> u64 {

@@ -97,6 +97,8 @@ pub struct Encoder {
     pub optimise: bool,
     /// MCU rows between restart markers; 0 for none.
     pub restart_rows: u16,
+    /// MCUs between restart markers, where `restart_rows` is 0; 0 for none.
+    pub restart_mcus: u16,
 }
 
 impl Default for Encoder {
@@ -109,6 +111,7 @@ impl Default for Encoder {
             scans: Scans::Sequential,
             optimise: false,
             restart_rows: 0,
+            restart_mcus: 0,
         }
     }
 }
@@ -151,6 +154,7 @@ impl Encoder {
             separate_scans: u32::from(self.scans == Scans::Separate),
             arithmetic: u32::from(self.scans == Scans::Arithmetic),
             restart_rows: u32::from(self.restart_rows),
+            restart_mcus: u32::from(self.restart_mcus),
         };
         jpeg::encode(pixels, &layout)
     }

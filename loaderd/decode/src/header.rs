@@ -59,6 +59,11 @@ impl Parsed<'_> {
         })
     }
 
+    /// Whether the decoder can shrink the image to 4, 2 or 1 eighths.
+    pub(crate) fn shrinks(&self) -> bool {
+        matches!(self, Parsed::Jpeg(_))
+    }
+
     pub(crate) fn header(&self) -> Header {
         match self {
             Parsed::Jpeg(header) => *header,

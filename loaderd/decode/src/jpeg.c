@@ -2,9 +2,9 @@
  * The only code of loaderd that calls libjpeg.
  *
  * Enters: a whole JPEG in memory, a scale and a region. Leaves: rows of RGB, 8 bits
- * a channel, whatever the file's inks and bits are; or, the other way, pixels in and a
- * JPEG out. Every entry point arms its own
- * setjmp, so that libjpeg's way out of an error ends here and never crosses Rust.
+ * a channel, whatever the file's inks and bits are; or its coefficients in another JPEG;
+ * or, the other way, pixels in and a JPEG out. Every entry point arms its own setjmp, so
+ * that libjpeg's way out of an error ends here and never crosses Rust.
  * Never: I/O, threads, global state.
  */
 #include <setjmp.h>
@@ -23,6 +23,7 @@ enum {
   LOADERD_JPEG_CORRUPT = 1,
   LOADERD_JPEG_TRUNCATED = 2,
   LOADERD_JPEG_TOO_MANY_SCANS = 3,
+  LOADERD_JPEG_NOT_WRITTEN = 4,
 };
 
 /* Colour spaces that src/jpeg.rs tells apart. */
@@ -36,7 +37,8 @@ struct loaderd_jpeg_header {
   uint32_t height;
   uint32_t colour;             /* one of the colour spaces above */
   uint32_t chroma_columns;     /* image columns that share one chroma sample */
-  uint64_t coefficient_bytes;  /* what libjpeg buffers; 0 in a single-scan file */
+  uint32_t multiple_scans;     /* all coefficients are buffered before the first row */
+  uint64_t coefficient_bytes;  /* of the whole image, wherever they are kept */
   uint64_t scan_offset;        /* where the first scan's data start */
 };
 
@@ -45,14 +47,69 @@ struct loaderd_jpeg_header {
 #define LONG_BITS 12
 #define LONG_MAX_SAMPLE 4095
 
+/* A destination in memory. jpeg_mem_dest tells where its buffer lies only once all is
+ * written, so that after an error nobody could free it. */
+struct growing {
+  struct jpeg_destination_mgr manager;
+  uint8_t *bytes;
+  size_t room;
+};
+
+#define GROWING_START_BYTES ((size_t)1 << 16)
+
+static void growing_start(j_compress_ptr info) {
+  struct growing *out = (struct growing *)info->dest;
+  out->bytes = malloc(GROWING_START_BYTES);
+  if (out->bytes == NULL)
+    ERREXIT1(info, JERR_OUT_OF_MEMORY, 0);
+  out->room = GROWING_START_BYTES;
+  out->manager.next_output_byte = out->bytes;
+  out->manager.free_in_buffer = out->room;
+}
+
+/* Called when the buffer is full, whatever free_in_buffer says. */
+static boolean growing_full(j_compress_ptr info) {
+  struct growing *out = (struct growing *)info->dest;
+  uint8_t *larger = realloc(out->bytes, out->room * 2);
+  if (larger == NULL)
+    ERREXIT1(info, JERR_OUT_OF_MEMORY, 0);
+  out->bytes = larger;
+  out->manager.next_output_byte = larger + out->room;
+  out->manager.free_in_buffer = out->room;
+  out->room *= 2;
+  return TRUE;
+}
+
+static void growing_end(j_compress_ptr info) { (void)info; }
+
+static void growing_into(j_compress_ptr info, struct growing *out) {
+  memset(out, 0, sizeof(*out));
+  out->manager.init_destination = growing_start;
+  out->manager.empty_output_buffer = growing_full;
+  out->manager.term_destination = growing_end;
+  info->dest = &out->manager;
+}
+
+/* The bytes written, which are the caller's from now on. */
+static uint8_t *growing_take(struct growing *out, size_t *size) {
+  uint8_t *bytes = out->bytes;
+  *size = out->room - out->manager.free_in_buffer;
+  out->bytes = NULL;
+  return bytes;
+}
+
 struct loaderd_jpeg {
   struct jpeg_decompress_struct info;
+  /* The other direction, where coefficients are copied. */
+  struct jpeg_compress_struct copy;
+  struct growing copied;
   struct jpeg_error_mgr errors;
   struct jpeg_source_mgr source;
   struct jpeg_progress_mgr progress;
   jmp_buf escape;
   int status;
   int scans_max;
+  int strict;  /* every warning is an error */
   /* One row as the file has it, where that is not 8-bit RGB; of libjpeg's pool. */
   void *strip;
   char message[JMSG_LENGTH_MAX];
@@ -61,12 +118,13 @@ struct loaderd_jpeg {
 /* client_data points at the struct that holds the error manager's jmp_buf. */
 static void leave(struct loaderd_jpeg *jpeg, int status) {
   jpeg->status = status;
-  (*jpeg->info.err->format_message)((j_common_ptr)&jpeg->info, jpeg->message);
+  (*jpeg->errors.format_message)((j_common_ptr)&jpeg->info, jpeg->message);
   longjmp(jpeg->escape, 1);
 }
 
 static void on_error(j_common_ptr info) {
-  leave((struct loaderd_jpeg *)info->client_data, LOADERD_JPEG_CORRUPT);
+  leave((struct loaderd_jpeg *)info->client_data,
+        info->is_decompressor ? LOADERD_JPEG_CORRUPT : LOADERD_JPEG_NOT_WRITTEN);
 }
 
 /* Warnings about entropy-coded data mean pixels that the camera never took: they end
@@ -92,6 +150,8 @@ static void on_message(j_common_ptr info, int level) {
     leave(jpeg, LOADERD_JPEG_CORRUPT);
     break;
   default:
+    if (jpeg->strict)
+      leave(jpeg, LOADERD_JPEG_CORRUPT);
     break;
   }
 }
@@ -132,6 +192,11 @@ void loaderd_jpeg_close(struct loaderd_jpeg *jpeg) {
   if (jpeg->info.mem != NULL)
     jpeg_destroy_decompress(&jpeg->info);
   memset(&jpeg->info, 0, sizeof(jpeg->info));
+  if (jpeg->copy.mem != NULL)
+    jpeg_destroy_compress(&jpeg->copy);
+  memset(&jpeg->copy, 0, sizeof(jpeg->copy));
+  free(jpeg->copied.bytes);
+  jpeg->copied.bytes = NULL;
 }
 
 void loaderd_jpeg_free(struct loaderd_jpeg *jpeg) {
@@ -153,6 +218,7 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
                       struct loaderd_jpeg_header *header) {
   jpeg->status = LOADERD_JPEG_OK;
   jpeg->strip = NULL;
+  jpeg->strict = 0;
   jpeg->message[0] = '\0';
   jpeg->scans_max = scans_max > INT32_MAX ? INT32_MAX : (int)scans_max;
   jpeg->info.err = jpeg_std_error(&jpeg->errors);
@@ -194,13 +260,14 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
   header->chroma_columns = jpeg->info.num_components == 1
                                ? 1 : (uint32_t)jpeg->info.max_h_samp_factor;
   header->scan_offset = (uint64_t)(jpeg->source.next_input_byte - data);
+  for (int c = 0; c < jpeg->info.num_components; c++) {
+    const jpeg_component_info *component = &jpeg->info.comp_info[c];
+    uint64_t across = (uint64_t)component->width_in_blocks + component->h_samp_factor;
+    uint64_t down = (uint64_t)component->height_in_blocks + component->v_samp_factor;
+    header->coefficient_bytes += across * down * sizeof(JBLOCK);
+  }
   if (jpeg_has_multiple_scans(&jpeg->info)) {
-    for (int c = 0; c < jpeg->info.num_components; c++) {
-      const jpeg_component_info *component = &jpeg->info.comp_info[c];
-      uint64_t across = (uint64_t)component->width_in_blocks + component->h_samp_factor;
-      uint64_t down = (uint64_t)component->height_in_blocks + component->v_samp_factor;
-      header->coefficient_bytes += across * down * sizeof(JBLOCK);
-    }
+    header->multiple_scans = 1;
     jpeg->progress.progress_monitor = on_progress;
     jpeg->info.progress = &jpeg->progress;
   }
@@ -319,6 +386,30 @@ int loaderd_jpeg_read(struct loaderd_jpeg *jpeg, uint32_t top, uint32_t rows, ui
   return LOADERD_JPEG_OK;
 }
 
+/* Writes the coefficients of the opened image as a baseline JPEG in one scan, with Huffman
+ * tables of its own and a restart marker every `interval` MCUs, but without APPn and COM
+ * segments. Fails at the first warning. *out is for loaderd_jpeg_release. */
+int loaderd_jpeg_copy(struct loaderd_jpeg *jpeg, uint32_t interval, uint8_t **out,
+                      size_t *out_size) {
+  if (setjmp(jpeg->escape))
+    return jpeg->status;
+  jpeg->strict = 1;
+  jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&jpeg->info);
+  jpeg->copy.err = &jpeg->errors;
+  jpeg->copy.client_data = jpeg;
+  jpeg_create_compress(&jpeg->copy);
+  growing_into(&jpeg->copy, &jpeg->copied);
+  jpeg_copy_critical_parameters(&jpeg->info, &jpeg->copy);
+  jpeg->copy.write_JFIF_header = FALSE;
+  jpeg->copy.write_Adobe_marker = FALSE;
+  jpeg->copy.optimize_coding = TRUE;
+  jpeg->copy.restart_interval = interval;
+  jpeg_write_coefficients(&jpeg->copy, coefficients);
+  jpeg_finish_compress(&jpeg->copy);
+  *out = growing_take(&jpeg->copied, out_size);
+  return LOADERD_JPEG_OK;
+}
+
 struct loaderd_jpeg_layout {
   uint32_t width;
   uint32_t height;
@@ -333,12 +424,14 @@ struct loaderd_jpeg_layout {
   uint32_t separate_scans; /* sequential, but one scan for each component */
   uint32_t arithmetic;
   uint32_t restart_rows;
+  uint32_t restart_mcus;  /* of no effect where restart_rows is not 0 */
 };
 
 struct compressor {
   /* One row of 12-bit samples, or NULL; of libjpeg's pool. */
   J12SAMPROW strip;
   struct jpeg_compress_struct info;
+  struct growing out;
   struct jpeg_error_mgr errors;
   jmp_buf escape;
 };
@@ -357,10 +450,6 @@ static void on_compress_message(j_common_ptr info, int level) {
 int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout *layout,
                         uint8_t **out, size_t *out_size, char *message) {
   struct compressor compressor;
-  unsigned char *buffer = NULL;
-  unsigned long size = 0;
-  /* jpeg_mem_dest keeps these addresses; volatile access after longjmp goes through them. */
-  unsigned char *volatile *buffer_at = (unsigned char *volatile *)&buffer;
   jpeg_scan_info scans[4];
 
   memset(&compressor, 0, sizeof(compressor));
@@ -372,11 +461,11 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   if (setjmp(compressor.escape)) {
     (*compressor.errors.format_message)((j_common_ptr)&compressor.info, message);
     jpeg_destroy_compress(&compressor.info);
-    free(*buffer_at);
+    free(compressor.out.bytes);
     return 1;
   }
   jpeg_create_compress(&compressor.info);
-  jpeg_mem_dest(&compressor.info, &buffer, &size);
+  growing_into(&compressor.info, &compressor.out);
   compressor.info.image_width = layout->width;
   compressor.info.image_height = layout->height;
   compressor.info.input_components = (int)layout->components;
@@ -399,6 +488,7 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   compressor.info.optimize_coding = layout->optimise != 0;
   compressor.info.arith_code = layout->arithmetic != 0;
   compressor.info.restart_in_rows = (int)layout->restart_rows;
+  compressor.info.restart_interval = layout->restart_mcus;
   if (layout->progressive) {
     jpeg_simple_progression(&compressor.info);
   } else if (layout->separate_scans) {
@@ -429,8 +519,7 @@ int loaderd_jpeg_encode(const uint8_t *pixels, const struct loaderd_jpeg_layout 
   }
   jpeg_finish_compress(&compressor.info);
   jpeg_destroy_compress(&compressor.info);
-  *out = buffer;
-  *out_size = size;
+  *out = growing_take(&compressor.out, out_size);
   return 0;
 }
 

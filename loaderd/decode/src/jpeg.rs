@@ -1,9 +1,11 @@
 //! The safe face of `jpeg.c`: one decompressor, opened on one image at a time.
 //!
-//! Enters: encoded bytes, a scale, a region. Leaves: RGB rows in a buffer of the caller.
+//! Enters: encoded bytes, a scale, a region. Leaves: RGB rows in a buffer of the caller; or
+//! the image's coefficients as another JPEG.
 //! Never: geometry decisions, buffers of its own.
 
 pub(crate) mod header;
+pub(crate) mod segments;
 
 // The symbols that jpeg.c calls come from this crate's static library.
 use turbojpeg_sys as _;
@@ -19,6 +21,7 @@ const OK: c_int = 0;
 const CORRUPT: c_int = 1;
 const TRUNCATED: c_int = 2;
 const TOO_MANY_SCANS: c_int = 3;
+const NOT_WRITTEN: c_int = 4;
 
 const COLOUR_KNOWN: u32 = 1;
 
@@ -32,6 +35,7 @@ struct RawHeader {
     height: u32,
     colour: u32,
     chroma_columns: u32,
+    multiple_scans: u32,
     coefficient_bytes: u64,
     scan_offset: u64,
 }
@@ -53,6 +57,7 @@ pub(crate) struct EncodeLayout {
     pub(crate) separate_scans: u32,
     pub(crate) arithmetic: u32,
     pub(crate) restart_rows: u32,
+    pub(crate) restart_mcus: u32,
 }
 
 #[repr(C)]
@@ -88,6 +93,12 @@ unsafe extern "C" {
         rows: u32,
         out: *mut u8,
         stride: usize,
+    ) -> c_int;
+    fn loaderd_jpeg_copy(
+        jpeg: *mut RawJpeg,
+        interval: u32,
+        out: *mut *mut u8,
+        out_size: *mut usize,
     ) -> c_int;
     fn loaderd_jpeg_encode(
         pixels: *const u8,
@@ -191,9 +202,17 @@ impl<'a> OpenJpeg<'a> {
         self.header.chroma_columns
     }
 
-    /// Bytes of coefficients that libjpeg will hold; 0 for a file with one scan.
+    /// Bytes of all the image's coefficients.
     pub(crate) fn coefficient_bytes(&self) -> u64 {
         self.header.coefficient_bytes
+    }
+
+    /// Bytes of coefficients that libjpeg holds while it decodes; 0 for a file with one scan.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        if self.header.multiple_scans == 0 {
+            return 0;
+        }
+        self.coefficient_bytes()
     }
 
     /// Refuses colour spaces that do not convert to RGB.
@@ -249,6 +268,32 @@ impl<'a> OpenJpeg<'a> {
         })
     }
 
+    /// The image's coefficients as a baseline JPEG in one scan, with Huffman tables made for
+    /// it and a restart marker every `interval` MCUs, without APPn and COM segments. Refuses
+    /// whatever libjpeg warns about.
+    pub(crate) fn copy(self, interval: u16) -> Result<Vec<u8>, CopyError> {
+        let mut buffer: *mut u8 = std::ptr::null_mut();
+        let mut size = 0usize;
+        // SAFETY: `raw` is open, and not started, because that takes `self`, too; the two out
+        // pointers are live locals.
+        let status = unsafe {
+            loaderd_jpeg_copy(self.raw.as_ptr(), interval.into(), &mut buffer, &mut size)
+        };
+        if status == NOT_WRITTEN {
+            return Err(CopyError::NotWritten(self.message()));
+        }
+        self.check(status).map_err(CopyError::NotRead)?;
+        // SAFETY: the call succeeded and left `size` bytes in `buffer`, which is not used again.
+        Ok(unsafe { taken(buffer, size) })
+    }
+
+    fn message(&self) -> String {
+        // SAFETY: the C side always leaves a terminated string in its buffer, which lives as
+        // long as `raw`.
+        let message = unsafe { CStr::from_ptr(loaderd_jpeg_message(self.raw.as_ptr())) };
+        message.to_string_lossy().into_owned()
+    }
+
     fn truncated(&self) -> DecodeError {
         DecodeError::Truncated {
             bytes: self.encoded.len(),
@@ -264,16 +309,20 @@ impl<'a> OpenJpeg<'a> {
             }),
             _ => {
                 assert_eq!(status, CORRUPT, "jpeg.c returned an unknown status");
-                // SAFETY: the C side always leaves a terminated string in its buffer,
-                // which lives as long as `raw`.
-                let message = unsafe { CStr::from_ptr(loaderd_jpeg_message(self.raw.as_ptr())) };
                 Err(DecodeError::Corrupt {
                     format: Format::Jpeg,
-                    message: message.to_string_lossy().into_owned(),
+                    message: self.message(),
                 })
             }
         }
     }
+}
+
+/// Why coefficients could not be copied.
+pub(crate) enum CopyError {
+    NotRead(DecodeError),
+    /// libjpeg's words.
+    NotWritten(String),
 }
 
 /// An image whose rows can be read, once.
@@ -343,9 +392,19 @@ pub(crate) fn encode(pixels: &[u8], layout: &EncodeLayout) -> Result<Vec<u8>, En
             message: words.to_string_lossy().into_owned(),
         });
     }
-    // SAFETY: on success `buffer` holds `size` bytes that are ours until the release.
-    let encoded = unsafe { std::slice::from_raw_parts(buffer, size) }.to_vec();
-    // SAFETY: `buffer` came from the call above and is not used again.
+    // SAFETY: the call succeeded and left `size` bytes in `buffer`, which is not used again.
+    Ok(unsafe { taken(buffer, size) })
+}
+
+/// A file that the C side has made.
+///
+/// # Safety
+///
+/// `buffer` holds `size` bytes, came from the C side, and is not used again.
+unsafe fn taken(buffer: *mut u8, size: usize) -> Vec<u8> {
+    // SAFETY: the caller says that `buffer` holds `size` bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(buffer, size) }.to_vec();
+    // SAFETY: the caller gives `buffer` away.
     unsafe { loaderd_jpeg_release(buffer) };
-    Ok(encoded)
+    bytes
 }

@@ -28,7 +28,9 @@ mod resize;
 mod simd;
 mod webp;
 
+pub mod cut;
 pub mod encode;
+pub mod tile;
 
 pub use decoder::{Decoded, Decoder, Image, StageNs};
 pub use error::{DecodeError, EncodeError, TransformError};

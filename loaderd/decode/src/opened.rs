@@ -13,11 +13,15 @@ use crate::{gif, png, webp};
 
 /// Pixels `[left, right)` x `[top, bottom)` of an image as stored; not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Region {
-    pub(crate) left: u32,
-    pub(crate) right: u32,
-    pub(crate) top: u32,
-    pub(crate) bottom: u32,
+pub struct Region {
+    /// First column.
+    pub left: u32,
+    /// The column after the last.
+    pub right: u32,
+    /// First row.
+    pub top: u32,
+    /// The row after the last.
+    pub bottom: u32,
 }
 
 impl Region {
@@ -66,11 +70,6 @@ impl<'a> Opened<'a> {
         })
     }
 
-    /// Whether the decoder can shrink the image to 4, 2 or 1 eighths.
-    pub(crate) fn shrinks(&self) -> bool {
-        matches!(self, Opened::Jpeg(_))
-    }
-
     /// Bytes that reading the region at `eighths`/8 of full size takes, the output
     /// included.
     pub(crate) fn scratch_bytes(&self, region: &Region) -> u64 {
@@ -83,7 +82,7 @@ impl<'a> Opened<'a> {
         let output = u64::from(region.columns() + reach) * u64::from(region.rows()) * 3;
         output
             + match self {
-                Opened::Jpeg(open) => open.coefficient_bytes(),
+                Opened::Jpeg(open) => open.held_bytes(),
                 Opened::Png(layout) => layout.scratch_bytes(),
                 Opened::WebP(layout) => layout.scratch_bytes(),
                 Opened::Gif(layout) => layout.scratch_bytes(),
@@ -117,7 +116,8 @@ impl<'a> Opened<'a> {
     }
 }
 
-fn open_jpeg<'a>(
+/// Opens a JPEG whose header has been read and checked against the limits.
+pub(crate) fn open_jpeg<'a>(
     jpeg: &'a mut Jpeg,
     encoded: &'a [u8],
     header: &Header,
