@@ -86,6 +86,21 @@ impl TileCounts {
         self.kept.values().sum()
     }
 
+    /// Counts what became of an image of `bytes`. Out: its tiled form, if it got one.
+    pub fn count(&mut self, bytes: usize, tile: Tile) -> Option<Vec<u8>> {
+        match tile {
+            Tile::Tiled(tiled) => {
+                self.tiled += 1;
+                self.bytes_before += bytes as u64;
+                self.bytes_after += tiled.len() as u64;
+                return Some(tiled);
+            }
+            Tile::Already => self.already += 1,
+            Tile::Kept(reason) => *self.kept.entry(reason).or_default() += 1,
+        }
+        None
+    }
+
     fn add(&mut self, other: &Self) {
         self.nulls += other.nulls;
         self.tiled += other.tiled;

@@ -181,22 +181,9 @@ fn tiled(
     let answers = tile(&originals)?;
     assert_eq!(answers.len(), originals.len(), "an answer an image");
     for ((at, original), answer) in there.into_iter().zip(originals).zip(answers) {
-        images[at] = match answer {
-            Tile::Tiled(bytes) => {
-                counts.tiled += 1;
-                counts.bytes_before += original.len() as u64;
-                counts.bytes_after += bytes.len() as u64;
-                Some(bytes)
-            }
-            Tile::Already => {
-                counts.already += 1;
-                copy.then_some(original)
-            }
-            Tile::Kept(reason) => {
-                *counts.kept.entry(reason).or_default() += 1;
-                None
-            }
-        };
+        let is_copied = copy && answer == Tile::Already;
+        let tiled = counts.count(original.len(), answer);
+        images[at] = tiled.or_else(|| is_copied.then_some(original));
     }
     Ok(images)
 }
