@@ -174,7 +174,9 @@ pub fn tile_column(
 ) -> Result<TileReport, SnapshotError> {
     let location = Location::parse(uri)?;
     let mut dataset = Arc::new(wait(dataset::open(&location, &VersionRef::Latest))?);
+    let mut dropped = None;
     if let Some(renamed) = wait(drop::finish_rename(&location, &dataset, &options.column))? {
+        dropped = Some(renamed.version_id());
         dataset = Arc::new(renamed);
     }
     let target = target(&location, &dataset, options)?;
@@ -189,7 +191,7 @@ pub fn tile_column(
         fragments_resumed: work.written.len() as u64,
         fragments_written: 0,
         fragments_lost: 0,
-        dropped: None,
+        dropped,
     };
     for task in std::mem::take(&mut work.tasks) {
         let entry = task.run(&dataset, &target, options.drop_original, tile)?;

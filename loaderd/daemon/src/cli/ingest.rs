@@ -156,12 +156,8 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
             "skipped": skipped.len(), "created": report.created, "tiles": counts,
         }));
     } else {
-        let tiles = match tiles {
-            true => format!(" ({})", summary(&counts)),
-            false => String::new(),
-        };
         say(format_args!(
-            "{} {uri}: {} images{tiles}, {} classes, {} files left out; version {}, {} rows in all",
+            "{} {uri}: {} images, {} classes, {} files left out; version {}, {} rows in all",
             if report.created {
                 "made"
             } else {
@@ -173,6 +169,9 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
             report.version,
             report.rows_total,
         ));
+        if tiles {
+            say(summary(&counts));
+        }
     }
     Ok(())
 }

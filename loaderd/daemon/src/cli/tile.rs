@@ -171,8 +171,12 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
             report.into,
             report.layout.name(),
         )),
+        None if *counts == TileCounts::default() => say(format_args!(
+            "{uri}: nothing to do: every image of column {:?} has a tiled form",
+            arguments.column
+        )),
         None => say(format_args!(
-            "{uri}: nothing to tile in column {:?}; {}",
+            "{uri}: nothing to tile in column {:?}: {}",
             arguments.column,
             summary(counts)
         )),

@@ -35,6 +35,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether a version has the file already: the run was killed right after its commit.
+    fn is_committed(&self, fragment: &Fragment) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| fragment.files.iter().any(|it| it.path == file.path))
+    }
+
     /// Whether `fragment` still has the rows that this was written for.
     pub(super) fn fits(&self, fragment: &Fragment, source: i32) -> bool {
         self.fragment == fragment.id
@@ -70,7 +76,6 @@ impl Checkpoint {
             options.column,
             target.field.name,
             target.ids(),
-            target.existing.is_some(),
             options.drop_original,
         ]);
         let name = blake3::hash(key.to_string().as_bytes()).to_hex();
@@ -126,7 +131,8 @@ impl Checkpoint {
         let data = PathBuf::from(to_local_path(&dataset.data_dir()));
         let mut entries = self.entries.iter().rev();
         let entry = entries.find(|entry| {
-            entry.fits(fragment, target.source.field_id)
+            !entry.is_committed(fragment)
+                && entry.fits(fragment, target.source.field_id)
                 && (entry.deletions.is_none() || entry.deletions == fragment.deletion_file)
         })?;
         let is_there = entry.file.as_ref().is_none_or(|file| {
