@@ -130,8 +130,10 @@ pub struct TileReport {
     pub fragments_written: u64,
     /// Fragments written for nothing, because somebody else rewrote them meanwhile.
     pub fragments_lost: u64,
-    /// The version without the original column, where it was dropped.
+    /// The version in which the tiled column has the original's name, where that was dropped.
     pub dropped: Option<u64>,
+    /// Whether there is a tiled column now.
+    is_there: bool,
 }
 
 /// The columns that a run works on.
@@ -173,14 +175,35 @@ pub fn tile_column(
     tile: &mut TileFn<'_>,
 ) -> Result<TileReport, SnapshotError> {
     let location = Location::parse(uri)?;
-    let mut dataset = Arc::new(wait(dataset::open(&location, &VersionRef::Latest))?);
-    let mut dropped = None;
-    if let Some(renamed) = wait(drop::finish_rename(&location, &dataset, &options.column))? {
-        dropped = Some(renamed.version_id());
-        dataset = Arc::new(renamed);
+    let dataset = Arc::new(wait(dataset::open(&location, &VersionRef::Latest))?);
+    let renamed = wait(drop::finish_rename(&location, &dataset, &options.column))?;
+    let mut report = pass(&location, options, false, begin, tile)?;
+    report.dropped = renamed.map(|renamed| renamed.version_id());
+    if !options.drop_original || !report.is_there {
+        return Ok(report);
     }
-    let target = target(&location, &dataset, options)?;
-    let mut checkpoint = Checkpoint::open(&location, options, &target)?;
+    if report.counts.already > 0 {
+        // What is tiled in the original column has to be in the other one before it can go.
+        let copied = pass(&location, options, true, begin, tile)?;
+        report.version = copied.version.or(report.version);
+    }
+    let dropped = drop::drop_original(&location, &options.column, &report.counts);
+    report.dropped = Some(wait(dropped)?);
+    Ok(report)
+}
+
+/// Tiles what has no tiled form in the latest version, and commits it. `copy`: images that are tiled
+/// in the original column are copied.
+fn pass(
+    location: &Location,
+    options: &TileOptions,
+    copy: bool,
+    begin: &mut dyn FnMut(u64),
+    tile: &mut TileFn<'_>,
+) -> Result<TileReport, SnapshotError> {
+    let dataset = Arc::new(wait(dataset::open(location, &VersionRef::Latest))?);
+    let target = target(location, &dataset, options)?;
+    let mut checkpoint = Checkpoint::open(location, options, &target, copy)?;
     let mut work = Work::plan(&dataset, &target, &checkpoint)?;
     begin(work.rows());
     let mut report = TileReport {
@@ -191,33 +214,26 @@ pub fn tile_column(
         fragments_resumed: work.written.len() as u64,
         fragments_written: 0,
         fragments_lost: 0,
-        dropped,
+        dropped: None,
+        is_there: target.existing.is_some(),
     };
     for task in std::mem::take(&mut work.tasks) {
-        let entry = task.run(&dataset, &target, options.drop_original, tile)?;
+        let entry = task.run(&dataset, &target, copy, tile)?;
         checkpoint.add(&entry)?;
         work.written.push(entry);
     }
     for entry in &work.written {
         report.counts.add(&entry.counts);
     }
-    let has_tiles = report.counts.tiled > 0;
-    work.written
-        .retain(|entry| entry.file.is_some() && (has_tiles || target.existing.is_some()));
+    work.written.retain(|entry| entry.file.is_some());
     if !work.written.is_empty() {
-        let committed = wait(commit::add(&location, &target, &work.written))?;
+        let committed = wait(commit::add(location, &target, &work.written))?;
         report.version = Some(committed.version);
+        report.is_there = true;
         report.fragments_lost = committed.lost;
         report.fragments_written = work.written.len() as u64 - committed.lost;
     }
     checkpoint.remove()?;
-    if options.drop_original && (target.existing.is_some() || report.version.is_some()) {
-        report.dropped = Some(wait(drop::drop_original(
-            &location,
-            &options.column,
-            &report.counts,
-        ))?);
-    }
     Ok(report)
 }
 

@@ -85,7 +85,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let report = tile_column(
         uri,
         &options,
-        &mut |images| bar.set_length(images),
+        &mut |images| {
+            bar.set_position(0);
+            bar.set_length(images);
+        },
         &mut |images| {
             let tiles = tiles(images, seen, arguments.verify, &bar);
             seen += images.len();

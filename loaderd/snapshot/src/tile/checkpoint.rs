@@ -67,6 +67,7 @@ impl Checkpoint {
         location: &Location,
         options: &TileOptions,
         target: &Target,
+        copy: bool,
     ) -> Result<Self, SnapshotError> {
         let folder = &options.state_dir;
         std::fs::create_dir_all(folder)
@@ -76,7 +77,7 @@ impl Checkpoint {
             options.column,
             target.field.name,
             target.ids(),
-            options.drop_original,
+            copy,
         ]);
         let name = blake3::hash(key.to_string().as_bytes()).to_hex();
         let path = folder.join(format!("{}.tile", &name[..32]));

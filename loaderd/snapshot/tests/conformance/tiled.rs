@@ -275,11 +275,11 @@ fn the_tiled_column_takes_the_originals_place() {
     let mut expected: Vec<Value> = all.iter().map(read_tiled).collect();
     expected.remove(8);
     let report = tile(&place, &dropping);
-    assert_eq!((report.version, report.dropped), (Some(3), Some(5)));
+    assert_eq!((report.version, report.dropped), (Some(4), Some(6)));
     conform(&place.open(), 0, &expected);
     assert_eq!(open_tiled(&place).tiled(0), None);
     // Nothing is left to do, and nothing to drop.
     let again = tile(&place, &dropping);
     assert_eq!((again.version, again.dropped), (None, None));
-    assert_eq!(place.open().version(), 5);
+    assert_eq!(place.open().version(), 6);
 }
