@@ -28,7 +28,6 @@ pa = pytest.importorskip("pyarrow")
 image_module = pytest.importorskip("PIL.Image")
 
 from daemon_process import Daemon  # noqa: E402
-
 from loaderd.torch import LanceIterableDataset  # noqa: E402
 
 CROP = {"image": [RandomResizedCrop(48), RandomHorizontalFlip()]}

@@ -158,7 +158,8 @@ impl Target {
 }
 
 /// Tiles a column of the latest version of the dataset at `uri`. `begin` is told how many images
-/// there are to look at. Blocks until all is done; the memory is a few windows of 64 images.
+/// there are to look at. Blocks until all is done; the memory is a few times 16 MiB, or a few
+/// images where those are larger.
 ///
 /// Rows that have a tiled form already are left alone, so that running it again after an append does
 /// what is missing. An append or delete that is committed meanwhile stays; rows that it brought have

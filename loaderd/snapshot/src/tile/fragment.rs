@@ -29,8 +29,14 @@ use crate::locate;
 use crate::runtime::{runtime, wait};
 use crate::slow;
 
-/// Images that are read, tiled and written together.
-pub(super) const WINDOW_ROWS: usize = 64;
+/// Images that are read and tiled together: at most so many, …
+const WINDOW_ROWS_MAX: usize = 64;
+/// … and no more than have so many bytes, going by those before.
+const WINDOW_BYTES: usize = 16 << 20;
+/// The first window's images, whose size nobody knows.
+const WINDOW_ROWS_FIRST: usize = 16;
+/// Images that go to the file together.
+pub(super) const FILE_ROWS: usize = 16;
 
 type Values = Vec<Option<Vec<u8>>>;
 type Reading = JoinHandle<Result<Values, SnapshotError>>;
@@ -115,19 +121,17 @@ impl Task {
             pending: Vec::new(),
             next: 0,
         };
-        let mut windows = self.missing.chunks(WINDOW_ROWS).peekable();
-        let mut reading = None;
-        while let Some(window) = windows.next() {
-            let images = match reading.take() {
-                Some(reading) => reading,
-                None => self.read(dataset, target, window)?,
-            };
-            reading = match windows.peek() {
-                Some(next) => Some(self.read(dataset, target, next)?),
-                None => None,
-            };
-            let values = tiled(joined(images)?, copy, tile, &mut counts)?;
+        let (mut window, mut rest) = split(&self.missing, WINDOW_ROWS_FIRST);
+        let mut reading = self.read(dataset, target, window)?;
+        while !window.is_empty() {
+            let images = joined(reading)?;
+            let bytes: usize = images.iter().flatten().map(Vec::len).sum();
+            let rows = WINDOW_BYTES / (bytes / images.len()).max(1);
+            let (next, after) = split(rest, rows.clamp(1, WINDOW_ROWS_MAX));
+            reading = self.read(dataset, target, next)?;
+            let values = tiled(images, copy, tile, &mut counts)?;
             sink.put(window, values)?;
+            (window, rest) = (next, after);
         }
         Ok(Entry {
             fragment: metadata.id,
@@ -157,6 +161,11 @@ impl Task {
         let fragment = (self.fragment.id() as u64) << 32;
         rows.map(|row| fragment | u64::from(row)).collect()
     }
+}
+
+/// The first `count` rows, and the others.
+fn split(rows: &[u32], count: usize) -> (&[u32], &[u32]) {
+    rows.split_at(count.min(rows.len()))
 }
 
 fn joined(reading: Reading) -> Result<Values, SnapshotError> {
@@ -220,12 +229,12 @@ impl Sink<'_> {
 
     /// Takes the rows before `end` that were not put: those that have a tiled form keep it.
     fn fill(&mut self, end: u32) -> Result<(), SnapshotError> {
-        while self.next < end || self.pending.len() >= WINDOW_ROWS {
-            if self.pending.len() >= WINDOW_ROWS {
+        while self.next < end || self.pending.len() >= FILE_ROWS {
+            if self.pending.len() >= FILE_ROWS {
                 self.flush()?;
                 continue;
             }
-            let room = (WINDOW_ROWS - self.pending.len()) as u32;
+            let room = (FILE_ROWS - self.pending.len()) as u32;
             let rows = self.next..end.min(self.next + room);
             self.next = rows.end;
             let mut old = match &self.target.existing {

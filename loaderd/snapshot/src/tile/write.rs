@@ -18,7 +18,7 @@ use lance_table::format::DataFile;
 use tokio::task::JoinHandle;
 
 use super::Target;
-use super::fragment::WINDOW_ROWS;
+use super::fragment::FILE_ROWS;
 use crate::SnapshotError;
 use crate::field::BytesLayout;
 use crate::runtime::{runtime, wait};
@@ -103,7 +103,7 @@ async fn add(
     let reader = RecordBatchIterator::new(batches, schema);
     let column = NewColumnTransform::Reader(Box::new(reader));
     let (mut written, _) = fragment
-        .add_columns(column, None, Some(WINDOW_ROWS as u32))
+        .add_columns(column, None, Some(FILE_ROWS as u32))
         .await?;
     Ok(written.files.pop().expect("the file that was added"))
 }
