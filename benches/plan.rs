@@ -265,6 +265,7 @@ fn open(folder: &Path, version: u64) -> Result<Value> {
         version: VersionRef::Number(version),
         filter: None,
         bytes_columns: vec![IMAGE.into()],
+        tiled_columns: Vec::new(),
         fixed_columns: vec![LABEL.into()],
         variable_columns: Vec::new(),
         protect: Protect::None,

@@ -238,6 +238,7 @@ fn open_snapshot(datasets: &Datasets, folder: &std::path::Path) -> Result<Arc<Sn
         version: VersionRef::Latest,
         filter: None,
         bytes_columns: vec![IMAGE.into()],
+        tiled_columns: Vec::new(),
         fixed_columns: Vec::new(),
         variable_columns: Vec::new(),
         protect: Protect::None,

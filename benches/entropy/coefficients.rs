@@ -85,7 +85,9 @@ impl Decoder {
     /// The blocks that are part of the picture, component by component, row by row.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = &[i16; 64]> {
         self.components.iter().flat_map(|it| {
-            let rows = self.blocks[it.start..].chunks_exact(it.stride).take(it.down);
+            let rows = self.blocks[it.start..]
+                .chunks_exact(it.stride)
+                .take(it.down);
             rows.flat_map(|row| &row[..it.across])
         })
     }

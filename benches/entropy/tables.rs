@@ -58,7 +58,9 @@ impl Table {
         for length in 1..=16_u32 {
             table.offsets[length as usize] = index as i32 - code as i32;
             for _ in 0..counts[length as usize - 1] {
-                let symbol = *symbols.get(index).ok_or(Error::Damaged("a Huffman table"))?;
+                let symbol = *symbols
+                    .get(index)
+                    .ok_or(Error::Damaged("a Huffman table"))?;
                 if code >> length != 0 || (class == Class::Dc && symbol > 15) || index > 255 {
                     return Err(Error::Damaged("a Huffman table"));
                 }

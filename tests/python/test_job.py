@@ -84,6 +84,7 @@ def test_request_has_what_the_daemon_wants() -> None:
         "on_log_error": "stop",
         "fast_dct": False,
         "exif_orientation": True,
+        "use_tiled": True,
         "slots": None,
         "variable_bytes": None,
         "resume": None,

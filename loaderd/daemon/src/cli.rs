@@ -19,6 +19,8 @@ mod serve;
 mod size;
 #[cfg(feature = "lance")]
 mod tags;
+#[cfg(feature = "lance")]
+mod tile;
 
 /// Shuffled, exact, fast training batches from Lance datasets over shared memory.
 ///
@@ -37,6 +39,9 @@ enum Command {
     /// fastest
     #[cfg(feature = "lance")]
     Ingest(ingest::Arguments),
+    /// Store a column's JPEGs once more, losslessly, so that crops are cut before they are decoded
+    #[cfg(feature = "lance")]
+    Tile(tile::Arguments),
     /// Draw a folder of photo-like JPEGs in class sub-folders, to try things on
     Sample(sample::Arguments),
     /// Run the daemon in the foreground
@@ -80,6 +85,8 @@ pub fn run() -> Result<()> {
     match Arguments::parse().command {
         #[cfg(feature = "lance")]
         Command::Ingest(arguments) => ingest::run(&arguments),
+        #[cfg(feature = "lance")]
+        Command::Tile(arguments) => tile::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Status(arguments) => control::status(&arguments),
@@ -90,6 +97,15 @@ pub fn run() -> Result<()> {
         #[cfg(feature = "lance")]
         Command::Tags(command) => tags::run(&command),
     }
+}
+
+/// A progress bar over `count` of these.
+#[cfg(feature = "lance")]
+fn bar(count: u64, things: &str) -> indicatif::ProgressBar {
+    let template =
+        format!("{{bar:30}} {{pos}}/{{len}} {things}  {{per_sec}}  {{eta}} left  {{msg}}");
+    let style = indicatif::ProgressStyle::with_template(&template).expect("a template of ours");
+    indicatif::ProgressBar::new(count).with_style(style)
 }
 
 /// Writes a line to standard output; a reader that has gone (`| head`) ends the program

@@ -13,7 +13,7 @@ use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
 
 use crate::source::{self, Source, SourceError, SourceRequest};
-use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError};
+use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError, TiledRead};
 
 mod columns;
 mod follow;
@@ -32,6 +32,8 @@ pub struct Job {
     pub request: OpenRequest,
     /// The rows.
     pub source: Box<dyn Source>,
+    /// Image columns that are read from their tiled form.
+    pub tiled: BTreeMap<String, TiledRead>,
     /// Steps and shares.
     pub steps: Steps,
     /// One per tensor of `layout`, in its order.
@@ -78,16 +80,19 @@ impl Job {
         check(request)?;
         let fields = source::fields(&request.uri, request.version.as_ref())?;
         let chosen = columns::choose(request, &fields)?;
+        let names = chosen.bytes.clone();
         let source = source::open(SourceRequest {
             uri: request.uri.clone(),
             version: request.version.clone(),
             filter: request.filter.clone(),
             bytes_columns: chosen.bytes,
+            tiled_columns: chosen.tiled,
             fixed_columns: chosen.fixed,
             variable_columns: chosen.variable,
             protect: request.protect,
             run: run.into(),
         })?;
+        let tiled = tiled(source.as_ref(), &names);
         let steps = Steps::new(StepsConfig {
             rows: source.rows(),
             batch_size: request.batch_size,
@@ -140,6 +145,7 @@ impl Job {
                 selection: source.selection_hash().into(),
                 rows: source.rows(),
                 columns: request.columns.clone(),
+                tiled: tiled.clone(),
                 transform,
                 decoder: decode::version(),
                 seed: request.seed,
@@ -155,6 +161,7 @@ impl Job {
             run: run.into(),
             request: request.clone(),
             source,
+            tiled,
             steps,
             origins: chosen.origins,
             layout,
@@ -206,6 +213,17 @@ impl Job {
             .contains(&rank)
     }
 
+    /// Which image columns are read from their tiled form, in words.
+    pub fn tiled_notices(&self) -> Vec<String> {
+        let notice = |(name, TiledRead { column, rows }): (&String, &TiledRead)| {
+            format!(
+                "column {name:?}: {rows} of {} rows are read tiled, from {column:?} (use_tiled=False reads the originals)",
+                self.source.rows()
+            )
+        };
+        self.tiled.iter().map(notice).collect()
+    }
+
     /// The answer to the client, less what only the session knows.
     pub fn describe(&self, slot_count: u32, notices: Vec<String>, warnings: Vec<String>) -> Opened {
         let classes: BTreeMap<_, _> = self
@@ -234,6 +252,18 @@ impl Job {
             daemon_log: None,
         }
     }
+}
+
+/// Which of the source's bytes columns are read from their tiled form, and in how many rows.
+fn tiled(source: &dyn Source, columns: &[String]) -> BTreeMap<String, TiledRead> {
+    let columns = columns.iter().enumerate();
+    columns
+        .filter_map(|(number, name)| {
+            let (column, rows) = source.tiled(number)?;
+            let column = column.to_owned();
+            Some((name.clone(), TiledRead { column, rows }))
+        })
+        .collect()
 }
 
 /// Bounds of a request's numbers.

@@ -193,6 +193,7 @@ impl Session<'_> {
         )?;
         let handle = Arc::new(handle);
         let mut notices = rank.job.source.notices();
+        notices.extend(rank.job.tiled_notices());
         let mut warnings = rank.job.source.warnings();
         if let Some(reading) = reading {
             if reading.degraded {

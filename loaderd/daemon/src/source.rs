@@ -107,6 +107,8 @@ pub struct SourceRequest {
     pub filter: Option<String>,
     /// Columns of [`Kind::Bytes`]; numbered in this order from now on.
     pub bytes_columns: Vec<String>,
+    /// Those of them whose tiled form may be read instead: the same pixels in other bytes.
+    pub tiled_columns: Vec<String>,
     /// Columns of [`Kind::Fixed`]; numbered in this order from now on.
     pub fixed_columns: Vec<String>,
     /// Columns of [`Kind::Ragged`]; numbered in this order from now on.
@@ -142,6 +144,10 @@ pub trait Source: Send + Sync {
     fn files(&self) -> Option<&Arc<FileSet>>;
     /// How to reach the bytes of a row.
     fn payload(&self, column: usize, index: u64) -> Payload;
+    /// The column that holds a bytes column's tiled form, and in how many rows it is read.
+    fn tiled(&self, _column: usize) -> Option<(&str, u64)> {
+        None
+    }
     /// A length that most payloads don't exceed, in bytes.
     fn typical_length(&self) -> u32;
     /// A value of a variable column, where it lies in memory.

@@ -7,6 +7,7 @@
 //! One thread writes, in groups: everything that waits goes into one transaction. It
 //! never decides what happens when the disk is full; it reports, and the session does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,9 @@ pub struct JobRecord {
     pub rows: u64,
     /// Columns delivered.
     pub columns: Vec<String>,
+    /// By image column, the column of tiled JPEGs that was read for some of its rows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiled: BTreeMap<String, TiledRead>,
     /// Transforms as canonical JSON by column.
     pub transform: String,
     /// Decoder and its version.
@@ -132,6 +136,16 @@ pub struct JobRecord {
     pub world_size: u32,
     /// Steps of an epoch.
     pub steps_per_epoch: u64,
+}
+
+/// From where the rows of an image column were read that have a tiled form; the others were read
+/// from the column itself. The pixels are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TiledRead {
+    /// The column that holds it.
+    pub column: String,
+    /// In how many of the selected rows it is there.
+    pub rows: u64,
 }
 
 /// What a step of a rank saw.

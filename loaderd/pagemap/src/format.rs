@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The format that is written and read: another number for every change of what is written.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Bytes under one checksum.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 /// Sections begin at multiples of this.
@@ -130,9 +130,20 @@ pub struct MapKey {
     pub version: u64,
     /// The SQL expression that selects rows.
     pub filter: Option<String>,
-    bytes_columns: Vec<String>,
-    fixed_columns: Vec<String>,
-    variable_columns: Vec<String>,
+    columns: KeyColumns,
+}
+
+/// The columns of a map, by name, in the order of its sections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyColumns {
+    /// Whose payloads are placed.
+    pub bytes: Vec<String>,
+    /// Per bytes column, the one that holds its tiled form, where that is read first.
+    pub tiled: Vec<Option<String>>,
+    /// Small dense ones.
+    pub fixed: Vec<String>,
+    /// Text and lists.
+    pub variable: Vec<String>,
 }
 
 impl MapKey {
@@ -143,9 +154,7 @@ impl MapKey {
         identity: String,
         version: u64,
         filter: Option<String>,
-        bytes_columns: Vec<String>,
-        fixed_columns: Vec<String>,
-        variable_columns: Vec<String>,
+        columns: KeyColumns,
     ) -> Self {
         Self {
             format: FORMAT,
@@ -153,9 +162,7 @@ impl MapKey {
             identity,
             version,
             filter,
-            bytes_columns,
-            fixed_columns,
-            variable_columns,
+            columns,
         }
     }
 
@@ -236,6 +243,8 @@ pub struct Description {
     pub lengths: Vec<u32>,
     /// Per bytes column; none where Lance reads the whole column.
     pub extents: Vec<Option<Section>>,
+    /// Per bytes column, the rows whose tiled form is read.
+    pub tiled_rows: Vec<u64>,
     /// Per fixed column; none where it is over the budget.
     pub fixed: Vec<Option<Section>>,
     /// Per fixed column; none where it was not searched for nulls.
@@ -269,18 +278,20 @@ impl Description {
     /// Whether there is a part for every column of the key, as long as the rows need, so that
     /// looking up a row finds it. A file with the right hash can still say otherwise.
     pub(crate) fn is_whole(&self) -> bool {
-        let MapKey {
-            bytes_columns,
-            fixed_columns,
-            variable_columns,
-            ..
-        } = &self.key;
+        let KeyColumns {
+            bytes,
+            tiled,
+            fixed,
+            variable,
+        } = &self.key.columns;
         let counts = [
-            (bytes_columns, self.extents.len()),
-            (fixed_columns, self.fixed.len()),
-            (fixed_columns, self.nulls.len()),
-            (variable_columns, self.values.len()),
-            (variable_columns, self.value_lengths.len()),
+            (bytes.len(), tiled.len()),
+            (bytes.len(), self.tiled_rows.len()),
+            (bytes.len(), self.extents.len()),
+            (fixed.len(), self.fixed.len()),
+            (fixed.len(), self.nulls.len()),
+            (variable.len(), self.values.len()),
+            (variable.len(), self.value_lengths.len()),
         ];
         let is_long = |section: &Section, width: usize, count: Option<u64>| {
             count.and_then(|count| count.checked_mul(width as u64)) == Some(section.bytes)
@@ -288,7 +299,7 @@ impl Description {
         let rows = Some(self.rows);
         let mut extents = self.extents.iter().flatten();
         let mut values = self.values.iter().flatten();
-        counts.iter().all(|(names, count)| names.len() == *count)
+        counts.iter().all(|(names, count)| names == count)
             && extents.all(|section| is_long(section, PLACE_BYTES, rows))
             && values.all(|values| is_long(&values.entries, ENTRY_BYTES, self.rows.checked_add(1)))
             && [&self.addresses, &self.ids]
@@ -415,19 +426,23 @@ mod tests {
                 "id".into(),
                 1,
                 None,
-                vec!["image".into()],
-                vec!["label".into()],
-                vec!["text".into()],
+                KeyColumns {
+                    bytes: vec!["image".into()],
+                    tiled: vec![None],
+                    fixed: vec!["label".into()],
+                    variable: vec!["text".into()],
+                },
             )
         };
         let mut stems = vec![key().stem()];
-        let changes: [fn(&mut MapKey); 7] = [
+        let changes: [fn(&mut MapKey); 8] = [
             |k| k.identity = "other".into(),
             |k| k.version = 2,
             |k| k.filter = Some(String::new()),
-            |k| k.bytes_columns.clear(),
-            |k| k.fixed_columns.push("x".into()),
-            |k| k.variable_columns[0] = "tags".into(),
+            |k| k.columns.bytes.clear(),
+            |k| k.columns.tiled[0] = Some("image_tiled".into()),
+            |k| k.columns.fixed.push("x".into()),
+            |k| k.columns.variable[0] = "tags".into(),
             |k| k.lance = "15".into(),
         ];
         for change in changes {
@@ -437,6 +452,6 @@ mod tests {
         }
         stems.sort_unstable();
         stems.dedup();
-        assert_eq!(stems.len(), 8);
+        assert_eq!(stems.len(), 9);
     }
 }

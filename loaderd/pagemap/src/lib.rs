@@ -37,7 +37,8 @@ pub use cache::{Cache, Target};
 pub use columns::{NullsWriter, ValuesWriter};
 pub use error::MapError;
 pub use format::{
-    Description, FORMAT, FileRef, MapKey, Nulls, Numbers, Place, Section, Values, Variable,
+    Description, FORMAT, FileRef, KeyColumns, MapKey, Nulls, Numbers, Place, Section, Values,
+    Variable,
 };
 pub use lengths::Lengths;
 pub use reader::PageMap;

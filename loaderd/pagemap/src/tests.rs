@@ -16,9 +16,11 @@ fn key() -> MapKey {
         "identity".into(),
         1,
         None,
-        Vec::new(),
-        vec!["number".into()],
-        vec!["text".into()],
+        KeyColumns {
+            fixed: vec!["number".into()],
+            variable: vec!["text".into()],
+            ..KeyColumns::default()
+        },
     )
 }
 
@@ -78,6 +80,7 @@ fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> Pag
         files: Vec::new(),
         lengths: Vec::new(),
         extents: Vec::new(),
+        tiled_rows: Vec::new(),
         fixed: vec![Some(writer.close(section).unwrap())],
         nulls: vec![Some(nulls.close(&mut writer).unwrap())],
         values: vec![Some(values.close(&mut writer).unwrap())],

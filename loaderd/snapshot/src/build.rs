@@ -40,6 +40,8 @@ const NULL_CHECK_BYTES_MAX: u64 = 1 << 30;
 /// What is scanned.
 pub(crate) struct Columns<'a> {
     pub(crate) bytes: &'a [(Column, BytesLayout)],
+    /// The tiled form of each of them, where there is one to be read instead.
+    pub(crate) tiled: &'a [Option<(Column, BytesLayout)>],
     pub(crate) fixed: &'a [(Column, FixedKind)],
     pub(crate) variable: &'a [(Column, RaggedKind)],
 }
@@ -47,7 +49,13 @@ pub(crate) struct Columns<'a> {
 struct BytesColumn {
     column: Column,
     /// None for a column that Lance reads as a whole.
-    located: Option<(Locator, SectionWriter)>,
+    locator: Option<Locator>,
+    /// Its tiled form, which goes first.
+    tiled: Option<(Column, Locator)>,
+    /// Rows that have a tiled form.
+    tiled_rows: u64,
+    /// None where there is no place to keep.
+    section: Option<SectionWriter>,
 }
 
 struct FixedColumn {
@@ -94,12 +102,22 @@ impl Build {
         target: Target,
     ) -> Self {
         let mut writer = MapWriter::new(target);
-        let bytes = columns.bytes.iter().map(|(column, layout)| BytesColumn {
-            column: column.clone(),
-            located: layout.is_blob().then(|| {
-                let locator = Locator::new(dataset, column.field_id, *layout);
-                (locator, writer.section(rows_max * 16))
-            }),
+        let locator = |(column, layout): &(Column, BytesLayout)| {
+            let locator = || Locator::new(dataset, column.field_id, *layout);
+            layout.is_blob().then(locator)
+        };
+        let bytes = columns.bytes.iter().zip(columns.tiled).map(|(own, tiled)| {
+            let locator_of_own = locator(own);
+            let tiled = tiled.as_ref();
+            let tiled = tiled.and_then(|tiled| Some((tiled.0.clone(), locator(tiled)?)));
+            let is_mapped = locator_of_own.is_some() || tiled.is_some();
+            BytesColumn {
+                column: own.0.clone(),
+                locator: locator_of_own,
+                tiled,
+                tiled_rows: 0,
+                section: is_mapped.then(|| writer.section(rows_max * 16)),
+            }
         });
         let bytes = bytes.collect();
         Self {
@@ -120,11 +138,13 @@ impl Build {
 
     /// The columns to scan.
     pub(crate) fn scanned(&self) -> impl Iterator<Item = &Column> {
-        let bytes = self.bytes.iter().filter(|c| c.located.is_some());
+        let bytes = self.bytes.iter().filter(|c| c.locator.is_some());
+        let tiled = self.bytes.iter().filter_map(|c| c.tiled.as_ref());
         let fixed = self.fixed.iter().filter(|c| c.nulls.is_some());
         let variable = self.variable.iter().filter(|c| c.values.is_some());
         bytes
             .map(|c| &c.column)
+            .chain(tiled.map(|(column, _)| column))
             .chain(fixed.map(|c| &c.column))
             .chain(variable.map(|c| &c.column))
     }
@@ -134,20 +154,20 @@ impl Build {
         let addresses = batch[ROW_ADDR].as_primitive::<UInt64Type>().values();
         let ids = batch[ROW_ID].as_primitive::<UInt64Type>().values();
         for column in &mut self.bytes {
-            let Some((locator, section)) = &mut column.located else {
+            if column.section.is_none() {
                 continue;
-            };
+            }
             self.scratch.clear();
-            let array = column.column.array(batch);
-            let descriptors: &StructArray = array.as_struct();
-            locator.locate(
-                descriptors,
+            column.locate(
+                batch,
                 addresses,
                 &mut self.files,
                 &mut self.lengths,
                 &mut self.scratch,
             )?;
-            self.writer.append(section, &self.scratch)?;
+            if let Some(section) = &mut column.section {
+                self.writer.append(section, &self.scratch)?;
+            }
         }
         for column in &mut self.fixed {
             let Some(nulls) = &mut column.nulls else {
@@ -180,10 +200,11 @@ impl Build {
             return Err(SnapshotError::list_nulls(name, kind, column.holes));
         }
         let writer = &mut self.writer;
-        let mut extents = Vec::new();
+        let (mut extents, mut tiled_rows) = (Vec::new(), Vec::new());
         for column in self.bytes {
-            let section = column.located.map(|(_, section)| writer.close(section));
+            let section = column.section.map(|section| writer.close(section));
             extents.push(section.transpose()?);
+            tiled_rows.push(column.tiled_rows);
         }
         let (mut fixed, mut nulls) = (Vec::new(), Vec::new());
         for column in self.fixed {
@@ -204,6 +225,7 @@ impl Build {
             files: self.files.into_refs(),
             lengths: self.lengths.finish(),
             extents,
+            tiled_rows,
             fixed,
             nulls,
             values,
@@ -273,6 +295,53 @@ fn variable_columns(
         }
     });
     variable.collect()
+}
+
+impl BytesColumn {
+    /// Appends one place per row of a batch to `out`: that of its tiled form, else its own.
+    fn locate(
+        &mut self,
+        batch: &RecordBatch,
+        addresses: &[u64],
+        files: &mut Files,
+        lengths: &mut Lengths,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SnapshotError> {
+        let mut own = self.locator.as_mut().map(|locator| {
+            let descriptors: StructArray = self.column.array(batch).as_struct().clone();
+            (locator, descriptors)
+        });
+        let mut tiled = self.tiled.as_mut().map(|(column, locator)| {
+            let descriptors: StructArray = column.array(batch).as_struct().clone();
+            (locator, descriptors)
+        });
+        for (row, &address) in addresses.iter().enumerate() {
+            let mut place = Place::Null;
+            if let Some((locator, descriptors)) = &mut tiled {
+                place = locator.locate(descriptors, row, address, files)?;
+                self.tiled_rows += u64::from(place != Place::Null);
+            }
+            if place == Place::Null {
+                place = match &mut own {
+                    Some((locator, descriptors)) => {
+                        locator.locate(descriptors, row, address, files)?
+                    }
+                    None => Place::Slow,
+                };
+            }
+            if let Place::At {
+                offset,
+                length,
+                file,
+            } = place
+            {
+                files.reach(file, offset + u64::from(length));
+                lengths.push(length);
+            }
+            out.extend_from_slice(&place.to_bytes());
+        }
+        Ok(())
+    }
 }
 
 impl VariableColumn {

@@ -213,6 +213,24 @@ pub enum SnapshotError {
         /// What changed.
         reason: String,
     },
+    /// A column cannot be tiled.
+    #[error("cannot tile {column:?} of {uri}: {reason}")]
+    Tile {
+        /// The resolved URI.
+        uri: String,
+        /// The column.
+        column: String,
+        /// What is in the way.
+        reason: String,
+    },
+    /// Somebody else changed the dataset in a way that tiled images cannot be placed behind.
+    #[error("{uri} was changed while images were tiled ({reason}): run it again")]
+    TileConflict {
+        /// The resolved URI.
+        uri: String,
+        /// What changed.
+        reason: String,
+    },
     /// There was nothing to ingest.
     #[error("nothing to ingest: the source gave no rows")]
     NoRows,

@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! location, request → dataset → protect → scan → build → snapshot        ingest
-//!                                  locate, fixed, gather         slow
+//!             tiled                locate, fixed, gather    slow         tile
 //! ```
 
 mod column;
@@ -37,6 +37,8 @@ mod slow;
 mod snapshot;
 
 mod ingest;
+mod tile;
+mod tiled;
 
 pub use column::FieldInfo;
 pub use error::SnapshotError;
@@ -49,6 +51,8 @@ pub use loaderd_pagemap::{MapError, Variable};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};
 pub use snapshot::{Payload, Snapshot};
+pub use tile::{Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
+pub use tiled::TILED_OF_KEY;
 pub use value::decode_value;
 
 /// Format of the page maps that this version writes and reads.

@@ -1,7 +1,7 @@
 //! Blob descriptors to extents: which file, from which byte, how many.
 //!
-//! In: batches of Lance's blob descriptors with their row addresses. Out: 16 bytes a row in the
-//! page map's encoding, and the list of files that they point into. It never opens those files.
+//! In: batches of Lance's blob descriptors with their row addresses. Out: places, and the list of
+//! files that they point into. It never opens those files.
 //!
 //! The rules are those of Lance 14.0.2 (`dataset/blob/locate.rs`, `blob_path`): packed and
 //! dedicated payloads lie in `<data dir>/<data file's stem>/<reversed id in binary>.blob`, inline
@@ -44,7 +44,7 @@ impl Files {
         u32::try_from(self.refs.len() - 1).expect("fewer files than 4 billion")
     }
 
-    fn reach(&mut self, file: u32, end: u64) {
+    pub(crate) fn reach(&mut self, file: u32, end: u64) {
         let bytes_min = &mut self.refs[file as usize].bytes_min;
         *bytes_min = end.max(*bytes_min);
     }
@@ -61,6 +61,24 @@ pub(crate) fn root(dataset: &Dataset) -> String {
         Some(root) => root.to_owned(),
         None => data,
     }
+}
+
+/// Whether a row of a blob column has no value. True of every row of a fragment without a data file
+/// for the column.
+pub(crate) fn is_null(layout: BytesLayout, descriptors: &StructArray, row: usize) -> bool {
+    descriptors.is_null(row)
+        || match layout {
+            BytesLayout::BlobV1 => {
+                let positions = descriptors.column(0).as_primitive::<UInt64Type>();
+                let sizes = descriptors.column(1).as_primitive::<UInt64Type>();
+                // Lance keeps nulls of this encoding as an empty value at a position other than zero.
+                positions.is_null(row)
+                    || sizes.is_null(row)
+                    || (sizes.value(row) == 0 && positions.value(row) != 0)
+            }
+            BytesLayout::BlobV2 => descriptors.column(0).is_null(row),
+            BytesLayout::Binary | BytesLayout::LargeBinary => false,
+        }
 }
 
 /// Turns the descriptors of one blob column into places.
@@ -94,33 +112,22 @@ impl Locator {
         }
     }
 
-    /// Appends one place per row to `out`.
+    /// Where the payload of row `row` of a batch lies.
     pub(crate) fn locate(
         &mut self,
         descriptors: &StructArray,
-        addresses: &[u64],
+        row: usize,
+        address: u64,
         files: &mut Files,
-        lengths: &mut Lengths,
-        out: &mut Vec<u8>,
-    ) -> Result<(), SnapshotError> {
-        for (row, &address) in addresses.iter().enumerate() {
-            let place = match self.layout {
-                BytesLayout::BlobV1 => self.v1(descriptors, row, address, files)?,
-                BytesLayout::BlobV2 => self.v2(descriptors, row, address, files)?,
-                BytesLayout::Binary | BytesLayout::LargeBinary => Place::Slow,
-            };
-            if let Place::At {
-                offset,
-                length,
-                file,
-            } = place
-            {
-                files.reach(file, offset + u64::from(length));
-                lengths.push(length);
-            }
-            out.extend_from_slice(&place.to_bytes());
+    ) -> Result<Place, SnapshotError> {
+        if is_null(self.layout, descriptors, row) {
+            return Ok(Place::Null);
         }
-        Ok(())
+        match self.layout {
+            BytesLayout::BlobV1 => self.v1(descriptors, row, address, files),
+            BytesLayout::BlobV2 => self.v2(descriptors, row, address, files),
+            BytesLayout::Binary | BytesLayout::LargeBinary => Ok(Place::Slow),
+        }
     }
 
     fn v1(
@@ -132,14 +139,7 @@ impl Locator {
     ) -> Result<Place, SnapshotError> {
         let positions = descriptors.column(0).as_primitive::<UInt64Type>();
         let sizes = descriptors.column(1).as_primitive::<UInt64Type>();
-        if descriptors.is_null(row) || positions.is_null(row) || sizes.is_null(row) {
-            return Ok(Place::Null);
-        }
         let (offset, size) = (positions.value(row), sizes.value(row));
-        // Lance keeps nulls of this encoding as an empty value at a position other than zero.
-        if size == 0 && offset != 0 {
-            return Ok(Place::Null);
-        }
         self.place(address, None, offset, size, files)
     }
 
@@ -151,9 +151,6 @@ impl Locator {
         files: &mut Files,
     ) -> Result<Place, SnapshotError> {
         let kinds = descriptors.column(0).as_primitive::<UInt8Type>();
-        if descriptors.is_null(row) || kinds.is_null(row) {
-            return Ok(Place::Null);
-        }
         let size = descriptors
             .column(2)
             .as_primitive::<UInt64Type>()

@@ -51,6 +51,9 @@ pub struct SnapshotRequest {
     /// Columns of encoded images. `column` arguments of [`Snapshot::payload`](crate::Snapshot::payload) and
     /// [`Snapshot::read_slow`](crate::Snapshot::read_slow) are places in this list.
     pub bytes_columns: Vec<String>,
+    /// Those of them whose tiled form may be read instead, row by row, where the dataset has one:
+    /// the same pixels in other bytes.
+    pub tiled_columns: Vec<String>,
     /// Columns of numbers. `column` arguments of [`Snapshot::fixed`](crate::Snapshot::fixed), [`Snapshot::fixed_kind`](crate::Snapshot::fixed_kind) and
     /// [`Snapshot::read_fixed_slow`](crate::Snapshot::read_fixed_slow) are places in this list.
     pub fixed_columns: Vec<String>,

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lance::Dataset;
-use loaderd_pagemap::{Cache, MapError, MapKey, PageMap, Place, Variable};
+use loaderd_pagemap::{Cache, KeyColumns, MapError, MapKey, PageMap, Place, Variable};
 use loaderd_read::{Extent, FileSet};
 
 use crate::build::Columns;
@@ -25,6 +25,7 @@ use crate::request::{
 };
 use crate::runtime::wait;
 use crate::scan::build;
+use crate::tiled::{tiled_forms, tiled_name};
 use crate::{SnapshotError, locate, slow};
 
 /// How to get one row's payload.
@@ -48,6 +49,7 @@ pub struct Snapshot {
     identity: String,
     metadata: BTreeMap<String, String>,
     bytes: Vec<(Column, BytesLayout)>,
+    tiled: Vec<Option<(Column, BytesLayout)>>,
     fixed: Vec<(Column, FixedKind)>,
     variable: Vec<(Column, RaggedKind)>,
     map: PageMap,
@@ -77,6 +79,7 @@ impl Snapshot {
         let location = Location::parse(&request.uri)?;
         let dataset = Arc::new(wait(open(&location, &request.version))?);
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
+        let tiled = tiled_forms(&dataset, &request.bytes_columns, &request.tiled_columns);
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
         let variable = variable_columns(&location, &dataset, &request.variable_columns)?;
         // Before anything is scanned: what is read must stay.
@@ -88,13 +91,17 @@ impl Snapshot {
             identity.clone(),
             dataset.version_id(),
             filter,
-            request.bytes_columns,
-            request.fixed_columns,
-            request.variable_columns,
+            KeyColumns {
+                bytes: request.bytes_columns,
+                tiled: tiled.iter().map(tiled_name).collect(),
+                fixed: request.fixed_columns,
+                variable: request.variable_columns,
+            },
         );
         let cache = Cache::open(&request.cache_dir)?;
         let columns = Columns {
             bytes: &bytes,
+            tiled: &tiled,
             fixed: &fixed,
             variable: &variable,
         };
@@ -111,6 +118,7 @@ impl Snapshot {
             identity,
             metadata: metadata.into_iter().collect(),
             bytes,
+            tiled,
             fixed,
             variable,
             map,
@@ -198,6 +206,13 @@ impl Snapshot {
     /// The data files that extents point into, held open.
     pub fn files(&self) -> &Arc<FileSet> {
         &self.files
+    }
+
+    /// The column that holds the tiled form of bytes column `column`, and in how many of the
+    /// selected rows it is read instead. None where the dataset has none, or it was not asked for.
+    pub fn tiled(&self, column: usize) -> Option<(&str, u64)> {
+        let (form, _) = self.tiled[column].as_ref()?;
+        Some((&form.name, self.map.description().tiled_rows[column]))
     }
 
     /// Where the payload of row `index` lies, for bytes column `column`.
@@ -302,9 +317,22 @@ impl Snapshot {
         column: usize,
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
-        let (column, layout) = &self.bytes[column];
         let addresses = self.addresses(indices)?;
-        wait(slow::bytes(&self.dataset, column, *layout, &addresses))
+        let read = |(column, layout): &(Column, BytesLayout), addresses: &[u64]| {
+            wait(slow::bytes(&self.dataset, column, *layout, addresses))
+        };
+        let Some(tiled) = &self.tiled[column] else {
+            return read(&self.bytes[column], &addresses);
+        };
+        let mut values = read(tiled, &addresses)?;
+        let missing = |at: &usize| values[*at].is_none();
+        let missing: Vec<usize> = (0..values.len()).filter(missing).collect();
+        let rest: Vec<u64> = missing.iter().map(|&at| addresses[at]).collect();
+        let rest = read(&self.bytes[column], &rest)?;
+        for (at, value) in missing.into_iter().zip(rest) {
+            values[at] = value;
+        }
+        Ok(values)
     }
 
     /// Reads rows of fixed column `column` through Lance into `out`, one after the other. Nulls

@@ -198,6 +198,9 @@ pub struct OpenRequest {
     /// Turn images upright as their EXIF block says, before any transform sees them.
     #[serde(default = "yes")]
     pub exif_orientation: bool,
+    /// Read the tiled form of image columns, row by row, where the dataset has one.
+    #[serde(default = "yes")]
+    pub use_tiled: bool,
     /// Slots of this rank; None: the daemon's default.
     #[serde(default)]
     pub slots: Option<u32>,

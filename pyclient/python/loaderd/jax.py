@@ -170,6 +170,8 @@ class LanceLoader(Loader[Batch]):
         exif_orientation: Turns images upright as their EXIF block says before any transform
             sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
             are stored.
+        use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
+            the same pixels, decoded faster. ``False`` reads the originals.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
         variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
@@ -216,6 +218,7 @@ class LanceLoader(Loader[Batch]):
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
         exif_orientation: bool = True,
+        use_tiled: bool = True,
         slots: int | None = None,
         variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
@@ -244,6 +247,7 @@ class LanceLoader(Loader[Batch]):
             on_log_error=on_log_error,
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
+            use_tiled=use_tiled,
             slots=slots,
             variable_bytes=variable_bytes,
         )

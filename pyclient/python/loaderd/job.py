@@ -44,6 +44,7 @@ class Job:
     on_log_error: OnLogError
     fast_dct: bool
     exif_orientation: bool
+    use_tiled: bool
     slots: int | None
     variable_bytes: int | None
 
@@ -69,6 +70,7 @@ class Job:
         on_log_error: OnLogError = "stop",
         fast_dct: bool = False,
         exif_orientation: bool = True,
+        use_tiled: bool = True,
         slots: int | None = None,
         variable_bytes: int | None = None,
     ) -> Job:
@@ -88,6 +90,7 @@ class Job:
             ("drop_last", drop_last),
             ("fast_dct", fast_dct),
             ("exif_orientation", exif_orientation),
+            ("use_tiled", use_tiled),
         ):
             if not isinstance(value, bool):
                 raise RequestError(f"{name} must be True or False, not {value!r}")
@@ -116,6 +119,7 @@ class Job:
             on_log_error=on_log_error,
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
+            use_tiled=use_tiled,
             slots=slots,
             variable_bytes=variable_bytes,
         )
@@ -150,6 +154,7 @@ class Job:
             "on_log_error": self.on_log_error,
             "fast_dct": self.fast_dct,
             "exif_orientation": self.exif_orientation,
+            "use_tiled": self.use_tiled,
             "slots": self.slots,
             "variable_bytes": self.variable_bytes,
             "resume": None if resume is None else dict(resume),

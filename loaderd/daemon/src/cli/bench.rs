@@ -190,6 +190,7 @@ impl Bench<'_> {
             version: version.clone(),
             filter: arguments.filter.clone(),
             bytes_columns: only(is_bytes),
+            tiled_columns: only(is_bytes),
             fixed_columns: only(matches!(field.kind, Kind::Fixed(..) | Kind::Other(_))),
             variable_columns: only(matches!(field.kind, Kind::Ragged(_))),
             protect: Protect::None,

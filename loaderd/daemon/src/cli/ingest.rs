@@ -4,15 +4,20 @@ mod synthetic;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
-use loaderd_snapshot::{IngestOptions, IngestRow, SnapshotError, ingest};
+use indicatif::ProgressBar;
+use loaderd_snapshot::{IngestOptions, IngestRow, SnapshotError, Tile, TileCounts, ingest};
 
-use super::say;
+use super::tile::{summary, tile_image};
+use super::{bar, say};
 
 /// Files that were left out are named up to this number; `--verbose` names all.
 const NAMED_MAX: usize = 20;
+
+/// Files that are read and tiled ahead, for each thread that does.
+const FILES_WAITING: usize = 4;
 
 /// Arguments of `loaderd ingest`.
 #[derive(clap::Args)]
@@ -44,6 +49,10 @@ pub(super) struct Arguments {
     /// Where a class comes from: the sub-folder, or the file's name up to the first underscore
     #[arg(long, value_enum, default_value_t = LabelFrom::Folder)]
     label_from: LabelFrom,
+    /// Keep JPEGs as they are, instead of storing them tiled: the same pixels and metadata, with
+    /// restart markers by which crops are cut before they are decoded
+    #[arg(long)]
+    no_tile: bool,
     /// Name every file that is left out
     #[arg(long, short)]
     verbose: bool,
@@ -82,40 +91,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// A progress bar over `count` of these.
-fn bar(count: u64, things: &str) -> ProgressBar {
-    let template =
-        format!("{{bar:30}} {{pos}}/{{len}} {things}  {{per_sec}}  {{eta}} left  {{msg}}");
-    let style = ProgressStyle::with_template(&template).expect("a template of ours");
-    ProgressBar::new(count).with_style(style)
-}
-
 fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
     let files = match arguments.label_from {
         LabelFrom::Folder => by_folder(src)?,
         LabelFrom::Name => by_name(src)?,
     };
     let bar = bar(files.len() as u64, "files");
-    let mut skipped: Vec<String> = Vec::new();
-    let mut images = Images {
-        files: files.iter(),
-        skipped: &mut skipped,
-        bar: &bar,
-        first: None,
-    };
-    // Nothing is written before there is something to write.
-    images.first = images.next_image();
-    if images.first.is_none() {
-        bar.finish_and_clear();
-        bail!(
-            "{}: none of {} files is an image that can be decoded ({})",
-            src.display(),
-            files.len(),
-            skipped
-                .first()
-                .map_or("the folder is empty", String::as_str)
-        );
-    }
     // As in torchvision's ImageFolder, every folder is a class, also one without an image.
     let classes: BTreeSet<&String> = files.iter().map(|file| &file.class).collect();
     let options = IngestOptions {
@@ -123,14 +104,56 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
         rows_per_fragment: arguments.rows_per_fragment,
         ..IngestOptions::default()
     };
-    let report = ingest(uri, &mut images, &options)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let tiles = !arguments.no_tile;
+    let (report, skipped, counts) = std::thread::scope(|scope| {
+        // Each thread prepares every n-th file, so that taking turns gives them in order.
+        let preparing: Vec<_> = (0..threads)
+            .map(|turn| {
+                let (sender, receiver) = sync_channel(FILES_WAITING);
+                let files = files.iter().skip(turn).step_by(threads);
+                scope.spawn(move || {
+                    for file in files {
+                        // Nobody takes files any more where writing has failed.
+                        if sender.send(prepare(&file.path, tiles)).is_err() {
+                            return;
+                        }
+                    }
+                });
+                receiver
+            })
+            .collect();
+        let mut images = Images {
+            files: &files,
+            preparing,
+            taken: 0,
+            skipped: Vec::new(),
+            counts: TileCounts::default(),
+            bar: &bar,
+            first: None,
+        };
+        // Nothing is written before there is something to write.
+        images.first = images.next_image();
+        if images.first.is_none() {
+            bar.finish_and_clear();
+            let skipped = images.skipped.first();
+            bail!(
+                "{}: none of {} files is an image that can be decoded ({})",
+                src.display(),
+                files.len(),
+                skipped.map_or("the folder is empty", String::as_str)
+            );
+        }
+        let report = ingest(uri, &mut images, &options)?;
+        Ok((report, images.skipped, images.counts))
+    })?;
     bar.finish_and_clear();
     name_skipped(&skipped, arguments.verbose);
     if arguments.json {
         say(serde_json::json!({
             "uri": uri, "version": report.version, "rows": report.rows,
             "rows_total": report.rows_total, "classes": report.classes.len(),
-            "skipped": skipped.len(), "created": report.created,
+            "skipped": skipped.len(), "created": report.created, "tiles": counts,
         }));
     } else {
         say(format_args!(
@@ -146,6 +169,9 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
             report.version,
             report.rows_total,
         ));
+        if tiles {
+            say(summary(&counts));
+        }
     }
     Ok(())
 }
@@ -170,10 +196,29 @@ fn name_skipped(skipped: &[String], all: bool) {
     }
 }
 
-/// Reads one file after the other, and leaves out what is no image.
+/// An image file, read.
+struct Prepared {
+    image: Vec<u8>,
+    /// What tiling made of it, where that was asked for.
+    tile: Option<Tile>,
+}
+
+/// Reads a file, and tiles it; or says why it is left out.
+fn prepare(path: &Path, tiles: bool) -> Result<Prepared, String> {
+    let left_out = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    let image = std::fs::read(path).map_err(|error| left_out(&error))?;
+    loaderd_decode::probe(&image).map_err(|error| left_out(&error))?;
+    let tile = tiles.then(|| tile_image(&image, true));
+    Ok(Prepared { image, tile })
+}
+
+/// The files in their order, without those that are no images.
 struct Images<'a> {
-    files: std::slice::Iter<'a, Labelled>,
-    skipped: &'a mut Vec<String>,
+    files: &'a [Labelled],
+    preparing: Vec<Receiver<Result<Prepared, String>>>,
+    taken: usize,
+    skipped: Vec<String>,
+    counts: TileCounts,
     bar: &'a ProgressBar,
     first: Option<Result<IngestRow, SnapshotError>>,
 }
@@ -181,27 +226,28 @@ struct Images<'a> {
 impl Images<'_> {
     fn next_image(&mut self) -> Option<Result<IngestRow, SnapshotError>> {
         loop {
-            let file = self.files.next()?;
+            let file = self.files.get(self.taken)?;
+            let turn = self.taken % self.preparing.len();
+            self.taken += 1;
+            let prepared = self.preparing[turn]
+                .recv()
+                .expect("preparing does not panic");
             self.bar.inc(1);
-            let image = match std::fs::read(&file.path) {
-                Ok(image) => image,
-                Err(error) => {
-                    self.skipped
-                        .push(format!("{}: {error}", file.path.display()));
+            let Prepared { image, tile } = match prepared {
+                Ok(prepared) => prepared,
+                Err(left_out) => {
+                    self.skipped.push(left_out);
                     continue;
                 }
             };
-            match loaderd_decode::probe(&image) {
-                Ok(_) => {
-                    return Some(Ok(IngestRow {
-                        image,
-                        class: file.class.clone(),
-                    }));
-                }
-                Err(error) => self
-                    .skipped
-                    .push(format!("{}: {error}", file.path.display())),
-            }
+            let image = match tile {
+                None => image,
+                Some(tile) => self.counts.count(image.len(), tile).unwrap_or(image),
+            };
+            return Some(Ok(IngestRow {
+                image,
+                class: file.class.clone(),
+            }));
         }
     }
 }

@@ -119,6 +119,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     for job in reader.jobs(arguments.run.as_deref())? {
+        let is_shown = rows.iter().any(|row| row.job == job.job);
+        for (name, read) in job.record.tiled.iter().filter(|_| is_shown) {
+            say(format_args!(
+                "run {} attempt {}: {name} was read tiled, from {}, in {} of {} rows",
+                job.record.run, job.attempt, read.column, read.rows, job.record.rows
+            ));
+        }
         if job.unlogged_steps > 0 {
             say(format_args!(
                 "run {} attempt {}: {} steps were published without a record (on_log_error=\"continue\")",
@@ -254,6 +261,7 @@ fn place_of(job: &LoggedJob, row: u64) -> Place {
         version: Some(Version::Number(job.record.version)),
         filter: job.record.filter.clone(),
         bytes_columns: vec![],
+        tiled_columns: vec![],
         fixed_columns: vec![],
         variable_columns: vec![],
         protect: Protect::None,

@@ -180,6 +180,8 @@ impl Origin {
 #[derive(Default)]
 pub(super) struct Chosen {
     pub(super) bytes: Vec<String>,
+    /// Those of them that are decoded, where it is the pixels that count and not the bytes.
+    pub(super) tiled: Vec<String>,
     pub(super) fixed: Vec<String>,
     pub(super) variable: Vec<String>,
     /// One per tensor, in its order.
@@ -336,6 +338,9 @@ impl Chosen {
         match (&field.kind, transform) {
             (Kind::Bytes, Some(transform)) => {
                 let input = Input::Bytes(number(&mut self.bytes, name));
+                if request.use_tiled {
+                    self.tiled.push(name.clone());
+                }
                 image(request, name, input, transform)
             }
             (Kind::Bytes, None) => {

@@ -82,6 +82,7 @@ pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceErro
         version: version_ref(request.version.as_ref()),
         filter: request.filter,
         bytes_columns: request.bytes_columns,
+        tiled_columns: request.tiled_columns,
         fixed_columns: request.fixed_columns,
         variable_columns: request.variable_columns,
         protect: match request.protect {
@@ -138,6 +139,9 @@ impl Source for Lance {
             snapshot::Payload::Null => Payload::Null,
             snapshot::Payload::Slow => Payload::Slow,
         }
+    }
+    fn tiled(&self, column: usize) -> Option<(&str, u64)> {
+        self.0.tiled(column)
     }
     fn typical_length(&self) -> u32 {
         self.0.length_quantile(0.99)

@@ -2,12 +2,13 @@
 //!
 //! Enters: a [`Query`]. Leaves: [`LogRow`]s, a step joined with its job. It never writes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::{Deserialize, Serialize};
 
-use super::{BadRow, JobRecord, StepLogError, store};
+use super::{BadRow, JobRecord, StepLogError, TiledRead, store};
 
 const COLUMNS: &str = "SELECT jobs.run, jobs.attempt, jobs.uri, jobs.version, jobs.record,
     steps.job, steps.rank, steps.step, steps.epoch, steps.epoch_step, steps.first_position,
@@ -49,6 +50,9 @@ pub struct LogRow {
     pub digest: String,
     /// Columns delivered.
     pub columns: Vec<String>,
+    /// By image column, the column of tiled JPEGs that was read for some of its rows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tiled: BTreeMap<String, TiledRead>,
     /// blake3 of the transforms' canonical JSON, 16 hex digits.
     pub transform_hash: String,
     /// Decoder and its version.
@@ -235,6 +239,7 @@ fn log_row(row: &Row<'_>) -> rusqlite::Result<LogRow> {
         tag: record.tag,
         selection: record.selection,
         columns: record.columns,
+        tiled: record.tiled,
         transform_hash: blake3::hash(record.transform.as_bytes()).to_hex()[..16].into(),
         decoder: record.decoder,
         job: row.get(5)?,

@@ -296,6 +296,7 @@ mod tests {
 
     fn job(run: &str) -> JobRecord {
         JobRecord {
+            tiled: BTreeMap::new(),
             run: run.into(),
             plan_hash: "p".into(),
             uri: "memory:rows=10".into(),

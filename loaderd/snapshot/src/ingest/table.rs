@@ -19,6 +19,7 @@ use crate::column::fields;
 use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::runtime::wait;
+use crate::tiled::TILED_OF_KEY;
 
 /// How to ingest a table.
 #[derive(Clone, Debug)]
@@ -137,7 +138,9 @@ fn existing_schema(
     let kinds = fields(existing.schema());
     let found = Schema::from(existing.schema());
     for field in found.fields() {
-        if schema.field_with_name(field.name()).is_err() {
+        // New rows have no tiled form yet: `tile_column` makes it.
+        let is_tiled_form = field.metadata().contains_key(TILED_OF_KEY);
+        if schema.field_with_name(field.name()).is_err() && !is_tiled_form {
             let name = field.name();
             return Err(refused(format!("its column {name:?} is not written here")));
         }

@@ -48,6 +48,7 @@ impl Place {
             version: VersionRef::Latest,
             filter: None,
             bytes_columns: vec!["image".into()],
+            tiled_columns: Vec::new(),
             fixed_columns: vec!["id".into()],
             variable_columns: Vec::new(),
             protect: Protect::None,

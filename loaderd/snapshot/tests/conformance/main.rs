@@ -15,5 +15,6 @@ mod mutations;
 mod protect;
 mod selection;
 mod table;
+mod tiled;
 mod troubles;
 mod variable;

@@ -17,16 +17,19 @@ use arrow_schema::{ArrowError, Field, Schema};
 use indicatif::ProgressBar;
 use loaderd_decode::EncodeError;
 use loaderd_decode::encode::Encoder;
-use loaderd_snapshot::{SnapshotError, TableOptions, classes_key, dataset_rows, ingest_table};
+use loaderd_snapshot::{
+    SnapshotError, TableOptions, Tile, classes_key, dataset_rows, ingest_table,
+};
 
-use super::{Arguments, bar};
-use crate::cli::say;
+use super::Arguments;
+use crate::cli::tile::tile_image;
+use crate::cli::{bar, say};
 use crate::synthetic::{Category, Frame, Weather, split};
 
 /// What `--help` says about the columns.
 pub(super) const SCHEMA: &str = "\
 Columns that --synthetic writes; lists of a row are parallel, one entry a labelled thing:
-  image           blob                         JPEG, 1280x720, quality 90
+  image           blob                         JPEG, 1280x720, quality 90, tiled
   name            string                       synthetic-SEED-FRAME
   weather         string                       clear, overcast, rainy, snowy, foggy, partly cloudy
   timeofday       string                       daytime, night, dawn/dusk
@@ -64,6 +67,7 @@ struct Series {
     seed: u64,
     count: u64,
     mask: bool,
+    tiles: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, count: u64, uri: &str) -> Result<()> {
@@ -76,6 +80,7 @@ pub(super) fn run(arguments: &Arguments, count: u64, uri: &str) -> Result<()> {
         seed: arguments.seed,
         count,
         mask: arguments.mask,
+        tiles: !arguments.no_tile,
     };
     let images = ["image", "mask"]
         .into_iter()
@@ -142,9 +147,15 @@ fn draw(series: Series, number: u64) -> Result<Drawn, EncodeError> {
         quality: 90,
         ..Encoder::default()
     };
+    let mut jpeg = frame.jpeg(&encoder)?;
+    if series.tiles
+        && let Tile::Tiled(tiled) = tile_image(&jpeg, true)
+    {
+        jpeg = tiled;
+    }
     Ok(Drawn {
         number,
-        jpeg: frame.jpeg(&encoder)?,
+        jpeg,
         mask: series.mask.then(|| frame.drivable_png()),
         frame,
     })
@@ -280,6 +291,7 @@ mod tests {
         seed: 3,
         count: 40,
         mask: true,
+        tiles: true,
     };
 
     #[test]

@@ -1,0 +1,278 @@
+//! `loaderd tile`: a column of JPEGs once more, losslessly, so that crops can be cut from them
+//! before they are decoded.
+//!
+//! Enters: a dataset, a column. Leaves: one new version with a column more, or, where the originals
+//! are to go, one in which the tiled images have their place; a report. Images are tiled on all
+//! cores, a window at a time. Never: an image whose tiled form was not decoded and compared, unless
+//! told so.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use loaderd_decode::Limits;
+use loaderd_decode::tile::{NotTiled, tile, verify};
+use loaderd_snapshot::{SnapshotError, Tile, TileCounts, TileOptions, TileReport, tile_column};
+use loaderd_wire::paths;
+
+use super::{bar, say};
+
+/// Of so many images one is compared under `--verify sample`.
+const SAMPLE: usize = 16;
+
+/// Arguments of `loaderd tile`.
+#[derive(clap::Args)]
+#[command(after_long_help = NOTES)]
+pub(super) struct Arguments {
+    /// The dataset
+    uri: PathBuf,
+    /// The column of images
+    #[arg(long, value_name = "NAME", default_value = "image")]
+    column: String,
+    /// Name of the column to add [default: the column's own and _tiled]
+    #[arg(long, value_name = "NAME")]
+    into: Option<String>,
+    /// Which tiled images to decode and compare with their originals, pixel by pixel, before they
+    /// are written: all, one of 16, or none
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Verify::All)]
+    verify: Verify,
+    /// Then drop the original column, and give its name to the tiled one; refused where an image
+    /// has no tiled form
+    #[arg(long)]
+    drop_original: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--help` says beyond the arguments.
+const NOTES: &str = "\
+Loaders read the tiled column by themselves: columns=[\"image\"] takes it row by row where it has a
+value, and the original where it has none; the pixels are the same. Nothing is rewritten, and a
+version that exists stays as it is. Run it again after an append, and it does the new rows only; a
+run that was killed is gone on with, a fragment at a time. Appends may go on meanwhile.
+
+Only JPEGs with Huffman coding and 8 bits can be tiled. The report counts the others; they stay as
+they are. EXIF, ICC and all other metadata are kept.
+
+The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
+2.0 and 2.1, whatever the original is. --drop-original makes two versions more: one without the
+originals, and one with the name changed. Older versions hold the originals until Lance's clean-up
+removes them.";
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Verify {
+    All,
+    Sample,
+    None,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let uri = arguments.uri.to_str();
+    let uri = uri.with_context(|| {
+        let path = arguments.uri.display();
+        format!("the dataset's path {path} is not UTF-8")
+    })?;
+    let options = TileOptions {
+        column: arguments.column.clone(),
+        into: arguments.into.clone(),
+        drop_original: arguments.drop_original,
+        state_dir: paths::state_dir()?.join("tile"),
+    };
+    let bar = bar(0, "images");
+    let mut seen = 0;
+    let report = tile_column(
+        uri,
+        &options,
+        &mut |images| {
+            bar.set_position(0);
+            bar.set_length(images);
+        },
+        &mut |images| {
+            let tiles = tiles(images, seen, arguments.verify, &bar);
+            seen += images.len();
+            Ok::<_, SnapshotError>(tiles)
+        },
+    );
+    bar.finish_and_clear();
+    show(arguments, uri, &report?);
+    Ok(())
+}
+
+/// The tiled forms of some images, made on all cores. `first`: number of the first.
+fn tiles(images: &[Vec<u8>], first: usize, verify: Verify, bar: &ProgressBar) -> Vec<Tile> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            // Only that each number is given out once matters.
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(image) = images.get(at) else {
+                return done;
+            };
+            let is_verified = match verify {
+                Verify::All => true,
+                Verify::Sample => (first + at).is_multiple_of(SAMPLE),
+                Verify::None => false,
+            };
+            done.push((at, tile_image(image, is_verified)));
+            bar.inc(1);
+        }
+    };
+    let mut tiles = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let done = threads.into_iter().map(|thread| thread.join());
+        let done = done.map(|done| done.expect("tiling does not panic"));
+        done.flatten().collect::<Vec<_>>()
+    });
+    tiles.sort_unstable_by_key(|(at, _)| *at);
+    tiles.into_iter().map(|(_, tile)| tile).collect()
+}
+
+/// The tiled form of one image, or why it stays as it is.
+pub(super) fn tile_image(image: &[u8], is_verified: bool) -> Tile {
+    let limits = Limits::default();
+    let tiled = match tile(image, &limits) {
+        Ok(tiled) => tiled.jpeg,
+        Err(NotTiled::Already) => return Tile::Already,
+        Err(other) => return Tile::Kept(other.reason().to_owned()),
+    };
+    match is_verified.then(|| verify(image, &tiled, &limits)) {
+        None | Some(Ok(())) => Tile::Tiled(tiled),
+        Some(Err(differs)) => Tile::Kept(format!("not the same when tiled: {differs}")),
+    }
+}
+
+fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
+    let counts = &report.counts;
+    if arguments.json {
+        let TileReport {
+            fragments_written,
+            fragments_resumed,
+            fragments_lost,
+            ..
+        } = report;
+        let mut json = serde_json::json!({
+            "uri": uri, "column": arguments.column, "into": report.into,
+            "stored": report.layout.name(), "version": report.version,
+            "fragments_written": fragments_written, "fragments_resumed": fragments_resumed,
+            "fragments_lost": fragments_lost, "dropped": report.dropped,
+        });
+        let counts = serde_json::to_value(counts).expect("counts are plain data");
+        if let (Some(json), serde_json::Value::Object(counts)) = (json.as_object_mut(), counts) {
+            json.extend(counts);
+        }
+        say(json);
+        return;
+    }
+    match report.version {
+        Some(version) => say(format_args!(
+            "{uri}: {} in column {:?} ({}); version {version}",
+            summary(counts),
+            report.into,
+            report.layout.name(),
+        )),
+        None if *counts == TileCounts::default() => say(format_args!(
+            "{uri}: nothing to do: every image of column {:?} has a tiled form",
+            arguments.column
+        )),
+        None => say(format_args!(
+            "{uri}: nothing to tile in column {:?}: {}",
+            arguments.column,
+            summary(counts)
+        )),
+    }
+    if report.fragments_resumed > 0 {
+        let resumed = report.fragments_resumed;
+        say(format_args!(
+            "{resumed} fragments had been written by a run before"
+        ));
+    }
+    if report.fragments_lost > 0 {
+        say(format_args!(
+            "{} fragments were rewritten by somebody else meanwhile: run it again for their rows",
+            report.fragments_lost
+        ));
+    }
+    if let Some(version) = report.dropped {
+        say(format_args!(
+            "dropped the originals: column {:?} holds the tiled images; version {version}",
+            arguments.column
+        ));
+    }
+}
+
+/// What became of images, in words.
+pub(super) fn summary(counts: &TileCounts) -> String {
+    let mut text = format!("{} images tiled", counts.tiled);
+    if counts.tiled > 0 {
+        let ratio = counts.bytes_after as f64 / counts.bytes_before.max(1) as f64;
+        text += &format!(
+            " ({} → {} bytes, {:+.1} %)",
+            counts.bytes_before,
+            counts.bytes_after,
+            (ratio - 1.0) * 100.0
+        );
+    }
+    if counts.already > 0 {
+        text += &format!(", {} tiled before", counts.already);
+    }
+    let kept = counts.kept_rows();
+    if kept > 0 {
+        let reasons = counts.kept.iter();
+        let reasons: Vec<String> = reasons.map(|(why, n)| format!("{n} {why}")).collect();
+        text += &format!(", {kept} stay as they are ({})", reasons.join(", "));
+    }
+    if counts.nulls > 0 {
+        text += &format!(", {} rows without an image", counts.nulls);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_say_what_became_of_every_image() {
+        let mut counts = TileCounts {
+            tiled: 2,
+            bytes_before: 1000,
+            bytes_after: 990,
+            ..TileCounts::default()
+        };
+        assert_eq!(
+            summary(&counts),
+            "2 images tiled (1000 → 990 bytes, -1.0 %)"
+        );
+        counts.already = 1;
+        counts.nulls = 3;
+        counts.kept.insert("not a JPEG".into(), 4);
+        assert_eq!(
+            summary(&counts),
+            "2 images tiled (1000 → 990 bytes, -1.0 %), 1 tiled before, 4 stay as they are (4 not a JPEG), 3 rows \
+             without an image"
+        );
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_images() {
+        let images: Vec<Vec<u8>> = (0..50_u8)
+            .map(|i| match i % 2 {
+                0 => b"\x89PNG\r\n\x1a\n".to_vec(),
+                _ => vec![i; 9],
+            })
+            .collect();
+        let tiles = tiles(&images, 0, Verify::All, &ProgressBar::hidden());
+        let kept = |at: usize| match &tiles[at] {
+            Tile::Kept(reason) => reason.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(tiles.len(), 50);
+        for at in 0..50 {
+            assert_eq!(kept(at) == "not a JPEG", at % 2 == 0, "{at}: {}", kept(at));
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What a run has written so far, so that a killed one is gone on with.
+//!
+//! In: fragments as they are finished. Out: the same after a restart, as far as the dataset is still
+//! the one that they were written for. One file a dataset and column, with a line a fragment; a torn
+//! last line counts as not written.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use lance::Dataset;
+use lance_io::local::to_local_path;
+use lance_table::format::{DataFile, DeletionFile, Fragment};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::{Target, TileCounts, TileOptions};
+use crate::SnapshotError;
+use crate::field::BytesLayout;
+use crate::location::Location;
+
+/// One fragment that is done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) fragment: u64,
+    /// The data file that holds the originals: its random name tells this fragment from others that
+    /// had or will have its number.
+    pub(super) source: Option<String>,
+    pub(super) physical_rows: Option<usize>,
+    /// Rows that were deleted then have no tile.
+    pub(super) deletions: Option<DeletionFile>,
+    /// The tiles; none where no image got one.
+    pub(super) file: Option<DataFile>,
+    pub(super) counts: TileCounts,
+}
+
+impl Entry {
+    /// Whether a version has the file already: the run was killed right after its commit.
+    fn is_committed(&self, fragment: &Fragment) -> bool {
+        let file = self.file.as_ref();
+        file.is_some_and(|file| fragment.files.iter().any(|it| it.path == file.path))
+    }
+
+    /// Whether `fragment` still has the rows that this was written for.
+    pub(super) fn fits(&self, fragment: &Fragment, source: i32) -> bool {
+        self.fragment == fragment.id
+            && self.physical_rows == fragment.physical_rows
+            && source_file(fragment, source) == self.source.as_ref()
+    }
+}
+
+/// The name of the data file with the values of field `id`.
+pub(super) fn source_file(fragment: &Fragment, id: i32) -> Option<&String> {
+    let file = fragment.files.iter().find(|it| it.fields.contains(&id))?;
+    Some(&file.path)
+}
+
+/// The file in the state folder. Locked while a run works.
+pub(super) struct Checkpoint {
+    file: File,
+    path: PathBuf,
+    entries: Vec<Entry>,
+}
+
+impl Checkpoint {
+    pub(super) fn open(
+        location: &Location,
+        options: &TileOptions,
+        target: &Target,
+        copy: bool,
+    ) -> Result<Self, SnapshotError> {
+        let folder = &options.state_dir;
+        std::fs::create_dir_all(folder)
+            .map_err(|e| SnapshotError::cache("create the state folder", folder, e))?;
+        let key = serde_json::json!([
+            location.uri(),
+            options.column,
+            target.field.name,
+            target.ids(),
+            copy,
+        ]);
+        let name = blake3::hash(key.to_string().as_bytes()).to_hex();
+        let path = folder.join(format!("{}.tile", &name[..32]));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(|e| SnapshotError::cache("open the record of tiled fragments", &path, e))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive)
+            == Err(rustix::io::Errno::WOULDBLOCK)
+        {
+            return Err(super::refused(
+                location,
+                &options.column,
+                "another loaderd is at it: wait for that one",
+            ));
+        }
+        let mut lines = Vec::new();
+        file.read_to_end(&mut lines)
+            .map_err(|e| SnapshotError::cache("read the record of tiled fragments", &path, e))?;
+        let lines = lines.split(|byte| *byte == b'\n');
+        let entries = lines.map_while(|line| serde_json::from_slice(line).ok());
+        let entries: Vec<Entry> = entries.collect();
+        let mut checkpoint = Self {
+            file,
+            path,
+            entries: Vec::new(),
+        };
+        checkpoint.rewrite(&entries)?;
+        checkpoint.entries = entries;
+        Ok(checkpoint)
+    }
+
+    /// Leaves whole lines only.
+    fn rewrite(&mut self, entries: &[Entry]) -> Result<(), SnapshotError> {
+        self.file.set_len(0).map_err(|e| self.failed(e))?;
+        entries.iter().try_for_each(|entry| self.add(entry))
+    }
+
+    fn failed(&self, error: std::io::Error) -> SnapshotError {
+        SnapshotError::cache("write the record of tiled fragments", &self.path, error)
+    }
+
+    /// What an earlier run wrote for this fragment, if it is all there and still fits.
+    pub(super) fn find(
+        &self,
+        dataset: &Dataset,
+        target: &Target,
+        fragment: &Fragment,
+    ) -> Option<Entry> {
+        let data = PathBuf::from(to_local_path(&dataset.data_dir()));
+        let mut entries = self.entries.iter().rev();
+        let entry = entries.find(|entry| {
+            !entry.is_committed(fragment)
+                && entry.fits(fragment, target.source.field_id)
+                && (entry.deletions.is_none() || entry.deletions == fragment.deletion_file)
+        })?;
+        let is_there = entry.file.as_ref().is_none_or(|file| {
+            file.fields.contains(&target.field.id) && is_whole(&data, file, target.layout)
+        });
+        is_there.then(|| entry.clone())
+    }
+
+    /// Remembers a fragment, also across a power cut.
+    pub(super) fn add(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
+        let mut line = serde_json::to_vec(entry).expect("plain data becomes JSON");
+        line.push(b'\n');
+        let written = self
+            .file
+            .write_all(&line)
+            .and_then(|()| self.file.sync_data());
+        written.map_err(|e| self.failed(e))
+    }
+
+    /// The work is in a version of the dataset.
+    pub(super) fn remove(self) -> Result<(), SnapshotError> {
+        std::fs::remove_file(&self.path).map_err(|e| {
+            SnapshotError::cache("remove the record of tiled fragments", &self.path, e)
+        })
+    }
+}
+
+/// Whether clean-up has left a file that no version has.
+fn is_whole(data: &Path, file: &DataFile, layout: BytesLayout) -> bool {
+    let size = std::fs::metadata(data.join(&file.path)).map_or(0, |found| found.len());
+    let expected = file.file_size_bytes.get().map_or(1, |size| size.get());
+    let stem = file.path.strip_suffix(".lance").unwrap_or(&file.path);
+    size >= expected && (layout != BytesLayout::BlobV2 || data.join(stem).is_dir())
+}

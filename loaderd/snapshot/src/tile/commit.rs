@@ -1,0 +1,139 @@
+//! Written fragments into one new version.
+//!
+//! In: data files that no version has. Out: a version that has them. Whatever was committed since
+//! they were written stays: the files are put into the latest version's fragments, as far as those
+//! still hold the rows that were tiled.
+
+use std::sync::Arc;
+
+use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance_core::datatypes::Schema;
+use lance_table::format::Fragment;
+
+use super::Target;
+use super::checkpoint::Entry;
+use crate::error::words;
+use crate::location::Location;
+use crate::request::VersionRef;
+use crate::tiled::tiled_form;
+use crate::{SnapshotError, dataset};
+
+/// Times that a commit is tried again behind somebody else's.
+const TRIES_MAX: usize = 20;
+/// The number of a field that was taken out of a data file; Lance's own.
+const TOMBSTONE: i32 = -2;
+
+/// What a commit made.
+pub(super) struct Committed {
+    pub(super) version: u64,
+    /// Fragments that are not there any more.
+    pub(super) lost: u64,
+}
+
+/// Adds the files to the dataset.
+pub(super) async fn add(
+    location: &Location,
+    target: &Target,
+    entries: &[Entry],
+) -> Result<Committed, SnapshotError> {
+    let mut lost = 0;
+    let committed = retrying(location, |latest| {
+        let schema = schema(location, target, latest)?;
+        let mut fragments = latest.fragments().to_vec();
+        lost = 0;
+        for entry in entries {
+            let fits = |it: &&mut Fragment| entry.fits(it, target.source.field_id);
+            match fragments.iter_mut().find(fits) {
+                Some(fragment) => put(fragment, target, entry),
+                None => lost += 1,
+            }
+        }
+        Ok((fragments, schema))
+    })
+    .await?;
+    Ok(Committed {
+        version: committed.version_id(),
+        lost,
+    })
+}
+
+/// Commits what `change` makes of the latest version, again where somebody was faster.
+pub(super) async fn retrying(
+    location: &Location,
+    mut change: impl FnMut(&Dataset) -> Result<(Vec<Fragment>, Schema), SnapshotError>,
+) -> Result<Dataset, SnapshotError> {
+    let mut reason = String::new();
+    for _ in 0..TRIES_MAX {
+        let latest = dataset::open(location, &VersionRef::Latest).await?;
+        let (fragments, schema) = change(&latest)?;
+        let merge = Operation::Merge {
+            fragments,
+            schema,
+            preserves_nullability: true,
+        };
+        let transaction = TransactionBuilder::new(latest.version_id(), merge).build();
+        let committed = CommitBuilder::new(Arc::new(latest))
+            .execute(transaction)
+            .await;
+        match committed {
+            Ok(committed) => return Ok(committed),
+            Err(
+                error @ (lance::Error::CommitConflict { .. }
+                | lance::Error::RetryableCommitConflict { .. }),
+            ) => reason = words(&error),
+            Err(error) => {
+                let action = format!("commit the tiled images of {}", location.uri());
+                return Err(SnapshotError::lance(action, error));
+            }
+        }
+    }
+    Err(conflict(location, reason))
+}
+
+pub(super) fn conflict(location: &Location, reason: impl Into<String>) -> SnapshotError {
+    SnapshotError::TileConflict {
+        uri: location.uri().to_owned(),
+        reason: reason.into(),
+    }
+}
+
+/// The latest version's schema with the tiled column.
+fn schema(location: &Location, target: &Target, latest: &Dataset) -> Result<Schema, SnapshotError> {
+    let mut schema = latest.schema().clone();
+    let existing = tiled_form(&schema, &target.source.name).map(|(form, _)| form.field_id);
+    let has_source = schema.field_by_id(target.source.field_id).is_some();
+    let same = match target.existing {
+        Some(_) => existing == Some(target.field.id),
+        None => existing.is_none() && latest.manifest().max_field_id() < target.field.id,
+    };
+    if !same || !has_source {
+        return Err(conflict(location, "its columns are others now"));
+    }
+    if target.existing.is_none() {
+        schema.fields.push(target.field.clone());
+    }
+    Ok(schema)
+}
+
+/// Puts a fragment's new file in the place of the one before, if there was one.
+fn put(fragment: &mut Fragment, target: &Target, entry: &Entry) {
+    take_out(fragment, &target.ids());
+    fragment.files.extend(entry.file.clone());
+}
+
+/// Takes fields out of a fragment's files, and files that hold no other out of the fragment.
+pub(super) fn take_out(fragment: &mut Fragment, ids: &[i32]) {
+    for file in &mut fragment.files {
+        let fields = file.fields.iter();
+        let fields = fields.map(|id| match ids.contains(id) {
+            true => TOMBSTONE,
+            false => *id,
+        });
+        file.fields = fields.collect();
+    }
+    fragment
+        .files
+        .retain(|file| file.fields.iter().any(|id| *id != TOMBSTONE));
+}
