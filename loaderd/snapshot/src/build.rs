@@ -11,8 +11,8 @@ use arrow_array::{RecordBatch, StructArray};
 use lance::Dataset;
 use lance_core::{ROW_ADDR, ROW_ID};
 use loaderd_pagemap::{
-    Description, Lengths, MapKey, MapWriter, NullsWriter, NumbersWriter, SectionWriter, Target,
-    ValuesWriter, Variable,
+    Description, Lengths, MapKey, MapWriter, NullsWriter, NumbersWriter, Place, SectionWriter,
+    Target, ValuesWriter, Variable,
 };
 
 use crate::SnapshotError;

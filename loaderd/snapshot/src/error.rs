@@ -231,6 +231,16 @@ pub enum SnapshotError {
         /// What changed.
         reason: String,
     },
+    /// The record of what was tiled so far cannot be kept.
+    #[error("cannot {action} {}: {source}", .path.display())]
+    Record {
+        /// What was being done.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// There was nothing to ingest.
     #[error("nothing to ingest: the source gave no rows")]
     NoRows,
@@ -255,6 +265,18 @@ impl SnapshotError {
             action: action.into(),
             reason: words(&source),
             source: Box::new(source),
+        }
+    }
+
+    pub(crate) fn record(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+        source: std::io::Error,
+    ) -> Self {
+        Self::Record {
+            action,
+            path: path.into(),
+            source,
         }
     }
 

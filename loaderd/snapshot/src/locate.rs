@@ -20,7 +20,7 @@ use lance_core::datatypes::BlobKind;
 use lance_core::utils::blob::blob_path;
 use lance_io::local::to_local_path;
 use lance_table::format::{DataFile, Fragment};
-use loaderd_pagemap::{FileRef, Lengths, Place};
+use loaderd_pagemap::{FileRef, Place};
 
 use crate::SnapshotError;
 use crate::field::BytesLayout;

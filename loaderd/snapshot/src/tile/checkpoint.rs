@@ -71,7 +71,7 @@ impl Checkpoint {
     ) -> Result<Self, SnapshotError> {
         let folder = &options.state_dir;
         std::fs::create_dir_all(folder)
-            .map_err(|e| SnapshotError::cache("create the state folder", folder, e))?;
+            .map_err(|e| SnapshotError::record("create the state folder", folder, e))?;
         let key = serde_json::json!([
             location.uri(),
             options.column,
@@ -86,7 +86,7 @@ impl Checkpoint {
             .append(true)
             .create(true)
             .open(&path)
-            .map_err(|e| SnapshotError::cache("open the record of tiled fragments", &path, e))?;
+            .map_err(|e| SnapshotError::record("open the record of tiled fragments", &path, e))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive)
             == Err(rustix::io::Errno::WOULDBLOCK)
         {
@@ -98,7 +98,7 @@ impl Checkpoint {
         }
         let mut lines = Vec::new();
         file.read_to_end(&mut lines)
-            .map_err(|e| SnapshotError::cache("read the record of tiled fragments", &path, e))?;
+            .map_err(|e| SnapshotError::record("read the record of tiled fragments", &path, e))?;
         let lines = lines.split(|byte| *byte == b'\n');
         let entries = lines.map_while(|line| serde_json::from_slice(line).ok());
         let entries: Vec<Entry> = entries.collect();
@@ -119,7 +119,7 @@ impl Checkpoint {
     }
 
     fn failed(&self, error: std::io::Error) -> SnapshotError {
-        SnapshotError::cache("write the record of tiled fragments", &self.path, error)
+        SnapshotError::record("write the record of tiled fragments", &self.path, error)
     }
 
     /// What an earlier run wrote for this fragment, if it is all there and still fits.
@@ -156,7 +156,7 @@ impl Checkpoint {
     /// The work is in a version of the dataset.
     pub(super) fn remove(self) -> Result<(), SnapshotError> {
         std::fs::remove_file(&self.path).map_err(|e| {
-            SnapshotError::cache("remove the record of tiled fragments", &self.path, e)
+            SnapshotError::record("remove the record of tiled fragments", &self.path, e)
         })
     }
 }
