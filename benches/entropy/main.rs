@@ -95,7 +95,10 @@ fn main() -> Result<()> {
     let machine = Machine::here(&std::env::current_dir()?);
     let images = pictures.plain.len();
     let kb = |bytes: usize| bytes as f64 / images as f64 / 1e3;
-    say(format_args!("{}, Linux {}", machine.processor, machine.kernel));
+    say(format_args!(
+        "{}, Linux {}",
+        machine.processor, machine.kernel
+    ));
     say(format_args!(
         "{images} pictures of {}, {:.1} KB each, tiled {:.1} KB; CPU time on one thread, medians of \
          {rounds} rounds; all coefficients equal to libjpeg-turbo {}",
@@ -116,7 +119,12 @@ fn main() -> Result<()> {
         let Some(base) = ways.iter().find(|base| base.name == way.against) else {
             continue;
         };
-        let ratios = || base.cpu_us.iter().zip(&way.cpu_us).map(|(base, own)| base / own);
+        let ratios = || {
+            base.cpu_us
+                .iter()
+                .zip(&way.cpu_us)
+                .map(|(base, own)| base / own)
+        };
         let least = ratios().fold(f64::INFINITY, f64::min);
         let most = ratios().fold(0.0, f64::max);
         let cpu_us = median(way.cpu_us.iter().copied());
@@ -177,9 +185,21 @@ fn ways(pictures: &Pictures) -> Vec<Way<'_>> {
         way("ours", LIBJPEG, ours::<1>(&pictures.plain)),
         way(LIBJPEG_TILED, LIBJPEG_TILED, libjpeg(&pictures.tiled)),
         way("ours, tiled", LIBJPEG_TILED, ours::<1>(&pictures.tiled)),
-        way("ours, tiled, 2 segments", LIBJPEG_TILED, ours::<2>(&pictures.tiled)),
-        way("ours, tiled, 4 segments", LIBJPEG_TILED, ours::<4>(&pictures.tiled)),
-        way("whole decode, libjpeg-turbo", LIBJPEG, whole(&pictures.plain)),
+        way(
+            "ours, tiled, 2 segments",
+            LIBJPEG_TILED,
+            ours::<2>(&pictures.tiled),
+        ),
+        way(
+            "ours, tiled, 4 segments",
+            LIBJPEG_TILED,
+            ours::<4>(&pictures.tiled),
+        ),
+        way(
+            "whole decode, libjpeg-turbo",
+            LIBJPEG,
+            whole(&pictures.plain),
+        ),
     ]
 }
 

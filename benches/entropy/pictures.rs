@@ -36,7 +36,8 @@ impl Pictures {
             ..Pictures::default()
         };
         for path in paths.iter().filter(|path| path.is_file()).take(count) {
-            let file = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            let file =
+                std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
             pictures.add(path.display().to_string(), file);
         }
         Ok(pictures)
@@ -55,15 +56,25 @@ impl Pictures {
             let mut pixels = Vec::new();
             for y in 0..HEIGHT {
                 for x in 0..WIDTH {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
                     let grain = (state >> 60) as u32;
-                    let edge = if (x / 40 + (y + index) / 30) % 3 == 0 { 90 } else { 0 };
+                    let edge = if (x / 40 + (y + index) / 30) % 3 == 0 {
+                        90
+                    } else {
+                        0
+                    };
                     for slope in [x / 5, y / 4, (x + y) / 9] {
                         pixels.push((slope + edge + 2 * grain).min(255) as u8);
                     }
                 }
             }
-            let file = Encoder { quality: 92, ..Encoder::default() }.encode(&pixels, WIDTH, HEIGHT)?;
+            let file = Encoder {
+                quality: 92,
+                ..Encoder::default()
+            }
+            .encode(&pixels, WIDTH, HEIGHT)?;
             pictures.add(format!("picture {index}"), file);
         }
         Ok(pictures)
@@ -85,7 +96,9 @@ impl Pictures {
     }
 
     fn tiled(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
-        Decoder::default().read::<1>(plain).map_err(|error| error.to_string())?;
+        Decoder::default()
+            .read::<1>(plain)
+            .map_err(|error| error.to_string())?;
         match tile(plain, &Limits::default()) {
             Ok(tiled) => Ok(tiled.jpeg),
             Err(NotTiled::Already) => Ok(plain.to_vec()),

@@ -40,7 +40,10 @@ impl Scan {
         loop {
             // `to` never comes closer to its end than `from` to its own, and there is room for a
             // stride behind either.
-            while let Some(chunk) = file.get(from..).and_then(|rest| rest.first_chunk::<STRIDE>()) {
+            while let Some(chunk) = file
+                .get(from..)
+                .and_then(|rest| rest.first_chunk::<STRIDE>())
+            {
                 out[to..to + STRIDE].copy_from_slice(chunk);
                 let clean = clean_bytes(chunk);
                 from += clean;

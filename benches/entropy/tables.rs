@@ -58,7 +58,9 @@ impl Table {
         for length in 1..=16_u32 {
             table.offsets[length as usize] = index as i32 - code as i32;
             for _ in 0..counts[length as usize - 1] {
-                let symbol = *symbols.get(index).ok_or(Error::Damaged("a Huffman table"))?;
+                let symbol = *symbols
+                    .get(index)
+                    .ok_or(Error::Damaged("a Huffman table"))?;
                 if code >> length != 0 || (class == Class::Dc && symbol > 15) || index > 255 {
                     return Err(Error::Damaged("a Huffman table"));
                 }
@@ -83,7 +85,7 @@ impl Table {
             self.entries[(code << rest | tail) as usize] = if size <= rest {
                 let mut bits = Bits::at(0);
                 bits.refill(&(u64::from(tail) << (63 - rest) << 1).to_be_bytes());
-                let value = bits.value_behind(0, size) as u32;
+                let value = bits.value(0, size) as u32;
                 value << 16 | run << 8 | (length + size)
             } else {
                 size << 24 | length << 16 | run << 8
@@ -98,16 +100,22 @@ impl Table {
         let mut entry = self.entries[bits.peek(LOOKUP)];
         if entry & 0xFF != 0 {
             bits.skip(entry);
-            return Some(Symbol { run: entry >> 8 & 0xFF, value: entry as i32 >> 16 });
+            return Some(Symbol {
+                run: entry >> 8 & 0xFF,
+                value: entry as i32 >> 16,
+            });
         }
         if entry == 0 {
             // Numbers in and out: a reference would keep the reader out of registers.
             entry = self.search(bits.peek(16) as u32)?;
         }
         let (length, size) = (entry >> 16 & 0xFF, entry >> 24);
-        let value = bits.value_behind(length, size);
+        let value = bits.value(length, size);
         bits.skip(length + size);
-        Some(Symbol { run: entry >> 8 & 0xFF, value })
+        Some(Symbol {
+            run: entry >> 8 & 0xFF,
+            value,
+        })
     }
 
     /// The entry of a code that is longer than the look-up.
