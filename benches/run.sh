@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the benches, all or those that are named:
-# read rings plan handover end_to_end extras memory soak.
+# read rings entropy plan handover end_to_end extras memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
 #   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
@@ -15,7 +15,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read rings plan handover end_to_end extras memory soak"
+ALL="read rings entropy plan handover end_to_end extras memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -39,6 +39,10 @@ start() {
             --config "profile.release.package.slab.$level"
         "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
+    entropy)
+        cargo build --release --locked --quiet -p loaderd-entropy
+        "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
+        ;;
     *) "$BIN/python" "benches/$bench.py" "$@" ;;
     esac
 }
@@ -53,7 +57,7 @@ run() {
     fi
     case $1 in
     rings | plan | handover | extras | soak) start "$1" ;;
-    read | end_to_end | memory)
+    read | entropy | end_to_end | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;
     *)

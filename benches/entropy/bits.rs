@@ -49,21 +49,12 @@ impl Bits {
         self.count = self.count.wrapping_sub(count) & 63;
     }
 
-    /// The value of `size` bits, 0 to 15, as the standard's EXTEND has it (F.2.2.1): with a leading
-    /// zero they mean a negative number.
+    /// The value of the `size` bits, 0 to 15, behind `length` others, 0 to 16, as the standard's
+    /// EXTEND has it (F.2.2.1): with a leading zero they mean a negative number.
     #[inline(always)]
-    pub(crate) fn value(&mut self, size: u32) -> i32 {
-        let raw = ((self.buffer >> 1) >> (63 - size)) as i32;
-        let negative = !((self.buffer as i64) >> 63) as i32;
-        self.skip(size);
-        raw + (negative & ((-1 << size) + 1))
-    }
-
-    /// The value of `size` bits behind `length` others.
-    #[inline(always)]
-    pub(crate) fn value_behind(&self, length: u32, size: u32) -> i32 {
+    pub(crate) fn value(&self, length: u32, size: u32) -> i32 {
         let rest = self.buffer << (length & 63);
-        let raw = ((rest >> 1) >> (63 - size & 63)) as i32;
+        let raw = ((rest >> 1) >> ((63 - size) & 63)) as i32;
         let negative = !((rest as i64) >> 63) as i32;
         raw + (negative & ((-1 << (size & 31)) + 1))
     }
@@ -109,7 +100,7 @@ mod tests {
         let check = |byte: u8, size: u32, expected: i32| {
             let mut bits = Bits::at(0);
             bits.refill(&[byte; 8]);
-            assert_eq!(bits.value(size), expected, "{size} bits of {byte:08b}");
+            assert_eq!(bits.value(0, size), expected, "{size} bits of {byte:08b}");
         };
         check(0b0000_0000, 0, 0);
         check(0b1111_1111, 0, 0);

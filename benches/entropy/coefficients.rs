@@ -359,3 +359,72 @@ const fn natural() -> [u8; 256] {
     }
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use loaderd_decode::Limits;
+    use loaderd_decode::encode::{Encoder, Subsampling};
+    use loaderd_decode::tile::tile;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference;
+
+    fn picture(subsampling: Subsampling, restart_mcus: u16, width: u32, height: u32) -> Vec<u8> {
+        let count = (width * height) as usize * subsampling.channels();
+        let pixels: Vec<u8> = (0..count).map(|at| (at * at / 7 + at / 3) as u8).collect();
+        let encoder = Encoder {
+            quality: 93,
+            subsampling,
+            restart_mcus,
+            ..Encoder::default()
+        };
+        encoder.encode(&pixels, width, height).expect("it encodes")
+    }
+
+    fn check<const LANES: usize>(decoder: &mut Decoder, jpeg: &[u8]) {
+        decoder.read::<LANES>(jpeg).expect("it is whole");
+        let found: Vec<_> = decoder.blocks().copied().collect();
+        assert!(reference::blocks(jpeg, found.len()).expect("as many blocks") == found);
+    }
+
+    #[test]
+    fn coefficients_are_those_of_libjpeg() {
+        let mut decoder = Decoder::default();
+        for subsampling in Subsampling::ALL {
+            for (width, height) in [(1, 1), (17, 33), (100, 51), (161, 90)] {
+                for restart_mcus in [0, 1, 3] {
+                    let jpeg = picture(subsampling, restart_mcus, width, height);
+                    check::<1>(&mut decoder, &jpeg);
+                    check::<2>(&mut decoder, &jpeg);
+                    check::<4>(&mut decoder, &jpeg);
+                }
+                if let Ok(tiled) = tile(&picture(subsampling, 0, width, height), &Limits::default())
+                {
+                    check::<4>(&mut decoder, &tiled.jpeg);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the bytes are: blocks or an error, and no panic.
+        #[test]
+        fn damaged_files_end_in_words(
+            at in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+            end in any::<prop::sample::Index>(),
+            restart_mcus in 0_u16..3,
+        ) {
+            let mut jpeg = picture(Subsampling::S420, restart_mcus, 40, 40);
+            for (index, byte) in at {
+                let index = index.index(jpeg.len());
+                jpeg[index] = byte;
+            }
+            let mut decoder = Decoder::default();
+            let _ = decoder.read::<1>(&jpeg);
+            let _ = decoder.read::<2>(&jpeg);
+            jpeg.truncate(end.index(jpeg.len()));
+            let _ = decoder.read::<1>(&jpeg);
+        }
+    }
+}

@@ -31,7 +31,8 @@ static void on_message(j_common_ptr info, int level) {
  * picture to `out`, component by component, row by row, 64 values in natural order each. With
  * out == NULL nothing is copied. Returns 0, or 1 where the file is damaged or `out_blocks` is
  * not the number of blocks. */
-int loaderd_entropy_reference(const uint8_t *data, size_t size, int16_t *out, size_t out_blocks) {
+int loaderd_entropy_reference(const uint8_t *data, size_t size, int16_t *const out,
+                              size_t out_blocks) {
   struct reader reader;
   memset(&reader, 0, sizeof(reader));
   reader.info.err = jpeg_std_error(&reader.errors);
@@ -47,6 +48,7 @@ int loaderd_entropy_reference(const uint8_t *data, size_t size, int16_t *out, si
   jpeg_read_header(&reader.info, TRUE);
   jvirt_barray_ptr *arrays = jpeg_read_coefficients(&reader.info);
   int status = 0;
+  int16_t *to = out;
   if (out != NULL) {
     size_t count = 0;
     for (int c = 0; c < reader.info.num_components; c++) {
@@ -60,8 +62,8 @@ int loaderd_entropy_reference(const uint8_t *data, size_t size, int16_t *out, si
         JBLOCKARRAY row = (*reader.info.mem->access_virt_barray)(
             (j_common_ptr)&reader.info, arrays[c], y, 1, FALSE);
         size_t values = (size_t)component->width_in_blocks * DCTSIZE2;
-        memcpy(out, row[0][0], values * sizeof(int16_t));
-        out += values;
+        memcpy(to, row[0][0], values * sizeof(int16_t));
+        to += values;
       }
     }
   }

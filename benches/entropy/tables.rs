@@ -81,9 +81,16 @@ impl Table {
             return;
         };
         let (run, size) = run_and_size(self.class, symbol);
-        let entry = entry(length, run, size);
-        let first = (code << rest) as usize;
-        self.entries[first..first + (1 << rest)].fill(entry);
+        for tail in 0..1 << rest {
+            self.entries[(code << rest | tail) as usize] = if size <= rest {
+                let mut bits = Bits::at(0);
+                bits.refill(&(u64::from(tail) << (63 - rest) << 1).to_be_bytes());
+                let value = bits.value(0, size) as u32;
+                value << 16 | run << 8 | (length + size)
+            } else {
+                size << 24 | length << 16 | run << 8
+            };
+        }
     }
 
     /// Takes the next symbol and its value, 31 bits at most, which a refill has brought. `None`:
@@ -91,12 +98,20 @@ impl Table {
     #[inline(always)]
     pub(crate) fn take(&self, bits: &mut Bits) -> Option<Symbol> {
         let mut entry = self.entries[bits.peek(LOOKUP)];
+        if entry & 0xFF != 0 {
+            bits.skip(entry);
+            return Some(Symbol {
+                run: entry >> 8 & 0xFF,
+                value: entry as i32 >> 16,
+            });
+        }
         if entry == 0 {
             // Numbers in and out: a reference would keep the reader out of registers.
             entry = self.search(bits.peek(16) as u32)?;
         }
-        let value = bits.value_behind(entry >> 16 & 0xFF, entry >> 24);
-        bits.skip(entry & 0xFF);
+        let (length, size) = (entry >> 16 & 0xFF, entry >> 24);
+        let value = bits.value(length, size);
+        bits.skip(length + size);
         Some(Symbol {
             run: entry >> 8 & 0xFF,
             value,
@@ -116,7 +131,7 @@ impl Table {
 }
 
 fn entry(length: u32, run: u32, size: u32) -> u32 {
-    size << 24 | length << 16 | run << 8 | (length + size)
+    size << 24 | length << 16 | run << 8
 }
 
 fn run_and_size(class: Class, symbol: u8) -> (u32, u32) {
