@@ -49,7 +49,9 @@ def save_grid(batch: Batch, path: str) -> None:
         numbers = own.tolist()
         labels = [names[number] if names else str(number) for number in numbers]
         colours = [COLOURS[number % len(COLOURS)] for number in numbers]
-        drawn.append(draw_bounding_boxes(image, boxes, labels, colors=colours, width=2))
+        if numbers:
+            image = draw_bounding_boxes(image, boxes, labels, colors=colours, width=2)
+        drawn.append(image)
     save_image(torch.stack(drawn).float() / 255, path, nrow=2)
     print(f"saved the first batch in {path}")
 

@@ -70,6 +70,8 @@ impl Decoder {
 
         let columns = shown(&geometry.x, pipeline.size()[1]);
         let rows = shown(&geometry.y, pipeline.size()[0]);
+        // The output's columns that show the picture lie side by side.
+        let border = columns.iter().take_while(|column| column.is_none()).count();
         let (Some((left, right)), Some((top, bottom))) = (reach(&columns), reach(&rows)) else {
             out.fill(fill);
             return Ok(geometry);
@@ -89,9 +91,10 @@ impl Decoder {
         layout.read_values(&region, values)?;
 
         let steps = orientation.steps(region.columns() as usize, region.rows() as usize);
-        let across: Vec<Option<isize>> = columns
+        let across: Vec<isize> = columns
             .iter()
-            .map(|column| Some(steps.start + steps.x * ((*column)? - left) as isize))
+            .flatten()
+            .map(|column| steps.start + steps.x * (column - left) as isize)
             .collect();
         for (line, row) in out.chunks_exact_mut(columns.len()).zip(&rows) {
             let Some(row) = row else {
@@ -99,8 +102,12 @@ impl Decoder {
                 continue;
             };
             let down = steps.y * (row - top) as isize;
+            let (before, line) = line.split_at_mut(border);
+            let (line, behind) = line.split_at_mut(across.len());
+            before.fill(fill);
+            behind.fill(fill);
             for (value, at) in line.iter_mut().zip(&across) {
-                *value = at.map_or(fill, |at| values[(at + down) as usize]);
+                *value = values[(at + down) as usize];
             }
         }
         Ok(geometry)

@@ -267,6 +267,7 @@ impl<'a> Layout<'a> {
                 }
                 let row = rows.next(
                     self.samples.row_bytes(columns) as usize,
+                    self.samples.row_bytes(to) as usize,
                     self.samples.pixel_bytes(),
                 )?;
                 if !(region.top..region.bottom).contains(&y) || from >= to {

@@ -42,12 +42,18 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Rows<'a, I> {
         self.current.fill(0);
     }
 
-    /// The next row, `bytes` long. A pixel has `pixel_bytes`, at least 1.
-    pub(super) fn next(&mut self, bytes: usize, pixel_bytes: usize) -> Result<&[u8], DecodeError> {
+    /// The next row, `bytes` long, of which the first `wanted` are unfiltered: as many in
+    /// every row of a pass. A pixel has `pixel_bytes`, at least 1.
+    pub(super) fn next(
+        &mut self,
+        bytes: usize,
+        wanted: usize,
+        pixel_bytes: usize,
+    ) -> Result<&[u8], DecodeError> {
         mem::swap(&mut self.current, &mut self.above);
         self.fill(bytes + 1)?;
         let (filter, row) = self.current.split_at_mut(1);
-        let (row, above) = (&mut row[..bytes], &self.above[1..=bytes]);
+        let (row, above) = (&mut row[..wanted], &self.above[1..=wanted]);
         match pixel_bytes {
             1 => unfilter::<1>(filter[0], row, above),
             2 => unfilter::<2>(filter[0], row, above),
@@ -120,6 +126,7 @@ fn unfilter<const PIXEL: usize>(
                 }
             }
         }
+        4 if PIXEL == 1 => unfilter_bytes(row, above),
         4 => {
             let (mut left, mut corner) = ([0u8; PIXEL], [0u8; PIXEL]);
             for (pixel, up) in row.chunks_exact_mut(PIXEL).zip(above.chunks_exact(PIXEL)) {
@@ -133,6 +140,25 @@ fn unfilter<const PIXEL: usize>(
         _ => return Err(corrupt(format!("a row with filter {filter}"))),
     }
     Ok(())
+}
+
+/// Undoes filter 4 where a pixel is a byte, as in masks, which are mostly the row above.
+fn unfilter_bytes(row: &mut [u8], above: &[u8]) {
+    let (mut left, mut corner) = (0u8, 0u8);
+    for (values, above) in row.chunks_mut(16).zip(above.chunks(16)) {
+        // While left and corner are equal, what is above is the guess, and with no
+        // difference to it they stay so.
+        if left == corner && *values == [0; 16] {
+            values.copy_from_slice(above);
+            (left, corner) = (above[15], above[15]);
+            continue;
+        }
+        for (value, &up) in values.iter_mut().zip(above) {
+            left = value.wrapping_add(paeth(left, up, corner));
+            corner = up;
+            *value = left;
+        }
+    }
 }
 
 /// Whichever of left, up and corner lies nearest to left + up - corner (section 9.4).
@@ -365,5 +391,21 @@ mod tests {
         check::<4>();
         check::<6>();
         check::<8>();
+    }
+
+    /// As a mask has it: long runs that are like the row above.
+    #[test]
+    fn runs_are_copied() {
+        let above: Vec<u8> = (0..100).map(|x| x / 23).collect();
+        let plain: Vec<u8> = (0..100).map(|x| if x < 61 { x / 23 } else { 9 }).collect();
+        let mut row: Vec<u8> = (0..plain.len())
+            .map(|x| {
+                let behind = |row: &[u8]| x.checked_sub(1).map_or(0, |at| row[at]);
+                plain[x].wrapping_sub(paeth(behind(&plain), above[x], behind(&above)))
+            })
+            .collect();
+        assert!(row[..48].iter().all(|&value| value == 0));
+        unfilter::<1>(4, &mut row, &above).unwrap();
+        assert_eq!(row, plain);
     }
 }
