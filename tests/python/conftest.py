@@ -55,3 +55,15 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.stop()
     assert daemon.process.returncode == 0, daemon.log.read_text()
     assert "panicked" not in daemon.log.read_text()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with eight pictures of one colour each."""
+    from column_rows import picture
+
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    for row in range(8):
+        (folder / f"{row}.jpg").write_bytes(picture(row))
+    return folder
