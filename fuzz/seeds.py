@@ -111,14 +111,17 @@ def page_map(rows: int = 3) -> bytes:
     entries = [0, 5 | 1 << 63, 5 | 1 << 62, 5]
     description = {
         "key": {
-            "format": 2,
+            "format": 3,
             "lance": "14.0.2",
             "identity": "ab",
             "version": 1,
             "filter": None,
-            "bytes_columns": ["image"],
-            "fixed_columns": ["label"],
-            "variable_columns": ["text"],
+            "columns": {
+                "bytes": ["image"],
+                "tiled": ["image_tiled"],
+                "fixed": ["label"],
+                "variable": ["text"],
+            },
         },
         "rows": rows,
         "rows_in_version": rows,
@@ -126,6 +129,7 @@ def page_map(rows: int = 3) -> bytes:
         "files": [{"path": "data/a.lance", "bytes_min": 116}],
         "lengths": [100, 100, 100],
         "extents": [section(b"".join(struct.pack("<QII", *place) for place in places))],
+        "tiled_rows": [1],
         "fixed": [section(bytes(range(8 * rows)))],
         "nulls": [{"rows": 1, "bits": section(b"\2")}],
         "values": [{"entries": section(struct.pack("<4Q", *entries)), "bytes": section(b"value")}],
@@ -137,8 +141,16 @@ def page_map(rows: int = 3) -> bytes:
     return head + body + json.dumps(description).encode()
 
 
-def jpeg(components: int = 3, marker: int = 0xC0, size: tuple[int, int] = (16, 16)) -> bytes:
-    """A file of one colour: every coefficient is 0, so every block has two codes of 2 bits."""
+def jpeg(
+    components: int = 3,
+    marker: int = 0xC0,
+    size: tuple[int, int] = (16, 16),
+    interval: int = 0,
+) -> bytes:
+    """A file of one colour: every coefficient is 0, so every block has two codes of one bit.
+
+    With an interval, so many MCUs stand between two restart markers.
+    """
 
     def segment(marker: int, data: bytes) -> bytes:
         return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
@@ -149,17 +161,22 @@ def jpeg(components: int = 3, marker: int = 0xC0, size: tuple[int, int] = (16, 1
     # One code of one bit each: difference 0, and end of block.
     tables = b"".join(bytes([kind, 1, *([0] * 15), 0]) for kind in (0x00, 0x10))
     scan = bytes([components]) + b"".join(bytes([n, 0]) for n in ids) + bytes([0, 63, 0])
-    blocks = components * (-(-size[0] // 8)) * (-(-size[1] // 8))
-    bits = "00" * blocks
-    bits += "1" * (-len(bits) % 8)
-    data = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    mcus = (-(-size[0] // 8)) * (-(-size[1] // 8))
+    parts = []
+    for first in range(0, mcus, interval or mcus):
+        bits = "00" * components * min(interval or mcus, mcus - first)
+        bits += "1" * (-len(bits) % 8)
+        parts.append(int(bits, 2).to_bytes(len(bits) // 8, "big"))
+    data = b"".join(
+        part + struct.pack("BB", 0xFF, 0xD0 + number % 8) for number, part in enumerate(parts)
+    )[:-2]
     return (
         b"\xff\xd8"
         + segment(0xFE, b"seed")
         + segment(0xDB, bytes(1) + bytes([16] * 64))
         + segment(marker, frame_header)
         + segment(0xC4, tables)
-        + segment(0xDD, b"\0\0")
+        + segment(0xDD, struct.pack(">H", interval))
         + segment(0xDA, scan)
         + data
         + b"\xff\xd9"
@@ -220,13 +237,16 @@ def main() -> None:
     pictures = [jpeg(), jpeg(1), jpeg(4), jpeg(1, size=(70, 9)), jpeg()[:-8], jpeg(3, 0xC2)]
     pictures += [png(2, 8, 15), png(0, 1, 1), png(3, 4, 3), png(6, 16, 40), gif()]
     pictures += [webp(), webp(groups=3)]
+    tiles = [jpeg(size=(70, 30), interval=n) for n in (1, 3, 9, 18)] + [jpeg(1, interval=1)]
     case = {"cursor": CURSOR, "now": FINGERPRINT, "seed": 7, "batch_size": 4, "world_size": 2}
     seeds = {
         "frames": [bytes([9]) + b"".join(map(frame, MESSAGES)), b"\0LDR1\xff\xff\xff\xff"],
         "messages": [json.dumps(message).encode() for message in MESSAGES],
         "layout": [json.dumps(LAYOUT).encode()],
         "header": pictures,
-        "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures)],
+        "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures + tiles)],
+        "cut": [bytes([60, 40, 90, 99]) + picture for picture in tiles],
+        "tile": [*pictures[:6], *tiles],
         "transforms": [json.dumps(list_).encode() for list_ in TRANSFORMS],
         "pagemap": [page_map(), b"\0LDPGMAP\0" + bytes(64)],
         "cursor": [

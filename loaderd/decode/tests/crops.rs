@@ -1,30 +1,11 @@
 //! Decoding only a crop gives the pixels that decoding everything and cropping gives.
 
+mod files;
+
+use files::picture;
 use loaderd_decode::encode::{Encoder, Scans, Subsampling};
 use loaderd_decode::{DType, Decoder, Limits, Options, Pipeline};
 use proptest::prelude::*;
-
-/// A picture with edges, slopes and noise in every channel, so that a chroma sample
-/// taken from the wrong side shows.
-fn picture(width: u32, height: u32, channels: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut pixels = Vec::with_capacity(width as usize * height as usize * channels);
-    for y in 0..height {
-        for x in 0..width {
-            for channel in 0..channels as u32 {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                let wave = (x * (3 + channel) + y * (5 - channel)) % 256;
-                let edge = if (x / 7 + y / 5 + channel) % 3 == 0 {
-                    90
-                } else {
-                    0
-                };
-                pixels.push((wave / 2 + edge + (state >> 28)).min(255) as u8);
-            }
-        }
-    }
-    pixels
-}
 
 fn pipeline(transforms: serde_json::Value) -> Pipeline {
     Pipeline::parse(&transforms, Options::default()).unwrap()

@@ -1,4 +1,5 @@
-//! Writers of small PNG, WebP and GIF files, for tests that need to know every byte.
+//! Pictures, and writers of small PNG, WebP and GIF files for tests that need to know every
+//! byte.
 //!
 //! Enters: samples, colours, metadata. Leaves: files as encoders write them, and as none
 //! does. Never: a short cut through the code under test.
@@ -9,8 +10,33 @@
     reason = "each test file uses its part of these"
 )]
 
+use loaderd_decode::encode::Encoder;
 use zlib_rs::crc32::crc32;
 use zlib_rs::{DeflateConfig, compress_bound, compress_slice};
+
+/// A picture with edges, slopes and noise in every channel, so that a sample taken from the
+/// wrong side shows.
+pub fn picture(width: u32, height: u32, channels: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut pixels = Vec::with_capacity(width as usize * height as usize * channels);
+    for y in 0..height {
+        for x in 0..width {
+            for channel in 0..channels as u32 {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let wave = (x * (3 + channel) + y * (5 - channel)) % 256;
+                let edge = u32::from((x / 7 + y / 5 + channel) % 3 == 0) * 90;
+                pixels.push((wave / 2 + edge + (state >> 28)).min(255) as u8);
+            }
+        }
+    }
+    pixels
+}
+
+/// Such a picture as a JPEG.
+pub fn encode(encoder: Encoder, width: u32, height: u32, seed: u32) -> Vec<u8> {
+    let pixels = picture(width, height, encoder.channels(), seed);
+    encoder.encode(&pixels, width, height).unwrap()
+}
 
 /// A TIFF block whose only entry asks for this orientation.
 pub fn exif(value: u8) -> Vec<u8> {
