@@ -73,7 +73,7 @@ def prepare(folder: Path, images: Path | None, rows: int) -> Pictures:
 
 def ingest(pictures: Pictures, uri: Path) -> Path:
     """The dataset as loaderd writes it, with all rows or not at all."""
-    report = json.loads(run_loaderd("ingest", pictures.tree, uri, "--json"))
+    report = json.loads(run_loaderd("ingest", pictures.tree, uri, "--no-tile", "--json"))
     if report["rows"] != pictures.rows:
         raise SystemExit(f"loaderd ingest left out {report['skipped']} of {pictures.rows} pictures")
     return uri

@@ -139,7 +139,7 @@ def test_images_as_they_are_and_in_their_own_size(daemon: Daemon, tmp_path: Path
         command = [binary, "sample", tmp_path / name, "--count", "9"]
         subprocess.run([*command, "--width", str(width), "--height", "50"], check=True)
     for folder in ("small", "wide"):
-        ingest = [binary, "ingest", tmp_path / folder, tmp_path / "photos.lance"]
+        ingest = [binary, "ingest", "--no-tile", tmp_path / folder, tmp_path / "photos.lance"]
         subprocess.run(ingest, check=True, capture_output=True)
     files = [path for f in ("small", "wide") for path in sorted(tmp_path.glob(f"{f}/*/*.jpg"))]
     uri = str(tmp_path / "photos.lance")

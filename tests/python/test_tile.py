@@ -348,15 +348,25 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     ("version", "storage"), [("2.0", "binary"), ("2.1", "blob"), ("2.2", "blob v2")]
 )
 def test_originals_are_dropped(daemon: Daemon, tmp_path: Path, version: str, storage: str) -> None:
-    rows = {number: None if number == 4 else jpeg(number) for number in range(40)}
-    uri = write(tmp_path / "a.lance", rows, storage=storage, data_storage_version=version)
+    """The columns beside them stay, and their space comes free."""
+    uri = str(tmp_path / "a.lance")
+
+    def put(rows: dict[int, bytes | None], storage: str) -> None:
+        meta = [{"name": f"row {number}", "sizes": [number] * (number % 3)} for number in rows]
+        beside = table(rows, storage).append_column("meta", pa.array(meta))
+        options = {"max_rows_per_file": 25, "data_storage_version": version, "mode": "append"}
+        lance.write_dataset(beside, uri, **options)
+
+    put({number: None if number == 4 else jpeg(number) for number in range(40)}, storage)
     lance.dataset(uri).delete("id = 7 OR id = 39")
+    meta = lance.dataset(uri).to_table(columns=["meta", "id"])
     before = delivered(daemon, uri)
     report = tile(uri, "--drop-original")
     assert report["tiled"] == 37
     dataset = lance.dataset(uri)
     assert report["dropped"] == dataset.version
-    assert sorted(dataset.schema.names) == ["id", "image"]
+    assert sorted(dataset.schema.names) == ["id", "image", "meta"]
+    assert dataset.to_table(columns=["meta", "id"]) == meta
     assert b"loaderd:tiled-of" not in (dataset.schema.field("image").metadata or {})
     assert delivered(daemon, uri) == before
     assert notices(daemon, uri) == []
@@ -367,8 +377,7 @@ def test_originals_are_dropped(daemon: Daemon, tmp_path: Path, version: str, sto
     assert sum(path.stat().st_size for path in files) < report["bytes_after"] * 1.1 + 40_000
     # The dataset can be appended to, and tiled again.
     more = {number: jpeg(number) for number in range(100, 110)}
-    kept = "blob v2" if version == "2.2" else "blob"
-    lance.write_dataset(table(more, kept), uri, mode="append")
+    put(more, "blob v2" if version == "2.2" else "blob")
     assert tile(uri)["tiled"] == 10
 
 

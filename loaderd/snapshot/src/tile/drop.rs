@@ -11,7 +11,7 @@ use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::fragment::FileFragment;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance_core::datatypes::Schema;
+use lance_core::datatypes::{Field, Schema};
 use lance_table::format::DataFile;
 
 use super::checkpoint::source_file;
@@ -44,7 +44,7 @@ pub(super) async fn drop_original(
     let Some((form, form_layout)) = tiled_form(dataset.schema(), name) else {
         return Err(conflict(location, "its columns are others now"));
     };
-    let is_field = |field: &lance_core::datatypes::Field| field.id == source.field_id;
+    let is_field = |field: &Field| field.id == source.field_id;
     if !dataset.schema().fields.iter().any(is_field) {
         return Err(refused(
             location,
@@ -179,8 +179,17 @@ async fn without_originals(
         .iter()
         .find(|file| file.path == *path)
         .expect("it has this file");
-    let others = fragment.schema().fields.iter();
-    let others = others.filter(|field| file.fields.contains(&field.id) && field.id != ids[0]);
+    let one = |field: &Field| Schema {
+        fields: vec![field.clone()],
+        metadata: Default::default(),
+    };
+    // Of a struct, files may name the fields inside of it only.
+    let is_there = |field: &&Field| {
+        let inner = one(field);
+        let mut inner = inner.fields_pre_order();
+        field.id != ids[0] && inner.any(|field| file.fields.contains(&field.id))
+    };
+    let others = fragment.schema().fields.iter().filter(is_there);
     let others = Schema {
         fields: others.cloned().collect(),
         metadata: Default::default(),
