@@ -4,6 +4,7 @@
 //! Tags need write access: a dataset that cannot be written to is read unprotected, and the reason
 //! is kept. It never touches a tag whose name does not begin with `loaderd-`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ const KEEP_PREFIX: &str = "loaderd-keep-";
 pub enum Protect {
     /// As long as the snapshot is open.
     Run,
-    /// Beyond it, for checkpoints and replay; [`prune_tags`] takes the tag off.
+    /// Beyond it, for checkpoints and replay; [`prune_tags`] takes the tag off once no run reads
+    /// the version any more.
     Keep,
     /// Not at all.
     None,
@@ -60,36 +62,38 @@ impl fmt::Display for Protection {
     }
 }
 
-/// A tag on a version; dropping it takes a run's tag off.
+/// Tags on a version; dropping it takes the run's off.
 pub(crate) struct Hold {
     protection: Protection,
-    /// The dataset to take the tag off, for a run's tag that is still on.
-    owned: Option<Arc<Dataset>>,
+    /// The run's tag that is still on, and the dataset to take it off.
+    owned: Option<(Arc<Dataset>, String)>,
 }
 
 impl Hold {
-    /// Tags the version that `dataset` is at. A refusal is not an error.
+    /// Tags the version that `dataset` is at. A refusal is not an error. A version that is to be
+    /// kept gets a run's tag besides: as long as that one is on, the other is not pruned.
     pub(crate) async fn take(dataset: &Arc<Dataset>, protect: Protect, run: &str) -> Self {
-        let result = match protect {
-            Protect::None => {
-                return Self {
-                    protection: Protection::Off,
-                    owned: None,
-                };
-            }
-            Protect::Run => tag_run(dataset, run).await,
-            Protect::Keep => tag_keep(dataset, run).await,
+        let mut hold = Self {
+            protection: Protection::Off,
+            owned: None,
         };
-        match result {
-            Ok(tag) => Self {
-                protection: Protection::Tag(tag),
-                owned: (protect == Protect::Run).then(|| dataset.clone()),
-            },
-            Err(error) => Self {
-                protection: Protection::Refused(words(&error)),
-                owned: None,
-            },
+        if protect == Protect::None {
+            return hold;
         }
+        let refused = |error| Protection::Refused(words(&error));
+        hold.protection = match tag_run(dataset, run).await {
+            Ok(tag) => {
+                hold.owned = Some((dataset.clone(), tag.clone()));
+                Protection::Tag(tag)
+            }
+            Err(error) => refused(error),
+        };
+        if protect == Protect::Keep && hold.owned.is_some() {
+            hold.protection = tag_keep(dataset, run)
+                .await
+                .map_or_else(refused, Protection::Tag);
+        }
+        hold
     }
 
     pub(crate) fn protection(&self) -> &Protection {
@@ -98,11 +102,11 @@ impl Hold {
 
     /// Takes a run's tag off. A tag that is gone already is as good.
     pub(crate) fn release(&mut self) -> Result<(), SnapshotError> {
-        let (Some(dataset), Protection::Tag(tag)) = (self.owned.take(), &self.protection) else {
+        let Some((dataset, tag)) = self.owned.take() else {
             return Ok(());
         };
         wait(async {
-            match dataset.tags().delete(tag).await {
+            match dataset.tags().delete(&tag).await {
                 Ok(()) | Err(lance::Error::RefNotFound { .. }) => Ok(()),
                 Err(error) => Err(SnapshotError::lance(format!("delete the tag {tag}"), error)),
             }
@@ -218,8 +222,8 @@ impl fmt::Display for PrunedTag {
 }
 
 /// Takes off tags that loaderd put on `uri` at least `older_than` ago, `run` and `keep` alike.
-/// Other tags stay, and so does a run's tag whose process is still alive on this machine. The
-/// result is sorted by name. With `dry_run` nothing is changed.
+/// Other tags stay, and so does a run's tag whose process is still alive on this machine, and what
+/// keeps a version that such a run reads. The result is sorted by name. With `dry_run` nothing is changed.
 ///
 /// # Errors
 /// Where the dataset cannot be opened, or a tag cannot be removed.
@@ -238,6 +242,11 @@ pub fn prune_tags(
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let machine = machine();
+        let read: HashSet<_> = tags
+            .iter()
+            .filter(|(name, _)| is_alive(name, &machine))
+            .map(|(_, contents)| (contents.branch.clone(), contents.version))
+            .collect();
         let mut pruned = Vec::new();
         for (name, contents) in tags {
             let put_on = contents
@@ -245,8 +254,11 @@ pub fn prune_tags(
                 .map(|time| u64::try_from(time.timestamp()).unwrap_or_default())
                 .unwrap_or_default();
             let age = now.saturating_sub(Duration::from_secs(put_on));
-            let ours = name.starts_with(RUN_PREFIX) || name.starts_with(KEEP_PREFIX);
-            if !ours || age < older_than || is_alive(&name, &machine) {
+            let kept = name.starts_with(KEEP_PREFIX);
+            let ours = kept || name.starts_with(RUN_PREFIX);
+            let needed = is_alive(&name, &machine)
+                || (kept && read.contains(&(contents.branch.clone(), contents.version)));
+            if !ours || age < older_than || needed {
                 continue;
             }
             if !dry_run {

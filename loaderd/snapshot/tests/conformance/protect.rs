@@ -126,7 +126,7 @@ fn a_failed_open_leaves_no_tag() {
 
 #[test]
 fn forgotten_tags_are_pruned() {
-    let (place, _) = written();
+    let (place, values) = written();
     let dataset = place.dataset();
     let mine = ["release", "loaderd"];
     let forgotten = [
@@ -136,6 +136,8 @@ fn forgotten_tags_are_pruned() {
     for tag in mine.iter().chain(&forgotten) {
         block_on(dataset.tags().create(tag, 1)).unwrap();
     }
+    // What the forgotten tags hold is read by nobody any more.
+    place.write(&blob_batch(61, &values[..5], packed()), |_| {});
     let alive = open(&place, Protect::Run, "run");
     let prune = |older_than, dry_run| -> Vec<(String, bool)> {
         let pruned = prune_tags(&place.uri, older_than, dry_run).unwrap();
@@ -159,4 +161,20 @@ fn forgotten_tags_are_pruned() {
         left,
         ["loaderd".to_owned(), tag_of(&alive), "release".to_owned()]
     );
+}
+
+#[test]
+fn what_is_kept_stays_while_it_is_read() {
+    let (place, _) = written();
+    let dataset = place.dataset();
+    let prune = || prune_tags(&place.uri, Duration::ZERO, false).unwrap();
+    let reading = open(&place, Protect::Keep, "run");
+    let kept = tag_of(&reading);
+    assert_eq!(prune(), []);
+    assert_eq!(tags(&dataset).len(), 2, "its own, and the one that stays");
+    drop(reading);
+    assert_eq!(tags(&dataset), [(kept.clone(), 1)]);
+    let pruned: Vec<String> = prune().into_iter().map(|tag| tag.name).collect();
+    assert_eq!(pruned, [kept]);
+    assert_eq!(tags(&dataset), []);
 }
