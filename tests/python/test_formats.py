@@ -117,6 +117,20 @@ def oriented(kind: str, value: int, **options: Any) -> bytes:
     return saved(Image.fromarray(picture(*sides)), kind, exif=exif, **options)
 
 
+def with_xmp(kind: str, text: str, exif: int | None = None) -> bytes:
+    """A file whose XMP packet has this in it, and whose EXIF block, if any, this orientation."""
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a {text}</a></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": packet.encode()}
+    if kind == "PNG":
+        info = pytest.importorskip("PIL.PngImagePlugin").PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", packet)
+        options = {"pnginfo": info}
+    block = Image.Exif()
+    block[ORIENTATION if exif else 0x010F] = exif or "maker"
+    sides = (HEIGHT, WIDTH) if (exif or 6) >= 5 else (WIDTH, HEIGHT)
+    return saved(Image.fromarray(picture(*sides)), kind, exif=block, **options)
+
+
 FILES: dict[str, Callable[[], bytes]] = {
     "jpeg": jpeg,
     "jpeg, grey": lambda: jpeg("L"),
@@ -155,6 +169,17 @@ FILES: dict[str, Callable[[], bytes]] = {
         f"{kind}, orientation {value}": lambda kind=kind, value=value: oriented(kind, value)
         for kind in ("JPEG", "PNG", "WEBP")
         for value in range(1, 9)
+    },
+    **{
+        f"xmp, {kind}, {text}, {exif}": lambda k=kind, t=text, e=exif: with_xmp(k, t, e)
+        for kind in ("JPEG", "PNG", "WEBP")
+        for text, exif in (
+            ('tiff:Orientation="6">', None),
+            ("><tiff:Orientation>8</tiff:Orientation>", None),
+            ("tiff:Orientation='3' tiff:Orientation=\"5\">", None),
+            ('tiff:Orientation="6">', 3),
+            ('tiff:Orientation="6">', 1),
+        )
     },
 }
 
@@ -201,6 +226,15 @@ def test_pixels_are_pillows(daemon: Daemon, tmp_path: Path) -> None:
         if difference(image, expected) > (0 if exact else 1):
             wrong[name] = difference(image, expected)
     assert not wrong
+
+
+@pytest.mark.parametrize("method", [0, 4, 6])
+def test_lossless_webps_with_many_codes(daemon: Daemon, tmp_path: Path, method: int) -> None:
+    picture_of_parts = np.concatenate([picture(640, 120), picture(640, 360) // 16 * 16])
+    picture_of_parts[200:300, 100:400] = np.random.default_rng(2).integers(0, 256, (100, 300, 3))
+    data = saved(Image.fromarray(picture_of_parts), "WEBP", lossless=True, method=method)
+    (image,) = delivered(daemon, folder(tmp_path, [data]), CenterCrop((480, 640)))
+    assert difference(image, picture_of_parts) == 0
 
 
 def test_pixels_are_torchvisions(daemon: Daemon, tmp_path: Path) -> None:

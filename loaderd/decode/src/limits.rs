@@ -15,8 +15,8 @@ pub struct Limits {
     /// Scans of a progressive JPEG. Default 100; encoders write 10, and the finest
     /// script that makes sense about 60.
     pub scans_max: u32,
-    /// Bytes of scratch memory for one image, coefficients of a progressive JPEG and
-    /// whole frames of a WebP or GIF included. Default 256 MiB. What decoders hold
+    /// Bytes of scratch memory for one image, coefficients of a progressive JPEG, whole
+    /// frames of a WebP or GIF and code tables of a lossless WebP included. Default 256 MiB. What decoders hold
     /// for a few rows comes on top: 10 MB for the widest JPEG there can be.
     pub scratch_bytes_max: u64,
 }

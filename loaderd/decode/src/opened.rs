@@ -61,7 +61,10 @@ impl<'a> Opened<'a> {
                 layout.check_data()?;
                 Opened::Png(layout)
             }
-            Parsed::WebP(layout) => Opened::WebP(layout),
+            Parsed::WebP(mut layout) => {
+                layout.count_tables(limits.scratch_bytes_max)?;
+                Opened::WebP(layout)
+            }
             Parsed::Gif(layout) => Opened::Gif(layout),
         })
     }

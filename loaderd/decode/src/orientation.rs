@@ -1,9 +1,9 @@
-//! How a stored image is turned to stand upright, by its EXIF block.
+//! How a stored image is turned to stand upright, by its EXIF block or its XMP packet.
 //!
-//! Enters: the TIFF structure of an EXIF block (Exif 2.32, 4.5.2; TIFF 6.0, section 2), a
-//! placement drawn on the upright image, pixels as stored. Leaves: an [`Orientation`],
-//! the placement in stored coordinates, upright pixels. Never: an error; a block that
-//! makes no sense means that the image is upright already.
+//! Enters: the TIFF structure of an EXIF block (Exif 2.32, 4.5.2; TIFF 6.0, section 2), an
+//! XMP packet (ISO 16684-1), a placement drawn on the upright image, pixels as stored. Leaves: an [`Orientation`],
+//! the placement in stored coordinates, upright pixels. Never: an error; metadata that
+//! make no sense mean that the image is upright already.
 
 use crate::geometry::{Axis, Placement, Span};
 
@@ -46,18 +46,38 @@ impl Orientation {
         )
     }
 
-    /// Reads a block that may begin with `Exif\0\0`, as in JPEG's APP1.
-    ///
-    /// Looks at one directory of at most 65,535 entries inside the bytes given; follows
-    /// no link beyond it. Of several entries the last counts, as in Pillow.
-    pub(crate) fn of_exif(block: &[u8]) -> Orientation {
-        let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-        Self::of_tiff(tiff)
+    /// What a file's metadata ask for. An EXIF block that has an orientation, sensible or
+    /// not, goes before the XMP packet, as in Pillow.
+    pub(crate) fn of(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+        exif.and_then(Self::in_exif)
+            .or_else(|| xmp.and_then(Self::in_xmp))
             .filter(|value| (1..=8).contains(value))
             .map_or(Self::UPRIGHT, |value| Orientation(value as u8))
     }
 
-    fn of_tiff(tiff: &[u8]) -> Option<u32> {
+    /// The first `tiff:Orientation` with a digit, as an attribute or an element: the same
+    /// text that Pillow looks for.
+    fn in_xmp(packet: &[u8]) -> Option<u32> {
+        const NAME: &[u8] = b"tiff:Orientation";
+        let mut rest = packet;
+        while let Some(at) = rest.windows(NAME.len()).position(|part| part == NAME) {
+            rest = &rest[at + NAME.len()..];
+            let value = rest
+                .strip_prefix(b"=\"")
+                .or_else(|| rest.strip_prefix(b">"));
+            if let Some([digit @ b'0'..=b'9', ..]) = value {
+                return Some(u32::from(digit - b'0'));
+            }
+        }
+        None
+    }
+
+    /// The entry of a block that may begin with `Exif\0\0`, as in JPEG's APP1.
+    ///
+    /// Looks at one directory of at most 65,535 entries inside the bytes given; follows
+    /// no link beyond it. Of several entries the last counts, as in Pillow.
+    pub(crate) fn in_exif(block: &[u8]) -> Option<u32> {
+        let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
         let big_endian = match tiff.get(..4)? {
             b"II*\0" => false,
             b"MM\0*" => true,
@@ -208,44 +228,69 @@ mod tests {
         bytes
     }
 
+    fn of_exif(block: &[u8]) -> Orientation {
+        Orientation::of(Some(block), None)
+    }
+
+    #[test]
+    fn xmp_is_read_where_exif_says_nothing() {
+        let check = |packet: &str, expected: u8| {
+            let found = Orientation::of(None, Some(packet.as_bytes()));
+            assert_eq!(found.value(), expected, "{packet}");
+        };
+        check("<rdf:Description tiff:Orientation=\"6\"/>", 6);
+        check("<tiff:Orientation>8</tiff:Orientation>", 8);
+        check(
+            "tiff:Orientation= tiff:Orientation=\"3\" tiff:Orientation=\"4\"",
+            3,
+        );
+        check("tiff:Orientation='6'", 1);
+        check("tiff:Orientation=\"9\"", 1);
+        check("tiff:Orientation=\"0\"", 1);
+        check("tiff:Orientation", 1);
+        check("tiff:Orientation=\"", 1);
+        check("", 1);
+        let xmp = Some(&b"tiff:Orientation=\"6\""[..]);
+        for (value, expected) in [(3, 3), (1, 1), (9, 1)] {
+            let exif = tiff(false, 8, &[(TAG, SHORT, 1, value)]);
+            assert_eq!(Orientation::of(Some(&exif), xmp).value(), expected);
+        }
+        for silent in [tiff(true, 8, &[(0x010f, 2, 4, 0)]), Vec::new()] {
+            assert_eq!(Orientation::of(Some(&silent), xmp).value(), 6);
+        }
+    }
+
     #[test]
     fn values_are_read() {
         for big_endian in [false, true] {
             for value in 0..12 {
                 let block = tiff(big_endian, 8, &[(0x010f, 2, 4, 0), (TAG, SHORT, 1, value)]);
                 let expected = if (1..=8).contains(&value) { value } else { 1 };
-                assert_eq!(u32::from(Orientation::of_exif(&block).value()), expected);
+                assert_eq!(u32::from(of_exif(&block).value()), expected);
                 let mut prefixed = b"Exif\0\0".to_vec();
                 prefixed.extend(&block);
-                assert_eq!(
-                    Orientation::of_exif(&prefixed),
-                    Orientation::of_exif(&block)
-                );
+                assert_eq!(of_exif(&prefixed), of_exif(&block));
             }
         }
         let long = tiff(false, 20, &[(TAG, LONG, 1, 6)]);
-        assert_eq!(Orientation::of_exif(&long).value(), 6);
+        assert_eq!(of_exif(&long).value(), 6);
         let twice = tiff(true, 8, &[(TAG, SHORT, 1, 3), (TAG, SHORT, 1, 8)]);
-        assert_eq!(Orientation::of_exif(&twice).value(), 8);
+        assert_eq!(of_exif(&twice).value(), 8);
     }
 
     #[test]
     fn nonsense_is_upright() {
         let good = tiff(true, 8, &[(TAG, SHORT, 1, 6)]);
         for length in 0..good.len() - 2 {
-            assert_eq!(
-                Orientation::of_exif(&good[..length]),
-                Orientation::UPRIGHT,
-                "{length}"
-            );
+            assert_eq!(of_exif(&good[..length]), Orientation::UPRIGHT, "{length}");
         }
         let mut counted = good.clone();
         counted[8..10].copy_from_slice(&[0xff, 0xff]);
-        assert_eq!(Orientation::of_exif(&counted).value(), 6);
+        assert_eq!(of_exif(&counted).value(), 6);
         for (bytes, at) in [(&[0xff; 4][..], 4), (&[0, 0, 0, 0], 4), (b"XX", 0)] {
             let mut bad = good.clone();
             bad[at..at + bytes.len()].copy_from_slice(bytes);
-            assert_eq!(Orientation::of_exif(&bad), Orientation::UPRIGHT);
+            assert_eq!(of_exif(&bad), Orientation::UPRIGHT);
         }
         for entry in [
             (TAG, 2, 1, 6),
@@ -253,7 +298,7 @@ mod tests {
             (TAG, SHORT, u32::MAX, 6),
         ] {
             let block = tiff(false, 8, &[entry]);
-            assert_eq!(Orientation::of_exif(&block), Orientation::UPRIGHT);
+            assert_eq!(of_exif(&block), Orientation::UPRIGHT);
         }
     }
 

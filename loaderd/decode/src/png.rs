@@ -82,6 +82,14 @@ impl<'a> Chunk<'a> {
     }
 }
 
+/// The XMP packet of an international text chunk, if it is one (ISO 16684-3, 3.1.9.3: with
+/// this keyword, and not compressed).
+fn xmp_in(body: &[u8]) -> Option<&[u8]> {
+    let text = body.strip_prefix(b"XML:com.adobe.xmp\0\0")?;
+    // Compression method, language, translated keyword.
+    text.get(1..)?.splitn(3, |&byte| byte == 0).nth(2)
+}
+
 impl<'a> Layout<'a> {
     /// Walks over all chunks, so that a file cut short is refused whichever part of it a
     /// crop needs.
@@ -102,7 +110,7 @@ impl<'a> Layout<'a> {
         let mut layout = Layout::of_header(first.body)?;
         let mut at = SIGNATURE_BYTES + FRAME_BYTES + first.body.len();
         let (mut frames, mut own_frame, mut data_ended) = (0, false, false);
-        let mut palette = None;
+        let (mut palette, mut exif, mut xmp) = (None, None, None);
         loop {
             let chunk = Chunk::first_of(&encoded[at..]).ok_or_else(truncated)?;
             if layout.data_bytes > 0 && &chunk.name != b"IDAT" {
@@ -124,7 +132,8 @@ impl<'a> Layout<'a> {
                     chunk.check_sum()?;
                     palette = Some(chunk.body);
                 }
-                b"eXIf" => layout.orientation = Orientation::of_exif(chunk.body),
+                b"eXIf" => exif = Some(chunk.body),
+                b"iTXt" => xmp = xmp_in(chunk.body).or(xmp),
                 b"acTL" => {
                     let count = chunk.body.first_chunk().copied().map(u32::from_be_bytes);
                     frames = count.unwrap_or(0);
@@ -144,6 +153,7 @@ impl<'a> Layout<'a> {
         }
         // Without a frame control of its own, the image is no part of the animation.
         layout.frames_ignored = frames > u32::from(own_frame);
+        layout.orientation = Orientation::of(exif, xmp);
         layout.samples.set_palette(palette)?;
         Ok(layout)
     }

@@ -5,6 +5,8 @@
 //! `convert("RGB")`; of an animation there is the first frame, on a black canvas where it
 //! doesn't cover it. Never: colour management.
 
+mod tables;
+
 use std::io::Cursor;
 
 use image_webp::{DecodingError, WebPDecoder};
@@ -19,6 +21,7 @@ use crate::orientation::Orientation;
 /// Flags of a VP8X chunk (section 2.7).
 const ANIMATED: u8 = 0x02;
 const EXIF: u8 = 0x08;
+const XMP: u8 = 0x04;
 
 /// A WebP whose chunks are all there.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(crate) struct Layout<'a> {
     picture: Picture<'a>,
     orientation: Orientation,
     frames_ignored: bool,
+    /// What the decoder's code tables take; known once they were counted.
+    table_bytes: u64,
 }
 
 /// The chunk that holds an image's colours.
@@ -154,15 +159,21 @@ impl<'a> Layout<'a> {
             return Err(corrupt("a picture that does not fit its canvas"));
         }
         (layout.width, layout.height) = (width, height);
-        if flags & EXIF != 0 {
+        let (mut exif, mut xmp) = (None, None);
+        if flags & (EXIF | XMP) != 0 {
             for chunk in chunks(data) {
-                let (name, body) = chunk?;
-                if &name == b"EXIF" {
-                    layout.orientation = Orientation::of_exif(body);
-                    break;
+                match chunk? {
+                    (name, body) if &name == b"EXIF" && flags & EXIF != 0 => {
+                        exif = exif.or(Some(body))
+                    }
+                    (name, body) if &name == b"XMP " && flags & XMP != 0 => {
+                        xmp = xmp.or(Some(body))
+                    }
+                    _ => {}
                 }
             }
         }
+        layout.orientation = Orientation::of(exif, xmp);
         Ok(layout)
     }
 
@@ -179,6 +190,7 @@ impl<'a> Layout<'a> {
             picture,
             orientation: Orientation::UPRIGHT,
             frames_ignored: false,
+            table_bytes: 0,
         }
     }
 
@@ -219,11 +231,29 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// Counts the decoder's code tables, of which a few bytes can make gigabytes; beyond
+    /// `bytes_max` there may be more of them.
+    pub(crate) fn count_tables(&mut self, bytes_max: u64) -> Result<(), DecodeError> {
+        let Picture {
+            body,
+            width,
+            height,
+            ..
+        } = self.picture;
+        if &self.picture.name == b"VP8L" {
+            self.table_bytes = tables::table_bytes(body, width, height, bytes_max)
+                .ok_or_else(|| corrupt("codes that make no sense"))?;
+        }
+        Ok(())
+    }
+
     /// Bytes that decoding takes: the frame as it is returned, as the decoder holds it
-    /// meanwhile (four bytes a pixel at most, and its tables), and a copy of the file.
+    /// meanwhile (five bytes a pixel at most with what its transforms need, and its code
+    /// tables), and a copy of the file.
     pub(crate) fn scratch_bytes(&self) -> u64 {
         self.frame.pixels() * (u64::from(self.picture.channels) + 5)
             + self.picture.body.len() as u64
+            + self.table_bytes
     }
 
     /// Writes the region's pixels to `out`, RGB without gaps. `frame` is scratch.

@@ -38,25 +38,25 @@ impl Frame {
 
 /// Reads segments up to the first scan, a few hundred nanoseconds.
 ///
-/// The frame header may be followed by an EXIF block, so segments after it are looked
-/// at, too; but what is wrong there is libjpeg's to say.
+/// The frame header may be followed by an EXIF block or an XMP packet, so segments after it
+/// are looked at, too; but what is wrong there is libjpeg's to say.
 pub(crate) fn probe(encoded: &[u8]) -> Result<Header, DecodeError> {
     let mut segments = Segments { encoded, at: 2 };
-    let mut orientation = None;
+    let (mut exif, mut xmp) = (None, None);
     let frame = loop {
         match segments.next()? {
             Segment::Frame(frame) => break frame,
-            Segment::Exif(block) => {
-                orientation.get_or_insert_with(|| Orientation::of_exif(block));
-            }
+            Segment::Exif(block) => exif = exif.or(Some(block)),
+            Segment::Xmp(packet) => xmp = Some(packet),
             Segment::Other => {}
             Segment::Scan => return Err(corrupt("no frame header before the first scan")),
         }
     };
     frame.check()?;
-    while orientation.is_none() {
+    while exif.and_then(Orientation::in_exif).is_none() {
         match segments.next() {
-            Ok(Segment::Exif(block)) => orientation = Some(Orientation::of_exif(block)),
+            Ok(Segment::Exif(block)) => exif = exif.or(Some(block)),
+            Ok(Segment::Xmp(packet)) => xmp = Some(packet),
             Ok(Segment::Other) => {}
             Ok(Segment::Frame(_) | Segment::Scan) | Err(_) => break,
         }
@@ -65,7 +65,7 @@ pub(crate) fn probe(encoded: &[u8]) -> Result<Header, DecodeError> {
         format: Format::Jpeg,
         width: frame.width,
         height: frame.height,
-        orientation: orientation.unwrap_or(Orientation::UPRIGHT),
+        orientation: Orientation::of(exif, xmp),
         frames_ignored: false,
     })
 }
@@ -74,6 +74,8 @@ enum Segment<'a> {
     Frame(Frame),
     /// An APP1 segment's contents, `Exif\0\0` first.
     Exif(&'a [u8]),
+    /// The same of an XMP packet, behind its name.
+    Xmp(&'a [u8]),
     Other,
     /// The first scan, or the image's end.
     Scan,
@@ -152,6 +154,11 @@ impl<'a> Segments<'a> {
         if marker == 0xe1 && body.starts_with(b"Exif\0\0") {
             return Ok(Segment::Exif(body));
         }
+        // ISO 16684-3, table 1.
+        if let (0xe1, Some(packet)) = (marker, body.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0"))
+        {
+            return Ok(Segment::Xmp(packet));
+        }
         Ok(Segment::Other)
     }
 }
@@ -183,6 +190,13 @@ mod tests {
         bytes.extend(b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0");
         bytes.extend([value, 0, 0, 0, 0, 0, 0]);
         bytes
+    }
+
+    /// The same as XMP.
+    fn xmp(value: u8) -> Vec<u8> {
+        let body = format!("http://ns.adobe.com/xap/1.0/\0<a tiff:Orientation=\"{value}\"/>");
+        let length = (body.len() as u16 + 2).to_be_bytes();
+        [&[0xff, 0xe1], &length[..], body.as_bytes()].concat()
     }
 
     #[test]
@@ -218,6 +232,13 @@ mod tests {
         assert_eq!(value(&after[..after.len() - 8]), 1);
         let scan = [&plain[..], &[0xff, 0xda, 0, 2], &exif(8)].concat();
         assert_eq!(value(&scan), 1);
+        // XMP, of which the last packet counts, where no EXIF block says anything.
+        let last = [&plain[..], &xmp(3), &xmp(5)].concat();
+        assert_eq!(value(&last), 5);
+        assert_eq!(value(&[&before[..], &xmp(5)].concat()), 6);
+        let mut silent = exif(6);
+        silent[21] += 1;
+        assert_eq!(value(&[&plain[..], &silent, &xmp(5)].concat()), 5);
     }
 
     #[test]
