@@ -94,6 +94,49 @@ def frame(message: Any) -> bytes:
     return b"LDR1" + struct.pack("<I", len(body)) + body
 
 
+def page_map(rows: int = 3) -> bytes:
+    """A page map's sections and description; the target adds header and checksums."""
+    body = b""
+    chunks = 0
+
+    def section(data: bytes) -> dict[str, int]:
+        nonlocal body, chunks
+        found = {"offset": 64 + len(body), "bytes": len(data), "first_chunk": chunks}
+        body += data
+        chunks += 1
+        return found
+
+    # In the file, a null, and read by Lance; a value of 5 bytes, a null, and one that is not here.
+    places = [(16, 100, 0), (0, 0, 0xFFFFFFFF), (0, 0, 0xFFFFFFFE)]
+    entries = [0, 5 | 1 << 63, 5 | 1 << 62, 5]
+    description = {
+        "key": {
+            "format": 2,
+            "lance": "14.0.2",
+            "identity": "ab",
+            "version": 1,
+            "filter": None,
+            "bytes_columns": ["image"],
+            "fixed_columns": ["label"],
+            "variable_columns": ["text"],
+        },
+        "rows": rows,
+        "rows_in_version": rows,
+        "selection_hash": "cd",
+        "files": [{"path": "data/a.lance", "bytes_min": 116}],
+        "lengths": [100, 100, 100],
+        "extents": [section(b"".join(struct.pack("<QII", *place) for place in places))],
+        "fixed": [section(bytes(range(8 * rows)))],
+        "nulls": [{"rows": 1, "bits": section(b"\2")}],
+        "values": [{"entries": section(struct.pack("<4Q", *entries)), "bytes": section(b"value")}],
+        "value_lengths": [[5]],
+        "addresses": {"runs": section(struct.pack("<4Q", 0, 7, 2, 1 << 32))},
+        "ids": {"raw": section(struct.pack("<3Q", 3, 2, 1))},
+    }
+    head = bytes([chunks]) + struct.pack("<H", len(body))
+    return head + body + json.dumps(description).encode()
+
+
 def jpeg(components: int = 3, marker: int = 0xC0, size: tuple[int, int] = (16, 16)) -> bytes:
     """A file of one colour: every coefficient is 0, so every block has two codes of 2 bits."""
 
@@ -149,10 +192,34 @@ def gif() -> bytes:
     return screen + image + b"\2\4" + bytes([0x04, 0x00, 0x50, 0x00]) + b"\0;"
 
 
+def webp(groups: int = 0) -> bytes:
+    """A lossless picture of 2 x 2 pixels of one colour, with this many groups of codes."""
+
+    def number(value: int, bits: int) -> str:
+        """The lowest bit first, as everything here."""
+        return format(value, f"0{bits}b")[::-1]
+
+    # Codes of one symbol each take no bits in the picture.
+    codes = [number(0b101 | symbol << 3, 11) for symbol in (90, 60, 30, 255, 0)]
+    # No transforms; no cache of colours; one group, or an image of the numbers of groups.
+    bits = number(0x2F, 8) + number(1 | 1 << 14, 32) + "00"
+    if groups:
+        last = [number(0b101 | symbol << 3, 11) for symbol in (groups - 1, 0, 0, 0, 0)]
+        bits += "1000" + "0" + "".join(last)
+    else:
+        bits += "0"
+    bits += "".join(codes) * max(groups, 1)
+    bits += "0" * (-len(bits) % 16)
+    body = int(bits[::-1], 2).to_bytes(len(bits) // 8, "little")
+    chunk = b"VP8L" + struct.pack("<I", len(body)) + body
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
 def main() -> None:
     """Writes all of them."""
     pictures = [jpeg(), jpeg(1), jpeg(4), jpeg(1, size=(70, 9)), jpeg()[:-8], jpeg(3, 0xC2)]
     pictures += [png(2, 8, 15), png(0, 1, 1), png(3, 4, 3), png(6, 16, 40), gif()]
+    pictures += [webp(), webp(groups=3)]
     case = {"cursor": CURSOR, "now": FINGERPRINT, "seed": 7, "batch_size": 4, "world_size": 2}
     seeds = {
         "frames": [bytes([9]) + b"".join(map(frame, MESSAGES)), b"\0LDR1\xff\xff\xff\xff"],
@@ -161,6 +228,7 @@ def main() -> None:
         "header": pictures,
         "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures)],
         "transforms": [json.dumps(list_).encode() for list_ in TRANSFORMS],
+        "pagemap": [page_map(), b"\0LDPGMAP\0" + bytes(64)],
         "cursor": [
             json.dumps({**case, "allow_changed": changed}).encode() for changed in (True, False)
         ],
