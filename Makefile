@@ -3,8 +3,9 @@
 # make test            all tests
 # make check           formatting, lints, types, every interleaving (loom), a little fuzzing
 # make bench           a brief run of every bench
+# make bench-peers     loaderd beside every other loader, at full length: an hour or so
 
-.PHONY: demo test check bench system clean
+.PHONY: demo test check bench bench-peers system clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,6 +37,9 @@ check: $(VENV)/.requirements
 
 bench: $(VENV)/.installed
 	BIN="$(CURDIR)/$(BIN)" sh benches/run.sh $(BENCH)
+
+bench-peers: $(VENV)/.installed
+	IMAGES="$(IMAGES)" FULL=1 OUT="$(or $(OUT),bench-peers)" BIN="$(CURDIR)/$(BIN)" sh benches/run.sh peers
 
 system:
 	@scripts/system-packages.sh
