@@ -3,9 +3,10 @@
 # make test            all tests
 # make check           formatting, lints, types, every interleaving (loom), a little fuzzing
 # make bench           a brief run of every bench
+# make bench-peers     loaderd beside every other loader, at full length: an hour or so
 # make coverage        how much of the code the tests run; LANCE=1 for all crates
 
-.PHONY: demo test check bench coverage system clean
+.PHONY: demo test check bench bench-peers coverage system clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -37,6 +38,9 @@ check: $(VENV)/.requirements
 
 bench: $(VENV)/.installed
 	BIN="$(CURDIR)/$(BIN)" sh benches/run.sh $(BENCH)
+
+bench-peers: $(VENV)/.installed
+	IMAGES="$(IMAGES)" FULL=1 OUT="$(or $(OUT),bench-peers)" BIN="$(CURDIR)/$(BIN)" sh benches/run.sh peers
 
 coverage: $(VENV)/.requirements
 	BIN="$(CURDIR)/$(BIN)" LANCE="$(LANCE)" scripts/coverage.sh

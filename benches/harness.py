@@ -23,8 +23,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loaderd import launch
-
 #: Rows a batch, in every bench that does not say otherwise.
 BATCH_SIZE = 128
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -74,6 +72,9 @@ class Daemon:
     """``loaderd serve`` as a child process, for as long as the ``with`` block."""
 
     def __init__(self, folder: Path, *options: str, name: str = "daemon") -> None:
+        # Not above: other loaders' environments, which have no loaderd, read the rest.
+        from loaderd import launch
+
         self.socket = str(folder / f"{name}.sock")
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as output:
@@ -107,6 +108,8 @@ class Daemon:
 
 def run_loaderd(*command: str | Path) -> str:
     """Standard output of a ``loaderd`` command; ends the bench where it fails."""
+    from loaderd import launch
+
     done = subprocess.run([launch.find_binary(), *command], capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"loaderd {command[0]} failed:\n{done.stderr}")

@@ -1,9 +1,9 @@
 """One set of pictures in every form that the benches read.
 
 Enters: a folder of JPEGs, or none and then drawn ones. Leaves, in the scratch folder: the
-distinct pictures, the same repeated to some number of rows as files in class folders, a
-Lance dataset made by ``loaderd ingest``, and one made by pylance. All rows of all forms
-hold the same bytes, and all of it was written just before, so it is in the page cache.
+distinct pictures, the same repeated to some number of rows as files in class folders, and a
+Lance dataset made by ``loaderd ingest``. All rows of all forms hold the same bytes, and all of
+it was written just before, so it is in the page cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from harness import run_loaderd
 #: Pictures that are drawn where the user has none.
 DRAWN = 256
 _CLASSES = 8
-_LANCE_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -79,43 +77,26 @@ def ingest(pictures: Pictures, uri: Path) -> Path:
     return uri
 
 
-def write_large_binary(pictures: Pictures, uri: Path) -> Path:
-    """The dataset as pylance writes it, the images in a ``LargeBinary`` column.
+def write_blobs(uri: Path, folder: Path) -> None:
+    """Writes the images of a dataset into files, as they are.
 
-    JPEGs don't compress, so compression is off, which spares the reader the work. Written
-    by a process of its own: an interpreter with pylance and our extension in it has been seen
+    By a process of its own: an interpreter with pylance and our extension in it has been seen
     to crash as it ended, once, for a reason not yet found.
     """
-    command = [sys.executable, __file__, os.fspath(pictures.tree), os.fspath(uri)]
+    command = [sys.executable, __file__, os.fspath(uri), os.fspath(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"pylance failed to write {uri}:\n{done.stderr}")
-    return uri
+        raise SystemExit(f"pylance failed to read {uri}:\n{done.stderr}")
 
 
-def _write_large_binary(tree: Path, uri: Path) -> None:
+def _write_blobs(uri: Path, folder: Path) -> None:
     import lance
-    import pyarrow as pa
 
-    no_compression = {b"lance-encoding:compression": b"none"}
-    schema = pa.schema(
-        [
-            pa.field("image", pa.large_binary(), metadata=no_compression),
-            pa.field("label", pa.int64()),
-        ]
-    )
-    files = [(file, int(file.parent.name)) for file in sorted(tree.glob("*/*.jpg"))]
-    # The files are sorted by class. No reader should profit from that.
-    random.Random(1).shuffle(files)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(files), _LANCE_BATCH_ROWS):
-            part = files[start : start + _LANCE_BATCH_ROWS]
-            images = pa.array([file.read_bytes() for file, _ in part], pa.large_binary())
-            labels = pa.array([label for _, label in part], pa.int64())
-            yield pa.record_batch([images, labels], schema=schema)
-
-    lance.write_dataset(batches(), str(uri), schema=schema)
+    dataset = lance.dataset(str(uri))
+    folder.mkdir()
+    rows = list(range(dataset.count_rows()))
+    for row, blob in zip(rows, dataset.take_blobs("image", indices=rows), strict=True):
+        (folder / f"{row:06}.jpg").write_bytes(blob.readall())
 
 
 def _jpegs(folder: Path) -> list[Path]:
@@ -131,5 +112,5 @@ def _jpegs(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    _write_large_binary(Path(sys.argv[1]), Path(sys.argv[2]))
+    _write_blobs(Path(sys.argv[1]), Path(sys.argv[2]))
     os._exit(0)

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Runs the benches, all or those that are named:
-# read rings entropy plan handover end_to_end extras memory soak.
+# read rings entropy plan handover peers extras memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
-#   FULL=1 sh benches/run.sh end_to_end   at full length, once the peers are installed
+#   FULL=1 sh benches/run.sh peers        at full length; installs the peers first
 #
 # From the environment: BIN, a folder with `python` and `loaderd` (default: .venv/bin);
 # IMAGES, a folder of JPEGs (default: drawn pictures); OUT, a folder for results as JSON;
@@ -15,7 +15,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read rings entropy plan handover end_to_end extras memory soak"
+ALL="read rings entropy plan handover peers extras memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -43,21 +43,27 @@ start() {
         cargo build --release --locked --quiet -p loaderd-entropy
         "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
+    peers)
+        # What times libjpeg-turbo by itself.
+        cargo build --release --locked --quiet -p loaderd-decode --example crop_decode_speed
+        set -- "$@" "--example=${CARGO_TARGET_DIR:-target}/release/examples/crop_decode_speed"
+        [ -z "$OUT" ] || set -- "$@" "--plot=$OUT/peers.svg"
+        PYTHONPATH="benches${PYTHONPATH:+:$PYTHONPATH}" "$BIN/python" -m peers "$@"
+        ;;
     *) "$BIN/python" "benches/$bench.py" "$@" ;;
     esac
 }
 
 run() {
     echo "== $1"
-    if [ "$1" = end_to_end ] && [ -n "$FULL" ]; then
-        echo "installing what it is compared with into $BIN/.."
-        # Without them it says so, and measures the rest.
-        "$BIN/python" -m pip install --quiet --disable-pip-version-check \
-            -r benches/requirements.txt || true
+    if [ "$1" = peers ] && [ -n "$FULL" ]; then
+        echo "installing the peers, each into an environment of its own"
+        # What does not install says so in the table.
+        PYTHONPATH=benches "$BIN/python" -m peers.install
     fi
     case $1 in
     rings | plan | handover | extras | soak) start "$1" ;;
-    read | entropy | end_to_end | memory)
+    read | entropy | peers | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;
     *)

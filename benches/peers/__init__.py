@@ -1,0 +1,1 @@
+"""loaderd beside other loaders: the same pictures, crops and batches, in one interleaved run."""
