@@ -54,6 +54,6 @@ def whole(example: Path, distinct: Path) -> dict[str, Any]:
     found = re.search(r"^whole image to RGB.*mean of all rounds +([0-9.]+)", done.stdout, re.M)
     if done.returncode != 0 or found is None:
         raise SystemExit(f"{example} failed:\n{done.stdout}{done.stderr}")
-    # One thread that never waits: its time is its CPU time.
+    # One thread that never waits: on a quiet machine its time is its CPU time.
     ms = float(found[1]) / 1e3
     return {"images_per_s": 1e3 / ms, "cpu_ms_per_image": ms}
