@@ -97,6 +97,8 @@ def test_street_frames_as_torchvision(daemon: Daemon, streets: str) -> None:
                             format="XYXY",
                             canvas_size=(height, width),
                         ),
+                        # With an image there, tensors of no kind of their own are left alone.
+                        "image": tv_tensors.Image(torch.zeros(3, height, width)),
                         "labels": torch.arange(len(row["boxes"])),
                         "mask": tv_tensors.Mask(torch.from_numpy(row["mask"])),
                     }

@@ -299,7 +299,7 @@ impl Decoder {
         read(encoded, parsed, region, later_bytes)
     }
 
-    /// Decodes a whole image to RGB, upright by its EXIF block if `options` say so.
+    /// Decodes a whole image to RGB, upright by its EXIF block or XMP packet if `options` say so.
     /// Allocates the result, which counts as scratch memory against the limit.
     pub fn decode_full(&mut self, encoded: &[u8], options: Options) -> Result<Image, DecodeError> {
         let image = self.decode_full_untrimmed(encoded, options);

@@ -17,7 +17,7 @@ pub struct Header {
     pub width: u32,
     /// Rows as stored.
     pub height: u32,
-    /// What its EXIF block asks for; upright where it has none.
+    /// What its EXIF block asks for, or its XMP packet; upright where neither does.
     pub orientation: Orientation,
     /// Whether there are frames besides the first, which alone is decoded.
     pub frames_ignored: bool,

@@ -29,7 +29,8 @@ pub struct Options {
     /// as the target in both dimensions; without it, while it has 1.5 times as many.
     /// Faster on large photos, and up to 3 grey levels off the exact resize on average.
     pub fast_dct: bool,
-    /// Turns images upright as their EXIF block says, before any transform sees them.
+    /// Turns images upright as their EXIF block says, or, where that says nothing, their XMP
+    /// packet, before any transform sees them.
     /// Left out of the canonical form where it is off, because pipelines that were
     /// recorded before there was such an option did without.
     #[serde(skip_serializing_if = "is_false")]

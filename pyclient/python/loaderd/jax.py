@@ -167,7 +167,8 @@ class LanceLoader(Loader[Batch]):
         on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
         fast_dct: Lets the decoder scale down to the target size instead of one and a half
             times that: faster, and a little less exact.
-        exif_orientation: Turns images upright as their EXIF block says before any transform
+        exif_orientation: Turns images upright as their EXIF block says, or, where that says
+            nothing, their XMP packet, before any transform
             sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
             are stored.
         use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:

@@ -175,7 +175,7 @@ def ingest(folder: Path) -> Lance:
         for number in range(part * LANCE_ROWS // 2, (part + 1) * LANCE_ROWS // 2):
             # The class is the name up to the first underscore, and its number the label.
             (drawn / f"{number:05}_.jpg").write_bytes(pictures[number])
-        command = [launch.find_binary(), "ingest", drawn, uri, "--label-from=name"]
+        command = [launch.find_binary(), "ingest", drawn, uri, "--label-from=name", "--no-tile"]
         done = subprocess.run([*command, "--rows-per-fragment=100"], capture_output=True, text=True)
         if done.returncode != 0:
             raise OSError(f"the daemon can't ingest: {done.stderr.strip()}")
