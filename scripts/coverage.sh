@@ -46,9 +46,10 @@ if [ -n "$LANCE" ]; then
 else
     daemon="-p loaderd --no-default-features"
     # These need a daemon that reads Lance.
-    left_out="--ignore-glob=*test_e2e_lance* --ignore=tests/python/test_synthetic.py"
+    left_out="--ignore-glob=*test_e2e_lance* --ignore=tests/python/test_synthetic.py
+        --ignore=tests/python/test_tile.py"
 fi
-crates="-p loaderd-plan -p loaderd-read -p loaderd-decode -p loaderd-wire"
+crates="-p loaderd-pagemap -p loaderd-plan -p loaderd-read -p loaderd-decode -p loaderd-wire"
 
 instrumented() {
     RUSTC_WORKSPACE_WRAPPER="$OUT/instrument" cargo "$@"

@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -182,7 +183,15 @@ class Bench:
         target = parent / f"{form}.lance"
         if not target.exists():
             harness.progress(f"{self._name}: writing {form}")
-            run_child("prepare", form, writer.group, f"--data={source}", f"--into={target}")
+            try:
+                run_child("prepare", form, writer.group, f"--data={source}", f"--into={target}")
+            except Failed:
+                # Half of it must not be taken for the whole by who else reads this form.
+                if target.is_dir():
+                    shutil.rmtree(target)
+                else:
+                    target.unlink(missing_ok=True)
+                raise
         return target
 
     def _check(self) -> dict[str, Any]:

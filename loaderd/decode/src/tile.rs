@@ -27,8 +27,9 @@ use crate::pipeline::Options;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiled {
     /// The whole file. All APPn and COM segments are those of the original, byte for byte
-    /// and in their order (EXIF orientation, ICC profile, Adobe's colour marker); what lay
-    /// behind the original's end-of-image marker is gone.
+    /// and in their order (EXIF orientation, ICC profile, Adobe's colour marker), and so is
+    /// what lies behind the end-of-image marker. Offsets from the file's start that point there
+    /// (MPF) are not adjusted; those from its end (motion photos) still hold.
     pub jpeg: Vec<u8>,
     /// MCUs of one segment: the restart interval. It divides the MCUs of a row.
     pub segment_mcus: u32,
@@ -149,13 +150,15 @@ pub fn tile(encoded: &[u8], limits: &Limits) -> Result<Tiled, NotTiled> {
         Err(CopyError::NotWritten(message)) => return Err(NotTiled::Library { message }),
     };
     let metadata_bytes: usize = structure.metadata.iter().map(|range| range.len()).sum();
-    let mut jpeg = Vec::with_capacity(copy.len() + metadata_bytes);
+    let behind_bytes = encoded.len() - structure.end;
+    let mut jpeg = Vec::with_capacity(copy.len() + metadata_bytes + behind_bytes);
     // The start-of-image marker, what libjpeg was told not to write, and the rest.
     jpeg.extend_from_slice(&copy[..2]);
     for range in structure.metadata {
         jpeg.extend_from_slice(&encoded[range]);
     }
     jpeg.extend_from_slice(&copy[2..]);
+    jpeg.extend_from_slice(&encoded[structure.end..]);
     Ok(Tiled {
         jpeg,
         segment_mcus,
@@ -239,10 +242,15 @@ fn rows<'a>(image: &'a Image, region: &Region) -> impl Iterator<Item = &'a [u8]>
         .map(move |row| &row[columns.clone()])
 }
 
-/// The metadata segments of a file, one after the other; none where it is unusual.
+/// The metadata segments of a file, one after the other, and what lies behind its end; none where
+/// it is unusual.
 fn metadata(encoded: &[u8]) -> Vec<&[u8]> {
-    let ranges = Structure::of(encoded).map_or_else(|_| Vec::new(), |found| found.metadata);
-    ranges.into_iter().map(|range| &encoded[range]).collect()
+    let Ok(found) = Structure::of(encoded) else {
+        return Vec::new();
+    };
+    let behind = found.end..encoded.len();
+    let ranges = found.metadata.into_iter().chain([behind]);
+    ranges.map(|range| &encoded[range]).collect()
 }
 
 /// What a file is made of.
@@ -252,6 +260,8 @@ struct Structure {
     metadata: Vec<Range<usize>>,
     /// From the first scan to the end-of-image marker.
     scan_bytes: u64,
+    /// Behind the end-of-image marker.
+    end: usize,
 }
 
 impl Structure {
@@ -295,6 +305,7 @@ impl Structure {
             frame,
             metadata,
             scan_bytes: (at - scan_at) as u64,
+            end: at,
         })
     }
 
@@ -331,6 +342,7 @@ mod tests {
                 frame,
                 metadata: Vec::new(),
                 scan_bytes: bytes_a_mcu * u64::from(width.div_ceil(16)) * 10,
+                end: 0,
             };
             let found = structure.segment_mcus(SEGMENT_BYTES);
             assert_eq!(found, expected, "{width} columns");

@@ -119,6 +119,19 @@ fn metadata_are_kept_in_their_order() {
 }
 
 #[test]
+fn what_lies_behind_the_end_is_kept() {
+    let plain = Encoder::default()
+        .encode(&vec![90; 3 * 64 * 48], 64, 48)
+        .unwrap();
+    let film = [&plain[..], b"ftypmp42 and a film"].concat();
+    let tiled = tile(&film, &Limits::default()).unwrap().jpeg;
+    assert!(tiled.ends_with(b"\xff\xd9ftypmp42 and a film"));
+    verify(&film, &tiled, &Limits::default()).unwrap();
+    let lost = &tiled[..tiled.len() - 4];
+    assert!(verify(&film, lost, &Limits::default()).is_err());
+}
+
+#[test]
 fn what_is_not_tiled_says_why() {
     let limits = Limits::default();
     let check = |encoded: &[u8], reason: &str| {

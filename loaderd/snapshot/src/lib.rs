@@ -51,7 +51,7 @@ pub use loaderd_pagemap::{MapError, Variable};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};
 pub use snapshot::{Payload, Snapshot};
-pub use tile::{Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
+pub use tile::{SameFn, Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
 pub use tiled::TILED_OF_KEY;
 pub use value::decode_value;
 

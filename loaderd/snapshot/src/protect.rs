@@ -89,9 +89,16 @@ impl Hold {
             Err(error) => refused(error),
         };
         if protect == Protect::Keep && hold.owned.is_some() {
-            hold.protection = tag_keep(dataset, run)
-                .await
-                .map_or_else(refused, Protection::Tag);
+            hold.protection = match tag_keep(dataset, run).await {
+                Ok(tag) => Protection::Tag(tag),
+                Err(error) => {
+                    // One tag without the other is no protection of the kind that was asked for.
+                    if let Some((_, tag)) = hold.owned.take() {
+                        let _ = dataset.tags().delete(&tag).await;
+                    }
+                    refused(error)
+                }
+            };
         }
         hold
     }

@@ -35,6 +35,9 @@ use crate::{SnapshotError, dataset};
 use checkpoint::Checkpoint;
 use fragment::Work;
 
+/// Whether a tiled image is the same picture as an original, or what differs in a few words.
+pub type SameFn = fn(original: &[u8], tiled: &[u8]) -> Result<(), String>;
+
 /// What to tile.
 #[derive(Clone, Debug)]
 pub struct TileOptions {
@@ -42,8 +45,13 @@ pub struct TileOptions {
     pub column: String,
     /// Name of the column to add; the column's own and `_tiled` by default.
     pub into: Option<String>,
-    /// Drop the column afterwards, and give its name to the tiled one.
-    pub drop_original: bool,
+    /// Drop the column afterwards, and give its name to the tiled one: only where every image is the
+    /// same as its tiled form by this function, which is called on as many threads as there are
+    /// cores.
+    pub drop_original: Option<SameFn>,
+    /// What else decides on what is written, such as how it is verified: what a killed run wrote
+    /// under other settings is not taken over.
+    pub settings: String,
     /// Folder in which written fragments are remembered. Created where it is missing.
     pub state_dir: PathBuf,
 }
@@ -180,15 +188,15 @@ pub fn tile_column(
     let renamed = wait(drop::finish_rename(&location, &dataset, &options.column))?;
     let mut report = pass(&location, options, false, begin, tile)?;
     report.dropped = renamed.map(|renamed| renamed.version_id());
-    if !options.drop_original || !report.is_there {
+    let Some(same) = options.drop_original.filter(|_| report.is_there) else {
         return Ok(report);
-    }
+    };
     if report.counts.already > 0 {
         // What is tiled in the original column has to be in the other one before it can go.
         let copied = pass(&location, options, true, begin, tile)?;
         report.version = copied.version.or(report.version);
     }
-    let dropped = drop::drop_original(&location, &options.column, &report.counts);
+    let dropped = drop::drop_original(&location, &options.column, &report.counts, same);
     report.dropped = Some(wait(dropped)?);
     Ok(report)
 }

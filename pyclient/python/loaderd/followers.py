@@ -40,7 +40,7 @@ class BoundingBoxes(Transform):
     they differ in length is an error, whatever ``on_bad_sample`` says. Boxes whose corners
     are in the wrong order, or that hold a NaN, have no size, and are dropped as well;
     infinite edges are cut off like others. With ``drop_degenerate=False`` every box stays,
-    such ones as they are. A row that is zeroed loses all its boxes.
+    such ones as they are. A row whose image is zeroed loses all its boxes.
 
     ``torchvision.tv_tensors.BoundingBoxes(batch["boxes"][i], format="XYXY",
     canvas_size=(height, width))`` makes torchvision's own of a row, without a copy.
@@ -101,7 +101,7 @@ class Mask(Transform):
     8-bit, 4-bit, 2-bit or 1-bit grey or the numbers of a palette's colours, and come as they
     are stored, by nearest sampling as torchvision's masks. The column becomes uint8
     ``[rows, height, width]``; losses that want int64 need ``batch["mask"].long()``. ``fill``
-    is the value outside the picture, and of rows that are zeroed; 255 is what most losses
+    is the value outside the picture, and of masks that are zeroed; 255 is what most losses
     are told to ignore.
     """
 

@@ -122,7 +122,7 @@ impl Batch {
                         ));
                     }
                 }
-                // A row that is zeroed has no geometry, and loses every box.
+                // An image that is zeroed has no geometry, and its boxes are lost.
                 let geometry = self.geometries().get(&(row, *image)).copied();
                 let mapped: Vec<Option<[f32; 4]>> = boxes
                     .iter()

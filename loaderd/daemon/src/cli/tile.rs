@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use loaderd_decode::Limits;
 use loaderd_decode::tile::{NotTiled, tile, verify};
-use loaderd_snapshot::{SnapshotError, Tile, TileCounts, TileOptions, TileReport, tile_column};
+use loaderd_snapshot::{
+    SameFn, SnapshotError, Tile, TileCounts, TileOptions, TileReport, tile_column,
+};
 use loaderd_wire::paths;
 
 use super::{bar, say};
@@ -54,14 +56,19 @@ version that exists stays as it is. Run it again after an append, and it does th
 run that was killed is gone on with, a fragment at a time. Appends may go on meanwhile.
 
 Only JPEGs with Huffman coding and 8 bits can be tiled. The report counts the others; they stay as
-they are. EXIF, ICC and all other metadata are kept.
+they are. EXIF, ICC and all other metadata are kept, and so is what lies behind the picture's end,
+such as a motion photo's film.
+
+Who replaces images in the original column must drop the tiled one first, and tile again: a tiled
+form is taken for its image's as long as it is there.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
-2.0 and 2.1, whatever the original is. --drop-original makes two versions more: one without the
+2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,
+whatever --verify says, and is best done before the dataset is compacted. It makes two versions more: one without the
 originals, and one with the name changed. Older versions hold the originals until Lance's clean-up
 removes them.";
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Verify {
     All,
     Sample,
@@ -77,7 +84,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let options = TileOptions {
         column: arguments.column.clone(),
         into: arguments.into.clone(),
-        drop_original: arguments.drop_original,
+        drop_original: arguments.drop_original.then_some(same as SameFn),
+        settings: format!("{:?}", arguments.verify),
         state_dir: paths::state_dir()?.join("tile"),
     };
     let bar = bar(0, "images");
@@ -143,6 +151,11 @@ pub(super) fn tile_image(image: &[u8], is_verified: bool) -> Tile {
         None | Some(Ok(())) => Tile::Tiled(tiled),
         Some(Err(differs)) => Tile::Kept(format!("not the same when tiled: {differs}")),
     }
+}
+
+/// Whether a tiled image is this original's.
+fn same(original: &[u8], tiled: &[u8]) -> Result<(), String> {
+    verify(original, tiled, &Limits::default()).map_err(|differs| differs.to_string())
 }
 
 fn show(arguments: &Arguments, uri: &str, report: &TileReport) {

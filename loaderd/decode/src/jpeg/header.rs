@@ -53,9 +53,15 @@ pub(crate) fn probe(encoded: &[u8]) -> Result<Header, DecodeError> {
         }
     };
     frame.check()?;
-    while exif.and_then(Orientation::in_exif).is_none() {
+    // The first block counts, and is read once: a file can have millions of segments.
+    let mut is_told = exif.and_then(Orientation::in_exif).is_some();
+    while !is_told {
         match segments.next() {
-            Ok(Segment::Exif(block)) => exif = exif.or(Some(block)),
+            Ok(Segment::Exif(block)) if exif.is_none() => {
+                exif = Some(block);
+                is_told = Orientation::in_exif(block).is_some();
+            }
+            Ok(Segment::Exif(_)) => {}
             Ok(Segment::Xmp(packet)) => xmp = Some(packet),
             Ok(Segment::Other) => {}
             Ok(Segment::Frame(_) | Segment::Scan) | Err(_) => break,

@@ -77,6 +77,7 @@ impl Checkpoint {
             options.column,
             target.field.name,
             target.ids(),
+            options.settings,
             copy,
         ]);
         let name = blake3::hash(key.to_string().as_bytes()).to_hex();
@@ -142,7 +143,8 @@ impl Checkpoint {
         is_there.then(|| entry.clone())
     }
 
-    /// Remembers a fragment, also across a power cut.
+    /// Remembers a fragment. Lance does not sync what it writes: after a power cut, tiles may be
+    /// missing that this says are there, which is why originals are dropped only after a look.
     pub(super) fn add(&mut self, entry: &Entry) -> Result<(), SnapshotError> {
         let mut line = serde_json::to_vec(entry).expect("plain data becomes JSON");
         line.push(b'\n');

@@ -2,10 +2,12 @@
 //!
 //! In: a version in which every image has a tiled form. Out: a version without the originals, whose
 //! data files hold them no more, so that Lance's clean-up frees their space; and a version in which
-//! the tiled column has their name. It never drops an image that is nowhere else.
+//! the tiled column has their name. It never drops an image that is nowhere else: each is compared
+//! with its tiled form beforehand, because either may have been changed since.
 
 use std::sync::Arc;
 
+use arrow_schema::DataType;
 use futures::StreamExt;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
@@ -16,8 +18,8 @@ use lance_table::format::DataFile;
 
 use super::checkpoint::source_file;
 use super::commit::{conflict, retrying, take_out};
-use super::fragment::without_tile;
-use super::{TileCounts, refused};
+use super::fragment::{live, without_tile};
+use super::{SameFn, TileCounts, refused};
 use crate::column::Column;
 use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
@@ -25,16 +27,19 @@ use crate::request::VersionRef;
 use crate::tiled::{TILED_OF_KEY, tiled_form};
 use crate::{SnapshotError, dataset, slow};
 
-/// Rows of other columns that are copied together.
+/// Rows of other columns that are copied together, where each is small.
 const COPY_ROWS: u32 = 1024;
-/// Originals that are looked at together.
-const LOOK_ROWS: usize = 64;
+/// Rows that may hold images, or what is as large, that are held together.
+const LARGE_ROWS: usize = 16;
+/// The key of the field metadata that says which name a tiled column is about to take.
+const TAKES_NAME_KEY: &str = "loaderd:takes-name";
 
 /// Drops column `name` and renames its tiled form. `counts` says why images have none.
 pub(super) async fn drop_original(
     location: &Location,
     name: &str,
     counts: &TileCounts,
+    same: SameFn,
 ) -> Result<u64, SnapshotError> {
     let dataset = Arc::new(dataset::open(location, &VersionRef::Latest).await?);
     let source = dataset::column(location, &dataset, name)?;
@@ -68,6 +73,18 @@ pub(super) async fn drop_original(
             ),
         ));
     }
+    let originals = (&source, layout);
+    if let Some((address, why)) = changed(&dataset, originals, (&form, form_layout), same).await? {
+        return Err(refused(
+            location,
+            name,
+            format!(
+                "it can't be dropped, because the image at row address {address} is not its tiled form ({why}); if \
+                 images were replaced since, drop the column {:?} and tile them again",
+                form.name
+            ),
+        ));
+    }
     let ids = field_ids(&dataset, source.field_id);
     let mut rewritten = Vec::new();
     for fragment in dataset.get_fragments() {
@@ -91,6 +108,10 @@ pub(super) async fn drop_original(
         }
         let mut schema = latest.schema().clone();
         schema.fields.retain(|field| field.id != source.field_id);
+        let form = schema.field_by_id_mut(form.field_id);
+        let form = form.ok_or_else(|| conflict(location, "its columns are others now"))?;
+        form.metadata
+            .insert(TAKES_NAME_KEY.to_owned(), name.to_owned());
         Ok((fragments, schema))
     })
     .await?;
@@ -100,25 +121,28 @@ pub(super) async fn drop_original(
     }
 }
 
-/// Gives the tiled form of `name` that name, where there is no such column any more: the second half
-/// of dropping one, which a killed run may have left. None where there is nothing to rename.
+/// Gives the tiled form of `name` that name, where the column was dropped for it: the second half of
+/// dropping one, which a killed run may have left. None where there is nothing to rename.
 pub(super) async fn finish_rename(
     location: &Location,
     dataset: &Arc<Dataset>,
     name: &str,
 ) -> Result<Option<Dataset>, SnapshotError> {
     let mut schema = dataset.schema().clone();
-    let Some((form, _)) = tiled_form(&schema, name) else {
+    let takes = |field: &Field| {
+        field
+            .metadata
+            .get(TAKES_NAME_KEY)
+            .is_some_and(|it| it == name)
+    };
+    let is_free = !schema.fields.iter().any(|field| field.name == name);
+    let fields = schema.fields.iter_mut();
+    let Some(field) = fields.into_iter().find(|field| is_free && takes(field)) else {
         return Ok(None);
     };
-    if name.contains('.') || schema.fields.iter().any(|field| field.name == name) {
-        return Ok(None);
-    }
-    let field = schema
-        .field_by_id_mut(form.field_id)
-        .expect("a field of this schema");
-    field.name = name.to_owned();
+    let form = std::mem::replace(&mut field.name, name.to_owned());
     field.metadata.remove(TILED_OF_KEY);
+    field.metadata.remove(TAKES_NAME_KEY);
     let rename = Operation::Project {
         schema,
         preserves_nullability: true,
@@ -129,7 +153,7 @@ pub(super) async fn finish_rename(
         .await;
     committed.map(Some).map_err(|error| {
         SnapshotError::lance(
-            format!("rename {} to {name} in {}", form.name, location.uri()),
+            format!("rename {form} to {name} in {}", location.uri()),
             error,
         )
     })
@@ -146,16 +170,62 @@ async fn untiled(
     let mut count = 0;
     for fragment in dataset.get_fragments() {
         let rows = without_tile(&fragment, form.field_id, form_layout).await?;
-        for rows in rows.chunks(LOOK_ROWS) {
-            let addresses = rows
-                .iter()
-                .map(|&row| (fragment.id() as u64) << 32 | u64::from(row));
-            let addresses: Vec<u64> = addresses.collect();
+        for rows in rows.chunks(LARGE_ROWS) {
+            let addresses = addresses(&fragment, rows);
             let images = slow::bytes(dataset, source, layout, &addresses).await?;
             count += images.iter().flatten().count() as u64;
         }
     }
     Ok(count)
+}
+
+/// A row's address, its image, and the tiled form of that.
+type Pair<'a> = (u64, &'a Option<Vec<u8>>, &'a Option<Vec<u8>>);
+
+/// An image that is not the same as its tiled form: its row address, and what differs. All have one.
+async fn changed(
+    dataset: &Arc<Dataset>,
+    source: (&Column, BytesLayout),
+    form: (&Column, BytesLayout),
+    same: SameFn,
+) -> Result<Option<(u64, String)>, SnapshotError> {
+    for fragment in dataset.get_fragments() {
+        for rows in live(&fragment).await?.chunks(LARGE_ROWS) {
+            let addresses = addresses(&fragment, rows);
+            let originals = slow::bytes(dataset, source.0, source.1, &addresses).await?;
+            let tiles = slow::bytes(dataset, form.0, form.1, &addresses).await?;
+            let pairs = addresses.iter().zip(originals.iter().zip(&tiles));
+            let pairs: Vec<Pair<'_>> = pairs.map(|(at, (a, b))| (*at, a, b)).collect();
+            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            let differs = |&(address, original, tile): &Pair<'_>| {
+                let answer = match (original, tile) {
+                    (Some(original), Some(tile)) if original != tile => same(original, tile),
+                    (Some(_), Some(_)) | (None, None) => Ok(()),
+                    _ => Err("one of the two is null".to_owned()),
+                };
+                answer.err().map(|why| (address, why))
+            };
+            let found = std::thread::scope(|scope| {
+                let share = pairs.len().div_ceil(threads).max(1);
+                let parts = pairs.chunks(share);
+                let threads: Vec<_> = parts
+                    .map(|part| scope.spawn(move || part.iter().find_map(differs)))
+                    .collect();
+                let found = threads.into_iter().map(|thread| thread.join());
+                let mut found = found.map(|found| found.expect("comparing does not panic"));
+                found.find_map(|found| found)
+            });
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn addresses(fragment: &FileFragment, rows: &[u32]) -> Vec<u64> {
+    let fragment = (fragment.id() as u64) << 32;
+    rows.iter().map(|&row| fragment | u64::from(row)).collect()
 }
 
 fn field_ids(dataset: &Dataset, id: i32) -> Vec<i32> {
@@ -212,8 +282,16 @@ async fn without_originals(
     }
     let failed = |error| SnapshotError::lance("copy the columns beside the originals", error);
     let rows = fragment.physical_rows().await.map_err(failed)? as u64;
+    let is_large = others.fields_pre_order().any(|field| {
+        let kind = field.data_type();
+        field.is_blob() || matches!(kind, DataType::Binary | DataType::LargeBinary)
+    });
+    let batch_rows = match is_large {
+        true => LARGE_ROWS as u32,
+        false => COPY_ROWS,
+    };
     let batches = fragment
-        .read_physical_slice(0..rows, &others, COPY_ROWS)
+        .read_physical_slice(0..rows, &others, batch_rows)
         .await
         .map_err(failed)?;
     // One after the other: each is decoded when the one before is written.

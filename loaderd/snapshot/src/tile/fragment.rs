@@ -74,7 +74,7 @@ impl Work {
             let is_partial = source_file(fragment.metadata(), target.field.id).is_some();
             let missing = match is_partial {
                 true => wait(without_tile(&fragment, target.field.id, target.layout))?,
-                false => live(&fragment)?,
+                false => wait(live(&fragment))?,
             };
             if !missing.is_empty() {
                 work.tasks.push(Task {
@@ -301,14 +301,12 @@ impl Sink<'_> {
 }
 
 /// The live rows of a fragment.
-fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
-    wait(async {
-        let failed = |error| SnapshotError::lance("count a fragment's rows", error);
-        let rows = fragment.physical_rows().await.map_err(failed)? as u32;
-        let deleted = fragment.get_deletion_vector().await.map_err(failed)?;
-        let is_live = |row: &u32| !deleted.as_ref().is_some_and(|rows| rows.contains(*row));
-        Ok((0..rows).filter(is_live).collect())
-    })
+pub(super) async fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
+    let failed = |error| SnapshotError::lance("count a fragment's rows", error);
+    let rows = fragment.physical_rows().await.map_err(failed)? as u32;
+    let deleted = fragment.get_deletion_vector().await.map_err(failed)?;
+    let is_live = |row: &u32| !deleted.as_ref().is_some_and(|rows| rows.contains(*row));
+    Ok((0..rows).filter(is_live).collect())
 }
 
 /// The live rows of a fragment that are null in a blob column.

@@ -28,6 +28,13 @@ fn tile_of(image: &[u8]) -> Tile {
     }
 }
 
+fn same(original: &[u8], tiled: &[u8]) -> Result<(), String> {
+    match tiled == [TILED, original].concat() {
+        true => Ok(()),
+        false => Err("it is another".into()),
+    }
+}
+
 /// What is read where tiled forms are.
 fn read_tiled(value: &Value) -> Value {
     let image = value.as_ref()?;
@@ -46,7 +53,8 @@ fn options(place: &Place) -> TileOptions {
     TileOptions {
         column: "image".into(),
         into: None,
-        drop_original: false,
+        drop_original: None,
+        settings: String::new(),
         state_dir: place.folder.path().join("state"),
     }
 }
@@ -207,7 +215,7 @@ fn images_inside_of_structs() {
     let expected: Vec<Value> = all.iter().map(read_tiled).collect();
     conform(&snapshot, 0, &expected);
     let dropped = TileOptions {
-        drop_original: true,
+        drop_original: Some(same),
         ..nested
     };
     let error = tile_up_to(&place, &dropped, usize::MAX).1.unwrap_err();
@@ -269,7 +277,7 @@ fn the_tiled_column_takes_the_originals_place() {
     });
     block_on(place.dataset().delete("id = 8")).unwrap();
     let dropping = TileOptions {
-        drop_original: true,
+        drop_original: Some(same),
         ..options(&place)
     };
     let mut expected: Vec<Value> = all.iter().map(read_tiled).collect();
@@ -282,4 +290,63 @@ fn the_tiled_column_takes_the_originals_place() {
     let again = tile(&place, &dropping);
     assert_eq!((again.version, again.dropped), (None, None));
     assert_eq!(place.open().version(), 6);
+}
+
+#[test]
+fn what_was_changed_since_is_not_dropped() {
+    let place = Place::new();
+    let all: Vec<Value> = (0..40).map(|id| Some(vec![id | 1; 500])).collect();
+    place.write(&blob_batch(0, &all, packed()), |_| {});
+    tile(&place, &options(&place));
+    fn never(_: &[u8], _: &[u8]) -> Result<(), String> {
+        Err("its pixels differ".into())
+    }
+    let dropping = TileOptions {
+        drop_original: Some(never),
+        ..options(&place)
+    };
+    let before = place.open().version();
+    let error = tile_up_to(&place, &dropping, usize::MAX).1.unwrap_err();
+    let error = error.to_string();
+    for part in [
+        "row address 0 ",
+        "its pixels differ",
+        "drop the column \"image_tiled\"",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(place.open().version(), before);
+    check(&place, &all);
+}
+
+#[test]
+fn a_column_that_somebody_else_dropped_gets_no_heir() {
+    let place = Place::new();
+    let all: Vec<Value> = (0..40).map(|id| Some(vec![id | 1; 500])).collect();
+    place.write(&blob_batch(0, &all, packed()), |_| {});
+    tile(&place, &options(&place));
+    let mut dataset = place.dataset();
+    block_on(dataset.drop_columns(&["image"])).unwrap();
+    let error = tile_up_to(&place, &options(&place), usize::MAX)
+        .1
+        .unwrap_err();
+    assert!(error.to_string().contains("image"), "{error}");
+    assert!(place.dataset().schema().field("image_tiled").is_some());
+}
+
+#[test]
+fn what_was_written_under_other_settings_is_written_again() {
+    let place = Place::new();
+    let all: Vec<Value> = (0..100).map(|id| Some(vec![id | 1; 500])).collect();
+    place.write(&blob_batch(0, &all, packed()), |params| {
+        params.max_rows_per_file = 50
+    });
+    tile_up_to(&place, &options(&place), 50).1.unwrap_err();
+    let other = TileOptions {
+        settings: "other".into(),
+        ..options(&place)
+    };
+    let (seen, report) = tile_up_to(&place, &other, usize::MAX);
+    assert_eq!((seen, report.unwrap().fragments_resumed), (100, 0));
+    check(&place, &all);
 }
