@@ -306,3 +306,25 @@ fn unusual_jpegs_are_as_robust() {
         }
     }
 }
+
+/// A long EXIF block that tells nothing is read once, however many segments follow.
+#[test]
+fn an_exif_block_before_millions_of_segments() {
+    let entries = 5400u16;
+    let mut block = b"Exif\0\0II*\0\x08\0\0\0".to_vec();
+    block.extend(entries.to_le_bytes());
+    // ImageWidth, again and again.
+    let entry = [0, 1, 3, 0, 1, 0, 0, 0, 9, 0, 0, 0];
+    block.extend(entry.repeat(entries.into()));
+    let whole = photo(Scans::Sequential);
+    let mut file = vec![0xff, 0xd8, 0xff, 0xe1];
+    file.extend((block.len() as u16 + 2).to_be_bytes());
+    file.extend(&block);
+    let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]);
+    file.extend(&whole[2..scan.unwrap()]);
+    file.extend([0xff, 0xd0].repeat(10_000_000));
+    let clock = Instant::now();
+    let header = probe(&file).unwrap();
+    assert_eq!((header.width, header.height), (160, 120));
+    assert!(clock.elapsed() < TIME_MAX);
+}
