@@ -26,3 +26,10 @@ pub mod cli;
 pub mod clock;
 pub mod histogram;
 pub mod machine;
+
+/// Writes a line to the standard error, which is the daemon's log. What can't be written is
+/// lost: the log may lie on the very disk that is full, and nobody's batches depend on it.
+pub fn note(text: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}

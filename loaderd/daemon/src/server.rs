@@ -199,7 +199,7 @@ impl Server {
                 match spawned {
                     Ok(thread) => threads.push(thread),
                     Err(error) => {
-                        eprintln!("loaderd: no thread for a connection: {error}");
+                        crate::note(format_args!("loaderd: no thread for a connection: {error}"));
                         shared.entries().remove(&id);
                     }
                 }
@@ -210,10 +210,10 @@ impl Server {
             if let Some(limit) = shared.config.idle_exit
                 && idle_since.elapsed() >= limit
             {
-                eprintln!(
+                crate::note(format_args!(
                     "loaderd: nobody connected for {} s, leaving",
                     limit.as_secs()
-                );
+                ));
                 break;
             }
         }
@@ -280,7 +280,7 @@ impl Door {
                      (`ulimit -n` where it starts): close some connections, or start it with a higher limit"
                 );
                 if !std::mem::replace(&mut self.told, true) {
-                    eprintln!("loaderd: {text}");
+                    crate::note(format_args!("loaderd: {text}"));
                 }
                 let had_spare = self.spare.take().is_some();
                 match listener.accept(Duration::ZERO) {

@@ -42,7 +42,7 @@ pub(crate) fn serve(id: u64, channel: &Arc<Channel>, shared: &Arc<Shared>, full:
         // The client left, in whatever way: nothing to say, and nobody to say it to.
         Ok(()) | Err(End::Gone) => {}
         Err(End::Failed(failure)) => {
-            eprintln!("loaderd: session {id}: {}", failure.message);
+            crate::note(format_args!("loaderd: session {id}: {}", failure.message));
             let _ = channel.send(&ToClient::Failed(failure), &[]);
         }
     }
@@ -175,7 +175,7 @@ impl Session<'_> {
                     }
                     Event::EndOfEpoch { stream, epoch } => ToClient::EndOfEpoch { stream, epoch },
                     Event::Failed(failure) => {
-                        eprintln!("loaderd: {}", failure.message);
+                        crate::note(format_args!("loaderd: {}", failure.message));
                         ToClient::Failed(failure)
                     }
                 };

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +24,8 @@ pub use writer::StepLog;
 /// File name of the database in the state folder.
 pub const FILE_NAME: &str = "steps.sqlite";
 
-/// Why the step log can't be written or read.
-#[derive(Debug, thiserror::Error)]
+/// Why the step log can't be written or read. Cloned for each session that waits.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StepLogError {
     /// The database can't be opened or is not one of ours.
     #[error(
@@ -35,7 +36,7 @@ pub enum StepLogError {
         /// The database file.
         path: PathBuf,
         /// SQLite's words.
-        source: rusqlite::Error,
+        source: Arc<rusqlite::Error>,
     },
     /// The database was written by a later loaderd.
     #[error(
@@ -50,16 +51,20 @@ pub enum StepLogError {
         /// Schema version of this program.
         known: u32,
     },
-    /// The disk stayed full.
+    /// The disk stayed full, or the file size limit reached.
     #[error(
-        "step log {path}: no space left on the disk for {waited_s} s; no batch was published without its record. \
-         Free some space and resume from the last checkpoint, or open with on_log_error=\"continue\"",
-        path = path.display()
+        "step log {path}: {cause} for {waited_s} s; no batch was published without its record. \
+         {mend} and resume from the last checkpoint, or open with on_log_error=\"continue\"",
+        path = path.display(),
+        cause = cause.words(),
+        mend = cause.mend()
     )]
     Full {
         /// The database file.
         path: PathBuf,
-        /// How long was waited, in seconds.
+        /// What is in the way.
+        cause: NoRoom,
+        /// For how long it has been, in seconds.
         waited_s: u64,
     },
     /// Any other failure to write or read.
@@ -68,7 +73,7 @@ pub enum StepLogError {
         /// The database file.
         path: PathBuf,
         /// SQLite's words.
-        source: rusqlite::Error,
+        source: Arc<rusqlite::Error>,
     },
     /// The same step was recorded before, with other rows.
     #[error(
@@ -92,6 +97,31 @@ pub enum StepLogError {
     /// The writer thread is gone.
     #[error("the step log's writer has ended")]
     Ended,
+}
+
+/// Why nothing can be added to the step log's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The disk is full.
+    Disk,
+    /// `RLIMIT_FSIZE` of the daemon.
+    FileSizeLimit,
+}
+
+impl NoRoom {
+    fn words(self) -> &'static str {
+        match self {
+            NoRoom::Disk => "no space left on the disk",
+            NoRoom::FileSizeLimit => "file size limit reached (ulimit -f)",
+        }
+    }
+
+    fn mend(self) -> &'static str {
+        match self {
+            NoRoom::Disk => "Free some space",
+            NoRoom::FileSizeLimit => "Raise the daemon's limit",
+        }
+    }
 }
 
 /// What is recorded once for all steps of a job.

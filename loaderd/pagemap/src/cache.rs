@@ -170,11 +170,12 @@ impl Target {
 
     /// What a failed write means; `bytes` is what the map takes at most.
     pub(crate) fn failed(&self, error: io::Error, bytes: u64) -> MapError {
+        let (path, need_bytes) = (self.temp.parent().unwrap_or(&self.temp).to_owned(), bytes);
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => MapError::Full {
-                path: self.temp.parent().unwrap_or(&self.temp).to_owned(),
-                need_bytes: bytes,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                MapError::Full { path, need_bytes }
+            }
+            io::ErrorKind::FileTooLarge => MapError::FileSizeLimit { path, need_bytes },
             _ => MapError::cache("write the page map", &self.temp, error),
         }
     }

@@ -35,6 +35,14 @@ pub enum MapError {
         /// Upper bound of the map's size in bytes.
         need_bytes: u64,
     },
+    /// A page map would become larger than files of this process may. The part written is removed.
+    #[error("file size limit reached (ulimit -f) by a page map in {} (about {need_bytes} bytes are needed): raise it where loaderd starts", .path.display())]
+    FileSizeLimit {
+        /// The cache folder.
+        path: PathBuf,
+        /// Upper bound of the map's size in bytes.
+        need_bytes: u64,
+    },
 }
 
 impl MapError {

@@ -182,9 +182,14 @@ fn a_full_disk() {
     let (folder, cache) = cache();
     let target = cache.target(&key()).unwrap();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    let error = target.failed(io::ErrorKind::StorageFull.into(), 12_345);
-    assert!(matches!(error, MapError::Full { .. }), "{error}");
-    assert!(error.to_string().contains("12345 bytes"), "{error}");
+    for (kind, cause) in [
+        (io::ErrorKind::StorageFull, "no space left"),
+        (io::ErrorKind::FileTooLarge, "ulimit -f"),
+    ] {
+        let error = target.failed(kind.into(), 12_345).to_string();
+        assert!(error.contains(cause), "{error}");
+        assert!(error.contains("12345 bytes"), "{error}");
+    }
     drop(target);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -82,7 +82,12 @@ pub enum WireError {
     },
     /// There is not enough memory for the slots.
     #[error(
-        "cannot get {bytes} bytes of shared memory for {slot_count} slots of {slot_bytes} bytes: {source}; take fewer slots or smaller batches"
+        "cannot get {bytes} bytes of shared memory for {slot_count} slots of {slot_bytes} bytes: {source}; take fewer slots or smaller batches{}",
+        if source.kind() == io::ErrorKind::FileTooLarge {
+            ", or raise the daemon's file size limit (ulimit -f)"
+        } else {
+            ""
+        }
     )]
     SegmentMemory {
         /// All slots together.

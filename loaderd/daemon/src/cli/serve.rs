@@ -99,12 +99,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     );
     raise_limits();
     let server = Server::bind(config)?;
-    eprintln!(
+    crate::note(format_args!(
         "loaderd {}: serving at {socket}, {threads} decode threads, up to {slot_memory} of slots",
         env!("CARGO_PKG_VERSION")
-    );
+    ));
     server.run(&stop)?;
-    eprintln!("loaderd: stopped");
+    crate::note("loaderd: stopped");
     Ok(())
 }
 

@@ -158,13 +158,13 @@ fn say_animated(session: &Session, batch: &Batch, row: usize, tensor: usize) {
         return;
     }
     let source = &session.job.source;
-    eprintln!(
+    crate::note(format_args!(
         "loaderd: {}: column {:?} has animated images, such as row address {}: their first \
          frame is delivered, the others are not",
         source.uri(),
         session.job.layout.tensors[tensor].name,
         source.row_address(batch.index(row)),
-    );
+    ));
 }
 
 /// A row without a value: empty where bytes are delivered as they are, else a bad sample.

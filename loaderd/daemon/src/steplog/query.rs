@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::{Deserialize, Serialize};
@@ -208,7 +209,7 @@ impl LogReader {
     fn failed(&self, source: rusqlite::Error) -> StepLogError {
         StepLogError::Sqlite {
             path: self.path.clone(),
-            source,
+            source: Arc::new(source),
         }
     }
 }

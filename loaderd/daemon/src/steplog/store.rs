@@ -4,6 +4,7 @@
 //! longer than SQLite's busy timeout.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -46,9 +47,9 @@ CREATE INDEX steps_by_step ON steps (step);
 
 /// Opens the database for writing, making it where there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
-    let failed = |source| StepLogError::Open {
+    let failed = |error| StepLogError::Open {
         path: path.into(),
-        source,
+        source: Arc::new(error),
     };
     let db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
@@ -67,9 +68,9 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
     if !path.exists() {
         return Ok(None);
     }
-    let failed = |source| StepLogError::Open {
+    let failed = |error| StepLogError::Open {
         path: path.into(),
-        source,
+        source: Arc::new(error),
     };
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
@@ -91,9 +92,9 @@ fn schema_of(db: &Connection) -> rusqlite::Result<u32> {
 }
 
 fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
-    let failed = |source| StepLogError::Open {
+    let failed = |error| StepLogError::Open {
         path: path.into(),
-        source,
+        source: Arc::new(error),
     };
     match schema_of(db).map_err(failed)? {
         0 => db

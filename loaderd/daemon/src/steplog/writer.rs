@@ -2,7 +2,7 @@
 //!
 //! Enters: requests over a bounded channel. Leaves: committed transactions, answers, and
 //! delivered records on the ZeroMQ feed. Everything that waits in the channel goes into
-//! one transaction; a full disk is retried until [`FULL_DISK_WAIT`] has passed.
+//! one transaction; a full disk is retried until it has been full for [`FULL_DISK_WAIT`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, ErrorCode};
 
 use super::query::read_step;
-use super::{JobKey, JobRecord, StepLogError, StepRecord, store};
+use super::{JobKey, JobRecord, NoRoom, StepLogError, StepRecord, store};
 use crate::feed::Feed;
 
-/// How long publishing waits for space on a full disk before it gives up.
+/// How long a disk may be full before nothing waits for it any more.
 pub(super) const FULL_DISK_WAIT: Duration = Duration::from_secs(30);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 /// Requests that may wait: steps in flight of many sessions, each bounded by its slots.
@@ -57,6 +57,8 @@ impl StepLog {
             feed,
             path: path.into(),
             closing: closing.clone(),
+            full_wait: FULL_DISK_WAIT,
+            full_since: None,
             delivered: Vec::new(),
             unlogged: BTreeMap::new(),
         };
@@ -82,8 +84,8 @@ impl StepLog {
         self.ask(|reply| Request::OpenJob(Box::new(record), resumed, reply))
     }
 
-    /// Writes steps as prepared; returns when they are committed, or at the latest
-    /// [`FULL_DISK_WAIT`] after the disk was found full.
+    /// Writes steps as prepared; returns when they are committed, or when the disk was full in
+    /// between and [`FULL_DISK_WAIT`] has passed since it was first found so.
     pub fn prepare(&self, records: Vec<StepRecord>) -> Result<(), StepLogError> {
         self.ask(|reply| Request::Prepare(records, reply))
     }
@@ -129,6 +131,11 @@ struct Writer {
     feed: Option<Feed>,
     path: PathBuf,
     closing: Arc<AtomicBool>,
+    /// [`FULL_DISK_WAIT`], but in tests.
+    full_wait: Duration,
+    /// When the disk was found full; None once something could be written again. Who goes on
+    /// without a record waits once, and not for every batch.
+    full_since: Option<Instant>,
     /// Steps to be marked as delivered; kept until that could be written.
     delivered: Vec<(i64, u32, u64)>,
     /// Steps published without a record, by job; kept until that could be written.
@@ -164,7 +171,6 @@ impl Writer {
         }
         let delivered = std::mem::take(&mut self.delivered);
         let unlogged: Vec<(i64, u64)> = self.unlogged.iter().map(|(&j, &n)| (j, n)).collect();
-        let started = Instant::now();
         let written = self.retry(|db| {
             let transaction = db.transaction()?;
             let now_ms = now_ms();
@@ -201,49 +207,45 @@ impl Writer {
             }
             Err(error) => {
                 self.delivered = delivered;
-                // Every waiting session gets the same words.
-                let text = error.to_string();
-                eprintln!("loaderd: {text}");
-                let mut error = Some(error);
+                crate::note(format_args!("loaderd: {error}"));
                 for (_, reply) in prepare {
-                    let _ = reply.send(Err(error
-                        .take()
-                        .unwrap_or_else(|| self.full(started.elapsed()))));
+                    let _ = reply.send(Err(error.clone()));
                 }
             }
         }
     }
 
-    /// Runs `work` again while the disk is full, up to [`FULL_DISK_WAIT`].
+    /// Runs `work` again while the disk is full, until it has been so for `full_wait`.
     fn retry<T>(
         &mut self,
         mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StepLogError> {
-        let started = Instant::now();
         loop {
-            match work(&mut self.db) {
-                Ok(value) => return Ok(value),
-                Err(source) if !is_full(&source) => {
-                    return Err(StepLogError::Sqlite {
-                        path: self.path.clone(),
-                        source,
-                    });
+            let changes = self.db.total_changes();
+            let error = match work(&mut self.db) {
+                Ok(value) => {
+                    // Where nothing was to be written, that says nothing of the disk.
+                    if self.db.total_changes() > changes {
+                        self.full_since = None;
+                    }
+                    return Ok(value);
                 }
-                Err(_)
-                    if started.elapsed() >= FULL_DISK_WAIT
-                        || self.closing.load(Ordering::Relaxed) =>
-                {
-                    return Err(self.full(started.elapsed()));
-                }
-                Err(_) => std::thread::sleep(RETRY_EVERY),
+                Err(error) => error,
+            };
+            let path = self.path.clone();
+            let Some(cause) = no_room(&error) else {
+                let source = Arc::new(error);
+                return Err(StepLogError::Sqlite { path, source });
+            };
+            let waited = self.full_since.get_or_insert_with(Instant::now).elapsed();
+            if waited >= self.full_wait || self.closing.load(Ordering::Relaxed) {
+                return Err(StepLogError::Full {
+                    path,
+                    cause,
+                    waited_s: waited.as_secs(),
+                });
             }
-        }
-    }
-
-    fn full(&self, waited: Duration) -> StepLogError {
-        StepLogError::Full {
-            path: self.path.clone(),
-            waited_s: waited.as_secs(),
+            std::thread::sleep(RETRY_EVERY);
         }
     }
 
@@ -276,12 +278,21 @@ impl Writer {
     }
 }
 
-fn is_full(error: &rusqlite::Error) -> bool {
-    // A full disk also shows as an I/O error where SQLite grows its WAL or its shared
-    // memory file: extended codes IOERR_WRITE (778), IOERR_SHMSIZE (4874).
-    let code = error.sqlite_error();
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-        || code.is_some_and(|code| matches!(code.extended_code, 778 | 4874))
+/// What is in the way of an addition to the files, if that is why it failed.
+fn no_room(error: &rusqlite::Error) -> Option<NoRoom> {
+    let error = error.sqlite_error()?;
+    if error.code == ErrorCode::DiskFull {
+        return Some(NoRoom::Disk);
+    }
+    // A full disk also shows as an I/O error where SQLite grows its WAL or its shared memory
+    // file: extended codes IOERR_WRITE (778), IOERR_SHMSIZE (4874). The file size limit never
+    // shows otherwise: SQLite tells ENOSPC alone from other failures to write.
+    matches!(error.extended_code, 778 | 4874).then(|| {
+        match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+            Some(_) => NoRoom::FileSizeLimit,
+            None => NoRoom::Disk,
+        }
+    })
 }
 
 /// Unix time in ms.
@@ -369,19 +380,120 @@ mod tests {
         log.prepare(vec![step(resumed.job, 0, "y")]).unwrap();
     }
 
-    #[test]
-    fn a_full_database_is_told_from_other_faults() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut db = store::open(&super::super::file_in(dir.path())).unwrap();
+    /// A writer on a database without room for another page, which gives up after `full_wait`.
+    fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
+        let path = super::super::file_in(folder);
+        let mut db = store::open(&path).unwrap();
         let key = store::open_job(&mut db, &job("a"), false, 0).unwrap();
         let pages: u32 = db
             .pragma_query_value(None, "page_count", |row| row.get(0))
             .unwrap();
         db.pragma_update(None, "max_page_count", pages).unwrap();
-        let error = (0..10_000)
-            .find_map(|n| store::prepare(&db, &step(key.job, n, "x"), 0).err())
-            .expect("the database is full in the end");
-        assert!(is_full(&error), "{error:?}");
-        assert!(!is_full(&rusqlite::Error::InvalidQuery));
+        let writer = Writer {
+            db,
+            feed: None,
+            path,
+            closing: Arc::new(AtomicBool::new(false)),
+            full_wait,
+            full_since: None,
+            delivered: Vec::new(),
+            unlogged: BTreeMap::new(),
+        };
+        (writer, key.job)
+    }
+
+    /// Has steps prepared in one transaction, of which few enough would fit.
+    fn prepare(writer: &mut Writer, records: Vec<StepRecord>) -> Result<(), StepLogError> {
+        let (reply, answer) = bounded(1);
+        writer.serve(vec![Request::Prepare(records, reply)]);
+        answer.recv().unwrap()
+    }
+
+    fn many_steps(job: i64) -> Vec<StepRecord> {
+        (0..1000).map(|n| step(job, n, "x")).collect()
+    }
+
+    fn free(writer: &Writer) {
+        writer
+            .db
+            .pragma_update(None, "max_page_count", 1 << 20)
+            .unwrap();
+    }
+
+    #[test]
+    fn a_full_database_is_told_from_other_faults() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, job) = full_writer(dir.path(), Duration::ZERO);
+        let error = prepare(&mut writer, many_steps(job)).unwrap_err();
+        assert!(error.to_string().contains("no space left"), "{error}");
+        assert_eq!(no_room(&rusqlite::Error::InvalidQuery), None);
+        writer.db.execute_batch("DROP TABLE steps").unwrap();
+        let error = prepare(&mut writer, many_steps(job)).unwrap_err();
+        assert!(matches!(error, StepLogError::Sqlite { .. }), "{error}");
+    }
+
+    #[test]
+    fn everyone_who_waits_gets_the_same_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, job) = full_writer(dir.path(), Duration::ZERO);
+        writer.db.execute_batch("DROP TABLE steps").unwrap();
+        let (replies, answers): (Vec<_>, Vec<_>) = (0..2).map(|_| bounded(1)).unzip();
+        let requests = replies.into_iter();
+        writer.serve(
+            requests
+                .map(|reply| Request::Prepare(many_steps(job), reply))
+                .collect(),
+        );
+        for answer in answers {
+            let error = answer.recv().unwrap().unwrap_err();
+            assert!(error.to_string().contains("no such table"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let wait = Duration::from_millis(500);
+        let (mut writer, id) = full_writer(dir.path(), wait);
+        let timed = |writer: &mut Writer, records| {
+            let began = Instant::now();
+            (prepare(writer, records), began.elapsed())
+        };
+        let (first, waited) = timed(&mut writer, many_steps(id));
+        assert!(first.is_err() && waited >= wait, "{first:?}, {waited:?}");
+        // A job that is there already is found without a write, which proves nothing.
+        let (reply, answer) = bounded(1);
+        writer.serve(vec![Request::OpenJob(Box::new(job("a")), false, reply)]);
+        answer.recv().unwrap().unwrap();
+        let (again, waited) = timed(&mut writer, many_steps(id));
+        assert!(again.is_err() && waited < wait, "{again:?}, {waited:?}");
+
+        free(&writer);
+        prepare(&mut writer, many_steps(id)).unwrap();
+        assert_eq!(writer.full_since, None);
+    }
+
+    #[test]
+    fn steps_without_a_record_are_counted_once_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, id) = full_writer(dir.path(), Duration::ZERO);
+        let unlogged = |writer: &Writer| {
+            let jobs = LogReader::open(&writer.path).unwrap().unwrap();
+            jobs.jobs(None).unwrap()[0].unlogged_steps
+        };
+        prepare(&mut writer, many_steps(id)).unwrap_err();
+        // In one group with what does not fit, their count can't be written either.
+        let (reply, _answer) = bounded(1);
+        writer.serve(vec![
+            Request::Unlogged(id, 1000),
+            Request::Prepare(many_steps(id), reply),
+        ]);
+        assert_eq!(unlogged(&writer), 0);
+        free(&writer);
+        for _ in 0..2 {
+            // The second time, they are counted already.
+            prepare(&mut writer, vec![step(id, 1000, "x")]).unwrap();
+            assert_eq!(unlogged(&writer), 1000);
+        }
     }
 }
