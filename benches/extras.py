@@ -11,13 +11,12 @@ warm-up is excluded, and ratios are taken within a round.
 from __future__ import annotations
 
 import os
-import random
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import harness
-from harness import BATCH_SIZE, Daemon, Spread, Target
+from harness import BATCH_SIZE, Daemon, Target
 from loaderd import (
     ColorJitter,
     Normalize,
@@ -62,9 +61,6 @@ CASES = {
     "with RandomErasing": Case(finish=(RandomErasing(p=0.5),)),
 }
 
-#: By case.
-Round = dict[str, dict[str, float]]
-
 
 def main() -> None:
     parser = harness.arguments(__doc__)
@@ -78,32 +74,21 @@ def main() -> None:
     if given.brief:
         given.rounds, given.seconds, given.rows = 1, 0.5, min(given.rows, BATCH_SIZE)
     facts = harness.machine()
-    rounds: list[Round] = []
     with harness.scratch(given.scratch) as folder:
         uri = folder / "frames.lance"
         harness.progress(f"drawing {given.rows} frames")
         harness.run_loaderd("ingest", "--synthetic", str(given.rows), uri)
         with Daemon(folder) as daemon:
-            for number in range(given.rounds):
-                names = list(CASES)
-                random.Random(number).shuffle(names)
-                found = {}
-                for name in names:
-                    harness.progress(f"round {number + 1}: {name}")
-                    found[name] = stream(daemon, os.fspath(uri), CASES[name], given.seconds)
-                rounds.append(found)
-        harness.progress("")
-    ratios = {
-        name: Spread.of(
-            [found[name]["images_per_s"] / found[PLAIN]["images_per_s"] for found in rounds]
-        )
-        for name in CASES
-    }
+            rounds = harness.rounds(
+                given.rounds,
+                CASES,
+                lambda name: stream(daemon, os.fspath(uri), CASES[name], given.seconds),
+            )
+    ratios = {name: harness.ratios(rounds, name, PLAIN, "images_per_s") for name in CASES}
     table = []
     for name, ratio in ratios.items():
-        rate, cpu, size = (
-            Spread.of([found[name][what] for found in rounds])
-            for what in ("images_per_s", "cpu_us_per_image", "ragged_bytes_per_row")
+        rate, cpu, size = harness.spreads(
+            rounds, name, ("images_per_s", "cpu_us_per_image", "ragged_bytes_per_row")
         )
         table.append([name, rate.text(), cpu.text(), size.text(), ratio.text(3)])
     header = ["", "images/s", "CPU us/image", "ragged B/row", f"/ {PLAIN}"]
@@ -140,12 +125,7 @@ def stream(daemon: Daemon, uri: str, case: Case, seconds: float) -> dict[str, fl
         socket=daemon.socket,
         autostart=False,
     )
-
-    def batches() -> Any:
-        while True:
-            yield from dataset
-
-    stream = batches()
+    stream = harness.endless(dataset)
     for _ in range(WARM_UP_BATCHES):
         batch = next(stream)
     ragged = sum(bytes_of(batch[name]) for name in case.columns) / len(batch["label"])

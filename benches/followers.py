@@ -48,28 +48,18 @@ def main() -> None:
     if given.brief:
         given.rounds, given.seconds = 1, 1.0
     facts = harness.machine()
-    rounds: list[dict[str, dict[str, float]]] = []
     with harness.scratch(given.scratch) as folder:
         rows = pictures.prepare(folder, given.images, pictures.DRAWN)
         mask_bytes = draw_masks(rows.distinct, folder / "masks")
         print(f"{rows.words()}; masks of {mask_bytes / 1e3:.1f} KB on average\n")
         uri = f"memory:rows={ROWS},images={rows.distinct},masks={folder / 'masks'}"
         with Daemon(folder) as daemon:
-            for number in range(given.rounds):
-                names = list(CONTESTANTS)
-                first = number % len(names)
-                found = {}
-                for name in names[first:] + names[:first]:
-                    harness.progress(f"round {number + 1}: {name}")
-                    found[name] = stream(daemon, uri, name, given.seconds)
-                rounds.append(found)
-        harness.progress("")
+            rounds = harness.rounds(
+                given.rounds, CONTESTANTS, lambda name: stream(daemon, uri, name, given.seconds)
+            )
     table = []
     for name in CONTESTANTS:
-        rate, cpu = (
-            Spread.of([found[name][column] for found in rounds])
-            for column in ("images_per_s", "cpu_us_per_image")
-        )
+        rate, cpu = harness.spreads(rounds, name, ("images_per_s", "cpu_us_per_image"))
         share = shares(rounds, name)
         table.append([name, rate.text(), cpu.text(), share.text(3)])
     harness.show(["", "images/s", "CPU us/image", "of images alone"], table)
@@ -117,28 +107,23 @@ def stream(daemon: Daemon, uri: str, name: str, seconds: float) -> dict[str, flo
         socket=daemon.socket,
         autostart=False,
     )
-    batches = iter(dataset)
+    stream = harness.endless(dataset)
     for _ in range(WARM_UP_BATCHES):
-        next(batches)
-    count, is_over = 0, False
+        next(stream)
+    count = 0
     cpu_s, began = harness.tree_cpu_s(os.getpid()), time.perf_counter()
-    while not is_over:
-        for _ in dataset:
-            count += BATCH_SIZE
-            if time.perf_counter() - began >= seconds:
-                is_over = True
-                break
-    taken = time.perf_counter() - began
+    while (taken := time.perf_counter() - began) < seconds:
+        next(stream)
+        count += BATCH_SIZE
     cpu_s = harness.tree_cpu_s(os.getpid()) - cpu_s
+    stream.close()
     dataset.close()
     return {"images_per_s": count / taken, "cpu_us_per_image": cpu_s / count * 1e6}
 
 
-def shares(rounds: list[dict[str, dict[str, float]]], name: str) -> Spread:
+def shares(rounds: list[harness.Round], name: str) -> Spread:
     """Images/s over those of images alone, in the same round."""
-    return Spread.of(
-        [found[name]["images_per_s"] / found["images"]["images_per_s"] for found in rounds]
-    )
+    return harness.ratios(rounds, name, "images", "images_per_s")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import harness
-from harness import BATCH_SIZE, Daemon, Spread, Target
+from harness import BATCH_SIZE, Daemon, Target
 from loaderd.session import Session
 from loaderd.torch import LanceIterableDataset
 
@@ -57,21 +57,15 @@ def main() -> None:
     if given.brief:
         given.rounds, given.seconds = 1, 1.0
     facts = harness.machine()
-    rounds: list[dict[str, dict[str, float]]] = []
+    uris = {name: f"memory:rows={rows},tensor={shape}:float32" for name, shape, rows in SIZES}
     with harness.scratch(given.scratch) as folder, Daemon(folder) as daemon:
-        for number in range(given.rounds):
-            harness.progress(f"round {number + 1}")
-            rounds.append(
-                {
-                    name: stream(daemon, f"memory:rows={rows},tensor={shape}:float32", given)
-                    for name, shape, rows in SIZES
-                }
-            )
-        harness.progress("")
+        rounds = harness.rounds(
+            given.rounds, uris, lambda name: stream(daemon, uris[name], given.seconds)
+        )
     table = []
     for name, shape, _ in SIZES:
         columns = ("gb_per_s", "batches_per_s", "waited_share", "delay_us_p50", "delay_us_p99")
-        spreads = [Spread.of([round_[name][column] for round_ in rounds]) for column in columns]
+        spreads = harness.spreads(rounds, name, columns)
         texts = [
             spread.text(digits) for spread, digits in zip(spreads, (2, 0, 2, 0, 0), strict=True)
         ]
@@ -91,7 +85,7 @@ def main() -> None:
     harness.write_json(given.json, report)
 
 
-def stream(daemon: Daemon, uri: str, given: Any) -> dict[str, float]:
+def stream(daemon: Daemon, uri: str, seconds: float) -> dict[str, float]:
     """Batches as fast as they come, over as many epochs as it takes."""
     dataset = LanceIterableDataset(
         uri,
@@ -102,41 +96,37 @@ def stream(daemon: Daemon, uri: str, given: Any) -> dict[str, float]:
         socket=daemon.socket,
         autostart=False,
     )
-    batches = iter(dataset)
+    stream = harness.endless(dataset)
     for _ in range(WARM_UP_BATCHES):
-        size = next(batches)["tensor"].nbytes
+        size = next(stream)["tensor"].nbytes
     assert dataset._session is not None
     delays = Delays(dataset._session)
-    count, is_over = 0, False
+    count = 0
     began = time.perf_counter()
-    while not is_over:
-        for batch in dataset:
-            delays.taken()
-            count += 1
-            # The slot goes back before the next batch is asked for.
-            del batch
-            if time.perf_counter() - began >= given.seconds:
-                is_over = True
-                break
-    seconds = time.perf_counter() - began
+    while (taken := time.perf_counter() - began) < seconds:
+        # Not kept: the slot goes back before the next batch is asked for.
+        next(stream)
+        delays.taken()
+        count += 1
+    stream.close()
     dataset.close()
     waits_ns = sorted(delays.waits_ns)
     if not waits_ns:
         raise SystemExit(f"the consumer of {uri} never waited, so there is no delay to measure")
     return {
-        "gb_per_s": count * size / seconds / 1e9,
-        "batches_per_s": count / seconds,
+        "gb_per_s": count * size / taken / 1e9,
+        "batches_per_s": count / taken,
         "waited_share": len(waits_ns) / count,
         "delay_us_p50": waits_ns[len(waits_ns) // 2] / 1e3,
         "delay_us_p99": waits_ns[len(waits_ns) * 99 // 100] / 1e3,
     }
 
 
-def judge(rounds: list[dict[str, dict[str, float]]]) -> list[Target]:
-    rate = Spread.of([round_["large"]["gb_per_s"] for round_ in rounds])
+def judge(rounds: list[harness.Round]) -> list[Target]:
+    (rate,) = harness.spreads(rounds, "large", ["gb_per_s"])
     targets = [Target("hand-over of large batches", rate, GB_PER_S_MIN, " GB/s")]
     for name, _, _ in SIZES:
-        delay = Spread.of([round_[name]["delay_us_p50"] for round_ in rounds])
+        (delay,) = harness.spreads(rounds, name, ["delay_us_p50"])
         title = f"publish to next(), p50, {name} batches"
         targets.append(Target(title, delay, DELAY_P50_US_MAX, " us", at_most=True, digits=0))
     return targets

@@ -13,12 +13,14 @@ import importlib.util
 import json
 import os
 import platform
+import random
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,11 @@ def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 @contextlib.contextmanager
 def scratch(parent: Path | None) -> Iterator[Path]:
-    """A folder that goes with the bench; loaderd keeps its socket, log and cache in it."""
+    """A folder that goes with the bench; loaderd keeps its socket, log and cache in it.
+
+    A bench that is told to end (SIGTERM) takes its folder and its daemons along, as on Ctrl-C.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="loaderd-bench-", dir=parent) as name:
         folder = Path(name).resolve()
         for variable, part in (("SOCKET", "socket"), ("STATE", "state"), ("CACHE", "cache")):
@@ -142,6 +148,43 @@ def tree_cpu_s(root: int) -> float:
         return pid == root
 
     return sum(spent for pid, spent in ticks.items() if belongs(pid)) / _TICKS_PER_S
+
+
+#: What was measured of each case.
+Round = dict[str, dict[str, float]]
+
+
+def rounds(
+    count: int, names: Iterable[str], measure: Callable[[str], dict[str, float]]
+) -> list[Round]:
+    """Measures each case once a round, in each round in another order."""
+    measured = []
+    for number in range(count):
+        order = list(names)
+        random.Random(number).shuffle(order)
+        found = {}
+        for name in order:
+            progress(f"round {number + 1}: {name}")
+            found[name] = measure(name)
+        measured.append(found)
+    progress("")
+    return measured
+
+
+def spreads(rounds: Sequence[Round], name: str, quantities: Sequence[str]) -> list[Spread]:
+    """What was measured of a case, over the rounds."""
+    return [Spread.of([found[name][what] for found in rounds]) for what in quantities]
+
+
+def ratios(rounds: Sequence[Round], name: str, to: str, quantity: str) -> Spread:
+    """What was measured of a case over the same of another, in the same round."""
+    return Spread.of([found[name][quantity] / found[to][quantity] for found in rounds])
+
+
+def endless(dataset: Iterable[Any]) -> Generator[Any, None, None]:
+    """Batches of epoch after epoch. It holds none."""
+    while True:
+        yield from dataset
 
 
 def installed(*modules: str) -> bool:

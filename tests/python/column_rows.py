@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 from typing import Any
 
 import pytest
@@ -13,8 +12,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from daemon_process import Daemon
-from loaderd import Ragged, launch
+from daemon_process import Daemon, loaderd
+from loaderd import Ragged
 
 ROWS = 61
 COLUMNS = ["label", "text", "boxes", "categories", "tags"]
@@ -76,5 +75,4 @@ def picture(row: int) -> bytes:
 
 
 def status(daemon: Daemon) -> Any:
-    command = [launch.find_binary(), "status", "--json", f"--socket={daemon.socket}"]
-    return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return json.loads(loaderd("status", "--json", f"--socket={daemon.socket}").stdout)

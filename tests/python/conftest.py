@@ -16,6 +16,7 @@ from fake_daemon import FakeDaemon
 
 if TYPE_CHECKING:
     from daemon_process import Daemon
+    from faults.machine import Disk
     from loaderd.torch import LanceIterableDataset
 
 
@@ -50,11 +51,23 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A real daemon, which must neither fail nor panic."""
     from daemon_process import Daemon
 
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
+    with Daemon(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture(params=["mounted", "limited"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    """Something that can be filled: a file system, and what serves where none can be mounted."""
+    from faults.machine import Disk
+
+    disk = Disk(tmp_path / "disk", may_mount=request.param == "mounted")
+    try:
+        if request.param == "mounted" and not disk.is_own:
+            pytest.skip("a file system of our own can't be mounted here")
+        yield disk
+    finally:
+        disk.free()
+        disk.close()
 
 
 @pytest.fixture

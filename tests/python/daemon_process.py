@@ -1,4 +1,4 @@
-"""A real daemon for a test."""
+"""A real daemon for a test, and its command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from faults.machine import Limits
 from loaderd import launch
 from loaderd.torch import LanceIterableDataset
 
@@ -15,10 +16,17 @@ ROWS = 100
 NUMBERS = f"memory:rows={ROWS},tensor=3x4:float32"
 
 
+def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command line; what it printed."""
+    return subprocess.run(
+        [launch.find_binary(), *arguments], check=check, capture_output=True, text=True, timeout=240
+    )
+
+
 class Daemon:
     """A daemon with a socket and folders of its own."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, limits: Limits | None = None) -> None:
         self.socket = str(folder / "sock")
         self.log = folder / "log"
         with self.log.open("ab") as output:
@@ -26,6 +34,7 @@ class Daemon:
                 [launch.find_binary(), "serve", f"--socket={self.socket}", *arguments],
                 stdout=output,
                 stderr=output,
+                preexec_fn=limits.apply if limits else None,
             )
         deadline = time.monotonic() + 20
         # The file is there a moment before anyone listens.
@@ -42,3 +51,12 @@ class Daemon:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(20)
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stops it; it must neither have failed nor panicked."""
+        self.stop()
+        assert self.process.returncode == 0, self.log.read_text()
+        assert "panicked" not in self.log.read_text()

@@ -44,11 +44,8 @@ SIZE = (48, 64)
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path_factory.mktemp("augment"))
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
+    with Daemon(tmp_path_factory.mktemp("augment")) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ pytest.importorskip("torch")
 
 from daemon_process import Daemon
 from fake_daemon import FakeDaemon
+from faults.machine import Disk, Limits
 
 
-def doctor(*arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
+def doctor(
+    *arguments: str, code: int = 0, limits: Limits | None = None, **environment: str
+) -> dict[str, Any]:
     """The report, with the checks by name."""
     process = subprocess.run(
         [launch.find_binary(), "doctor", "--json", *arguments],
@@ -28,6 +30,7 @@ def doctor(*arguments: str, code: int = 0, **environment: str) -> dict[str, Any]
         capture_output=True,
         text=True,
         timeout=60,
+        preexec_fn=limits.apply if limits else None,
     )
     assert process.returncode == code, process.stdout + process.stderr
     report = json.loads(process.stdout)
@@ -94,36 +97,21 @@ def test_other_daemons_are_named(
     assert mend in check["mend"]
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB without a free byte."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "loaderd-test", str(folder)]
-    made = subprocess.run(mount, capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
-    try:
-        with (folder / "filler").open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(1 << 12))
-            except OSError:
-                pass
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_is_named(full_disk: Path, socket: str) -> None:
-    for name, variable in (("state", "LOADERD_STATE"), ("cache", "LOADERD_CACHE")):
-        check = doctor(socket, code=1, **{variable: str(full_disk)})["checks"][name]
-        assert check["verdict"] == "failed", check
-        assert str(full_disk) in check["found"]
-        assert variable in check["mend"]
-    check = doctor(socket, TMPDIR=str(full_disk))["checks"]["temporary"]
-    assert check["verdict"] == "slow", check
-    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+def test_a_full_disk_is_named(disk: Disk, socket: str) -> None:
+    names = {"state": "LOADERD_STATE", "cache": "LOADERD_CACHE", "temporary": "TMPDIR"}
+    # A limit is on the whole process, a file system fills for everyone.
+    limits = None if disk.is_own else Limits(file_bytes=0)
+    if disk.is_own:
+        disk.fill(os.getpid())
+    before = list(disk.path.iterdir())
+    folders = dict.fromkeys(names.values(), str(disk.path))
+    checks = doctor(socket, code=1, limits=limits, **folders)["checks"]
+    for name, variable in names.items():
+        # Sessions write nothing to the temporary folder.
+        assert checks[name]["verdict"] == ("slow" if name == "temporary" else "failed")
+        assert str(disk.path) in checks[name]["found"]
+        assert variable in checks[name]["mend"]
+    assert list(disk.path.iterdir()) == before
 
 
 def test_help_names_every_check_and_field(socket: str) -> None:

@@ -6,7 +6,6 @@ of other layouts than ``loaderd ingest`` writes are made with pylance, where it 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -33,17 +32,10 @@ from loaderd import (
 
 torch = pytest.importorskip("torch")
 
-from daemon_process import Daemon  # noqa: E402
+from daemon_process import Daemon, loaderd  # noqa: E402
 
 PICTURES = 60
 CROP = {"image": [RandomResizedCrop(32), RandomHorizontalFlip()]}
-
-
-def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs the command line; returns what it printed."""
-    return subprocess.run(
-        [launch.find_binary(), *arguments], check=check, capture_output=True, text=True, timeout=120
-    )
 
 
 def log(*arguments: str) -> list[dict[str, Any]]:
@@ -369,40 +361,6 @@ def test_ranks_as_processes_share_a_run(daemon: Daemon, photos: str) -> None:
     rows = [row for trace in traces for _, ids in trace for row in ids]
     assert sorted(rows) == list(range(PICTURES))
     assert {record["run"] for record in log()} == {"shared-run"}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_under_the_log_is_waited_out(
-    photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", state])
-    if mounted.returncode != 0:
-        pytest.skip("this container may not mount")
-    try:
-        monkeypatch.setenv("LOADERD_STATE", str(state))
-        daemon = Daemon(tmp_path)
-        dataset = daemon.dataset(photos, columns=["label"], batch_size=1)
-        batches = iter(dataset)
-        found = [next(batches)["label"].item()]
-        filler = state / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"x" * 4096)
-        freed = threading.Timer(2.0, filler.unlink)
-        freed.start()
-        for _ in range(3):
-            # More steps than fit into pages that are there already.
-            found += [batch["label"].item() for batch in batches]
-            batches = iter(dataset)
-        freed.join()
-        dataset.close()
-        daemon.stop()
-        assert len(found) == 3 * PICTURES
-        assert len(log("--last", "1000")) == 3 * PICTURES
-    finally:
-        subprocess.run(["umount", state], check=True)
 
 
 def test_the_command_line_helps() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from loaderd import (
     RandomResizedCrop,
     Resize,
     errors,
-    launch,
 )
 
 torch = pytest.importorskip("torch")
@@ -33,7 +31,7 @@ image_module = pytest.importorskip("PIL.Image")
 tv_tensors = pytest.importorskip("torchvision.tv_tensors")
 v2 = pytest.importorskip("torchvision.transforms.v2")
 
-from daemon_process import Daemon  # noqa: E402
+from daemon_process import Daemon, loaderd  # noqa: E402
 
 FRAMES = 10
 
@@ -41,8 +39,7 @@ FRAMES = 10
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = str(tmp_path_factory.mktemp("followers") / "streets.lance")
-    command = [launch.find_binary(), "ingest", "--synthetic", str(FRAMES), "--mask", path]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    loaderd("ingest", "--synthetic", str(FRAMES), "--mask", path)
     return path
 
 

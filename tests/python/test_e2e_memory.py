@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from loaderd.session import Session
 
 torch = pytest.importorskip("torch")
 
+from column_rows import picture  # noqa: E402
 from daemon_process import ROWS, Daemon  # noqa: E402
 from loaderd.torch import LanceIterableDataset  # noqa: E402
 
@@ -324,23 +324,6 @@ def test_tensors_outlive_session_and_daemon(tmp_path: Path) -> None:
     assert row.tolist() == [3, 4, 5, 6, 7]
 
 
-def jpeg(colour: tuple[int, int, int], size: tuple[int, int] = (64, 48)) -> bytes:
-    image = pytest.importorskip("PIL.Image")
-    file = io.BytesIO()
-    image.new("RGB", size, colour).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Eight pictures of one colour each: 30 times the row in red."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for row in range(8):
-        (folder / f"{row}.jpg").write_bytes(jpeg((30 * row, 100, 50)))
-    return folder
-
-
 def test_images_are_decoded(daemon: Daemon, photos: Path) -> None:
     for transforms, dtype in (
         ([RandomResizedCrop(16), RandomHorizontalFlip()], torch.uint8),
@@ -360,7 +343,7 @@ def test_images_are_decoded(daemon: Daemon, photos: Path) -> None:
         dataset.close()
 
 
-@pytest.mark.parametrize("broken", [b"", jpeg((1, 2, 3))[:200]])
+@pytest.mark.parametrize("broken", [b"", picture(0)[:200]])
 def test_bad_samples(daemon: Daemon, photos: Path, broken: bytes) -> None:
     (photos / "5.jpg").write_bytes(broken)
 

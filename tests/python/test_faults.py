@@ -32,18 +32,20 @@ def test_schedules_of_random_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "may_mount"),
     [
-        "the_daemon_pauses_for_good",
-        "descriptors_run_out",
-        "the_daemon_is_told_to_stop_on_a_full_disk",
-        "the_clock_jumps",
+        ("the_daemon_pauses_for_good", True),
+        ("descriptors_run_out", True),
+        ("a_disk_is_full_for_a_while", False),
+        ("the_daemon_is_told_to_stop_on_a_full_disk", True),
+        ("the_daemon_is_told_to_stop_on_a_full_disk", False),
+        ("the_clock_jumps", True),
     ],
 )
-def test_faults_that_are_always_tried(fault: str) -> None:
+def test_faults_that_are_always_tried(fault: str, may_mount: bool) -> None:
     """Those that took a daemon or a client down once, and one that needs a library."""
     assert fault in FAULTS
-    result = run(range(1), seed=1, faults=[fault], kinds=["memory"])
+    result = run(range(1), seed=1, faults=[fault], kinds=["memory"], may_mount=may_mount)
     assert not result.failures, "\n\n".join(result.failures)
     if result.skipped:
         pytest.skip("; ".join(result.skipped))

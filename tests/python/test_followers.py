@@ -46,11 +46,8 @@ SIZES = [(48, 64), (90, 61), (37, 120), (22, 30)]
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path_factory.mktemp("followers"))
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
+    with Daemon(tmp_path_factory.mktemp("followers")) as daemon:
+        yield daemon
 
 
 def blocks(height: int, width: int) -> Any:

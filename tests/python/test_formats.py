@@ -11,7 +11,7 @@ import shutil
 import struct
 import subprocess
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,6 @@ from daemon_process import Daemon  # noqa: E402
 
 WIDTH, HEIGHT = 70, 50
 ORIENTATION = 0x0112
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path)
-    yield daemon
-    daemon.stop()
-    assert daemon.process.returncode == 0, daemon.log.read_text()
-    assert "panicked" not in daemon.log.read_text()
 
 
 def picture(width: int = WIDTH, height: int = HEIGHT, channels: int = 3) -> Any:

@@ -27,7 +27,7 @@ lance = pytest.importorskip("lance")
 pa = pytest.importorskip("pyarrow")
 image_module = pytest.importorskip("PIL.Image")
 
-from daemon_process import Daemon  # noqa: E402
+from daemon_process import Daemon, loaderd  # noqa: E402
 from loaderd.torch import LanceIterableDataset  # noqa: E402
 
 CROP = {"image": [RandomResizedCrop(48), RandomHorizontalFlip()]}
@@ -90,12 +90,6 @@ def write(path: Path, rows: dict[int, bytes | None], **options: Any) -> str:
     options = {"data_storage_version": "2.1", "max_rows_per_file": 25, **options}
     lance.write_dataset(table(rows, storage), str(path), **options)
     return str(path)
-
-
-def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [launch.find_binary(), *arguments], check=check, capture_output=True, text=True, timeout=240
-    )
 
 
 def tile(uri: str, *arguments: str) -> dict[str, Any]:

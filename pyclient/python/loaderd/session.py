@@ -348,23 +348,23 @@ class _Pulse:
         session = self._session
         if time.monotonic() - self._asked < session.asked_after_s:
             return
+        is_answered = True
         try:
             native, _ = _native.Session.connect(
                 session._socket, _native.__version__, _native.__file__, _ANSWER_TIMEOUT_S
             )
             native.close()
         except (TimeoutError, BlockingIOError):
-            pass
+            is_answered = False
         except OSError:
             # Nobody listens there any more, which says nothing about whom we talk to.
-            self._answered = time.monotonic()
-        else:
-            self._answered = time.monotonic()
-            self._told = False
+            pass
         self._asked = time.monotonic()
-        silent_s = self._asked - self._answered
-        if silent_s == 0:
+        if is_answered:
+            self._answered = self._asked
+            self._told = False
             return
+        silent_s = self._asked - self._answered
         pid = session.daemon_pid
         text = (
             f"the daemon (process {pid}) has not answered for {silent_s:.0f} s. If it was stopped, "

@@ -62,10 +62,11 @@ def the_cache_is_full_as_a_map_is_built(world: World, dice: random.Random) -> No
     disk = world.disks["cache"]
     world.lance  # noqa: B018
     try:
-        disk.fill()
+        disk.fill(world.pid)
         answer = _open(world, dice)
         assert answer["type"] == "failed", answer
-        says(answer["message"], "no space left", str(world.cache), "another cache folder")
+        says(answer["message"], disk.words, str(world.cache))
+        says(answer["message"], "another cache folder" if disk.is_own else "where loaderd starts")
     finally:
         disk.free()
     _opens_again(world, dice)

@@ -207,7 +207,7 @@ def a_client_of_another_protocol(world: World, dice: random.Random) -> None:
 def a_disk_is_full_for_a_while(world: World, dice: random.Random) -> None:
     disk = world.disks[dice.choice(sorted(world.disks))]
     try:
-        disk.fill()
+        disk.fill(world.pid)
         nap(dice, 0.3, 1.5)
     finally:
         disk.free()
@@ -217,7 +217,7 @@ def a_disk_is_full_for_a_while(world: World, dice: random.Random) -> None:
 def the_daemon_is_told_to_stop_on_a_full_disk(world: World, dice: random.Random) -> None:
     disk = world.disks["state"]
     try:
-        disk.fill()
+        disk.fill(world.pid)
         nap(dice, 0.0, 0.6)
         world.stop_daemon()
     finally:

@@ -37,6 +37,8 @@ class Limits:
 
     descriptors: int | None = None
     memlock_bytes: int | None = None
+    #: What a file may grow to.
+    file_bytes: int | None = None
     has_io_uring: bool = True
     #: Its wall clock can be set, by libfaketime.
     has_own_clock: bool = False
@@ -49,6 +51,8 @@ class Limits:
             # Root may lock without limit through this capability; others don't have it.
             ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_IPC_LOCK, 0, 0, 0)
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (self.memlock_bytes, self.memlock_bytes))
+        if self.file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.file_bytes, self.file_bytes))
         if not self.has_io_uring:
             _refuse_io_uring()
 
@@ -76,18 +80,35 @@ def _refuse_io_uring() -> None:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
-class Disk:
-    """A small file system that can be filled; a mere folder where mounting is refused."""
+def limit_growth(pid: int, most_bytes: int | None) -> None:
+    """Sets the file size limit of a process; ``None``: the most that it may have."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    soft = hard if most_bytes is None else most_bytes
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
-    def __init__(self, path: Path) -> None:
+
+class Disk:
+    """A small file system that can be filled.
+
+    Where mounting is refused it is a mere folder, and the one who writes to it is limited:
+    no file of a process can grow, here or elsewhere, while its file size limit is 0.
+    """
+
+    def __init__(self, path: Path, may_mount: bool = True) -> None:
         self.path = path
         path.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "none", str(path)]
-        self.is_own = subprocess.run(command, capture_output=True).returncode == 0
+        self.is_own = may_mount and subprocess.run(command, capture_output=True).returncode == 0
+        #: What the daemon calls it.
+        self.words = "no space left" if self.is_own else "ulimit -f"
+        self._limited: int | None = None
 
-    def fill(self) -> None:
+    def fill(self, pid: int) -> None:
+        """Leaves no room for what that process writes."""
         if not self.is_own:
-            raise Skip("a file system of our own can't be mounted here")
+            self._limited = pid
+            limit_growth(pid, 0)
+            return
         with open(self.path / "filler", "ab", buffering=0) as file:
             for size in (1 << 16, 1 << 12, 1):
                 with contextlib.suppress(OSError):
@@ -97,6 +118,10 @@ class Disk:
     def free(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             (self.path / "filler").unlink()
+        if self._limited is not None:
+            with contextlib.suppress(ProcessLookupError):
+                limit_growth(self._limited, None)
+            self._limited = None
 
     def close(self) -> None:
         if self.is_own:

@@ -50,8 +50,8 @@ class Result:
 
 
 @contextlib.contextmanager
-def disks(folder: Path) -> Iterator[dict[str, Disk]]:
-    made = {name: Disk(folder / name) for name in ("state", "cache", "tmp")}
+def disks(folder: Path, may_mount: bool) -> Iterator[dict[str, Disk]]:
+    made = {name: Disk(folder / name, may_mount) for name in ("state", "cache", "tmp")}
     try:
         yield made
     finally:
@@ -123,11 +123,13 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     faults: Sequence[str] | None = None,
     kinds: Sequence[str] = KINDS,
+    may_mount: bool = True,
 ) -> Result:
     """Runs schedules until they are through, or the time is over.
 
     ``faults``: these and no others, one after the other, in each of them. ``kinds``: of
-    the sources to choose from.
+    the sources to choose from. ``may_mount``: disks that can be filled, where that is allowed;
+    else they are full for those alone whose files may not grow.
     """
     result = Result()
     with tempfile.TemporaryDirectory(prefix="loaderd-faults-") as name:
@@ -140,7 +142,7 @@ def run(
             except OSError as why:
                 result.skipped[f"lance: {why}"] += 1
                 kinds = [kind for kind in kinds if kind != "lance"]
-        with disks(folder) as own_disks:
+        with disks(folder, may_mount) as own_disks:
             # The first client process takes long: it loads torch, from which others are forked.
             warm_up()
             began = time.monotonic()
@@ -229,6 +231,7 @@ def main() -> None:
         "--fault", action="append", choices=sorted(ALL_FAULTS), help="these alone, in this order"
     )
     parser.add_argument("--source", action="append", choices=KINDS, help="read this alone")
+    parser.add_argument("--no-mount", action="store_true", help="as where mounting is refused")
     given = parser.parse_args()
     numbers = range(given.schedules) if given.only is None else range(given.only, given.only + 1)
     result = run(
@@ -237,6 +240,7 @@ def main() -> None:
         say=lambda text: print(text, flush=True),
         faults=given.fault,
         kinds=given.source or KINDS,
+        may_mount=not given.no_mount,
     )
     for what, count in sorted(result.faults.items()):
         print(f"{count:5} × {what}")

@@ -103,6 +103,12 @@ class World:
         return self.folder / "clock"
 
     @property
+    def pid(self) -> int:
+        """The daemon's."""
+        assert self.daemon is not None
+        return self.daemon.pid
+
+    @property
     def state(self) -> Path:
         return self.disks["state"].path / self.folder.name
 

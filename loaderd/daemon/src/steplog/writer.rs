@@ -59,6 +59,7 @@ impl StepLog {
             closing: closing.clone(),
             full_wait: FULL_DISK_WAIT,
             full_since: None,
+            full_said: false,
             delivered: Vec::new(),
             unlogged: BTreeMap::new(),
         };
@@ -136,6 +137,8 @@ struct Writer {
     /// When the disk was found full; None once something could be written again. Who goes on
     /// without a record waits once, and not for every batch.
     full_since: Option<Instant>,
+    /// That was said in the daemon's log.
+    full_said: bool,
     /// Steps to be marked as delivered; kept until that could be written.
     delivered: Vec<(i64, u32, u64)>,
     /// Steps published without a record, by job; kept until that could be written.
@@ -207,7 +210,10 @@ impl Writer {
             }
             Err(error) => {
                 self.delivered = delivered;
-                crate::note(format_args!("loaderd: {error}"));
+                let is_full = matches!(error, StepLogError::Full { .. });
+                if !is_full || !std::mem::replace(&mut self.full_said, true) {
+                    crate::note(format_args!("loaderd: {error}"));
+                }
                 for (_, reply) in prepare {
                     let _ = reply.send(Err(error.clone()));
                 }
@@ -226,7 +232,7 @@ impl Writer {
                 Ok(value) => {
                     // Where nothing was to be written, that says nothing of the disk.
                     if self.db.total_changes() > changes {
-                        self.full_since = None;
+                        (self.full_since, self.full_said) = (None, false);
                     }
                     return Ok(value);
                 }
@@ -396,6 +402,7 @@ mod tests {
             closing: Arc::new(AtomicBool::new(false)),
             full_wait,
             full_since: None,
+            full_said: false,
             delivered: Vec::new(),
             unlogged: BTreeMap::new(),
         };
