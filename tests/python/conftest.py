@@ -57,10 +57,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture(params=["mounted", "limited"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    """Something that can be filled: a file system, and what serves where none can be mounted."""
+    """Something that can be filled: a file system, and what serves where none can be mounted.
+
+    ``"either"``: the second in place of the first.
+    """
     from faults.machine import Disk
 
-    disk = Disk(tmp_path / "disk", may_mount=request.param == "mounted")
+    disk = Disk(tmp_path / "disk", may_mount=request.param != "limited")
     try:
         if request.param == "mounted" and not disk.is_own:
             pytest.skip("a file system of our own can't be mounted here")
