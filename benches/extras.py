@@ -98,18 +98,7 @@ def main() -> None:
         for name, case in CASES.items()
         if case.target is not None
     ]
-    harness.show_targets(targets, given.brief)
-    report = {
-        "bench": "extras",
-        "machine": facts,
-        "rows": given.rows,
-        "batch_size": BATCH_SIZE,
-        "seconds": given.seconds,
-        "is_brief": given.brief,
-        "rounds": rounds,
-        "targets": [target.to_json(given.brief) for target in targets],
-    }
-    harness.write_json(given.json, report)
+    harness.finish("extras", given, facts, rounds, targets, rows=given.rows, batch_size=BATCH_SIZE)
 
 
 def stream(daemon: Daemon, uri: str, case: Case, seconds: float) -> dict[str, float]:

@@ -64,18 +64,8 @@ def main() -> None:
         table.append([name, rate.text(), cpu.text(), share.text(3)])
     harness.show(["", "images/s", "CPU us/image", "of images alone"], table)
     target = Target("with boxes / without", shares(rounds, "boxes"), BOXES_SHARE_MIN, digits=3)
-    harness.show_targets([target], given.brief)
-    report = {
-        "bench": "followers",
-        "machine": facts,
-        "pictures": rows.words(),
-        "mask_bytes": mask_bytes,
-        "seconds": given.seconds,
-        "is_brief": given.brief,
-        "rounds": rounds,
-        "targets": [target.to_json(given.brief)],
-    }
-    harness.write_json(given.json, report)
+    about = {"pictures": rows.words(), "mask_bytes": mask_bytes}
+    harness.finish("followers", given, facts, rounds, [target], **about)
 
 
 def draw_masks(distinct: Path, folder: Path) -> float:

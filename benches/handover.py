@@ -72,17 +72,7 @@ def main() -> None:
         table.append([f"{name}: [{BATCH_SIZE}, {shape.replace('x', ', ')}] float32", *texts])
     harness.show(["", "GB/s", "batches/s", "waited for", "p50 us", "p99 us"], table)
     targets = judge(rounds)
-    harness.show_targets(targets, given.brief)
-    report = {
-        "bench": "handover",
-        "machine": facts,
-        "batch_size": BATCH_SIZE,
-        "seconds": given.seconds,
-        "is_brief": given.brief,
-        "rounds": rounds,
-        "targets": [target.to_json(given.brief) for target in targets],
-    }
-    harness.write_json(given.json, report)
+    harness.finish("handover", given, facts, rounds, targets, batch_size=BATCH_SIZE)
 
 
 def stream(daemon: Daemon, uri: str, seconds: float) -> dict[str, float]:

@@ -291,6 +291,28 @@ def machine() -> dict[str, Any]:
     }
 
 
+def finish(
+    bench: str,
+    given: argparse.Namespace,
+    facts: dict[str, Any],
+    rounds: Sequence[Round],
+    targets: Sequence[Target],
+    **more: Any,
+) -> None:
+    """Prints what was to be reached, and writes everything where a file is asked for."""
+    show_targets(targets, given.brief)
+    report = {
+        "bench": bench,
+        "machine": facts,
+        **more,
+        "seconds": given.seconds,
+        "is_brief": given.brief,
+        "rounds": rounds,
+        "targets": [target.to_json(given.brief) for target in targets],
+    }
+    write_json(given.json, report)
+
+
 def write_json(file: Path | None, report: dict[str, Any]) -> None:
     if file is not None:
         file.write_text(json.dumps(report, indent=2) + "\n")
