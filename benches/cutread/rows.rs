@@ -19,7 +19,7 @@ use crate::pictures::Picture;
 /// The file ends on a multiple of this, so that reads with O_DIRECT can be rounded out.
 const BLOCK: u64 = 4096;
 /// Finished images that are kept, as a slot would keep a batch.
-const BATCH: usize = 128;
+pub(crate) const BATCH: usize = 128;
 
 /// One row.
 #[derive(Clone)]
