@@ -14,14 +14,20 @@ use loaderd_decode::cut::{Cuttable, Region};
 /// Size, orientation, kind of MCU, segments in a row, bytes of the header: what a crop is drawn
 /// from, and what leads from it to rows.
 const FIXED_BYTES: usize = 8;
-const SOS: u8 = 0xda;
-const EOI: u8 = 0xd9;
 const RST0: u8 = 0xd0;
+const EOI: u8 = 0xd9;
+const SOS: u8 = 0xda;
+const APP0: u8 = 0xe0;
+const APP14: u8 = 0xee;
+const APP15: u8 = 0xef;
+const COM: u8 = 0xfe;
 
 /// The rows of segments of one JPEG.
 pub(crate) struct Index {
     /// Bytes before the entropy-coded data.
     head: u32,
+    /// Those of them that decoding takes.
+    tables: u32,
     /// Where each row begins, its segments' markers behind them, and where the last one ends.
     starts: Vec<u32>,
     /// Segments of a row.
@@ -36,7 +42,7 @@ impl Index {
     pub(crate) fn of(jpeg: &[u8]) -> Option<Index> {
         let cuttable = Cuttable::of(jpeg)?;
         let (across, rows) = cuttable.segments();
-        let head = head_of(jpeg)?;
+        let (head, tables) = head_of(jpeg)?;
         let mut starts = vec![head as u32];
         let markers = memchr::memchr_iter(0xff, &jpeg[head..]).map(|at| head + at);
         let mut segments = 0;
@@ -55,6 +61,7 @@ impl Index {
                 };
                 return fits.then(|| Index {
                     head: head as u32,
+                    tables: tables as u32,
                     starts,
                     across,
                     row_pixels: cuttable.window(&first, 8).height,
@@ -67,6 +74,11 @@ impl Index {
     /// Bytes before the entropy-coded data.
     pub(crate) fn head(&self) -> Range<u32> {
         0..self.head
+    }
+
+    /// Bytes of the header without what only describes the picture.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.tables as usize
     }
 
     /// Rows of segments.
@@ -121,16 +133,21 @@ impl Index {
     }
 }
 
-/// Bytes up to the end of the first scan's header.
-fn head_of(jpeg: &[u8]) -> Option<usize> {
-    let mut at = 2;
+/// Bytes up to the end of the first scan's header, and those of them that decoding takes.
+fn head_of(jpeg: &[u8]) -> Option<(usize, usize)> {
+    let (mut at, mut tables) = (2, 2);
     loop {
         let &[0xff, marker, high, low] = jpeg.get(at..at + 4)? else {
             return None;
         };
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+        let bytes = 2 + usize::from(u16::from_be_bytes([high, low]));
+        at += bytes;
+        // Of the metadata, these two say which colours there are.
+        if !matches!(marker, APP0..=APP15 | COM) || matches!(marker, APP0 | APP14) {
+            tables += bytes;
+        }
         if marker == SOS {
-            return Some(at);
+            return Some((at, tables));
         }
     }
 }
@@ -154,6 +171,17 @@ mod tests {
             &mut out,
         );
         assert_eq!(out, jpeg);
+    }
+
+    #[test]
+    fn metadata_are_no_tables() {
+        let plain = drawn(3).unwrap();
+        let comment = [0xff, COM, 0, 5, 1, 2, 3];
+        let jpeg = [&plain[..2], &comment, &plain[2..]].concat();
+        let (index, plain) = (Index::of(&jpeg).unwrap(), Index::of(&plain).unwrap());
+        assert_eq!(index.head().len(), plain.head().len() + comment.len());
+        assert_eq!(index.table_bytes(), plain.head().len());
+        assert_eq!(index.table_bytes(), plain.table_bytes());
     }
 
     #[test]
@@ -211,6 +239,7 @@ mod tests {
     fn bands_hold_their_rows() {
         let index = Index {
             head: 9,
+            tables: 9,
             starts: (0..25).map(|row| 9 + 100 * row).collect(),
             across: 4,
             row_pixels: 16,

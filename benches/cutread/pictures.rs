@@ -16,8 +16,9 @@ use crate::index::Index;
 const FRAME: [usize; 2] = [1280, 720];
 /// Where the next photo of a frame begins, across and down: about a photo's size.
 const CELL: [usize; 2] = [500, 375];
-/// Photos from cameras and the web have about this quality.
+/// Drawn pictures then have about a photo's size, and frames 500 KB.
 const QUALITY: u8 = 95;
+const FRAME_QUALITY: u8 = 96;
 
 /// One JPEG, and where its segments lie.
 pub(crate) struct Picture {
@@ -92,7 +93,7 @@ impl Pictures {
                 }
             }
             let encoder = Encoder {
-                quality: QUALITY,
+                quality: FRAME_QUALITY,
                 subsampling: Subsampling::S420,
                 ..Encoder::default()
             };

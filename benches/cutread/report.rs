@@ -91,14 +91,21 @@ pub(crate) fn show(set: &Set, brief: bool) -> Value {
     }
     show_devices(set);
     let indexes = show_indexes(set);
-    let index_share = indexes[0]["share_of_data"]
-        .as_f64()
-        .unwrap_or(f64::INFINITY);
+    let share = |at: usize| {
+        indexes[at]["share_of_data"]
+            .as_f64()
+            .unwrap_or(f64::INFINITY)
+    };
+    let (rows_share, header_share) = (share(0), share(BANDS.len()));
     let whole = &set.contestants[0];
     let mut verdicts = Vec::new();
     for it in set.contestants.iter().filter(|it| it.way != Way::Whole) {
         let gain = it.over(whole, Measure::ReadDirect, Sample::rows_per_s);
         let cost = it.over(whole, Measure::DecodeCached, Sample::cpu_us_per_row);
+        let index_share = match it.way {
+            Way::Segments => rows_share + header_share,
+            _ => rows_share,
+        };
         let pays =
             gain[0] >= READ_GAIN_MIN && cost[0] <= CPU_COST_MAX && index_share <= INDEX_SHARE_MAX;
         let words = match pays {
@@ -108,13 +115,16 @@ pub(crate) fn show(set: &Set, brief: bool) -> Value {
         };
         say(format_args!(
             "{}: images/s past the page cache {} × (at least {READ_GAIN_MIN}), CPU time with \
-             decoding {} × (at most {CPU_COST_MAX}): {words}",
+             decoding {} × (at most {CPU_COST_MAX}), index {:.2} % (at most {} %): {words}",
             it.way.name(),
             spread(gain),
             spread(cost),
+            index_share * 100.0,
+            INDEX_SHARE_MAX * 100.0,
         ));
         verdicts.push(json!({
-            "way": it.way.name(), "images_per_s_ratio": gain, "cpu_ratio": cost, "verdict": words,
+            "way": it.way.name(), "images_per_s_ratio": gain, "cpu_ratio": cost,
+            "index_share": index_share, "verdict": words,
         }));
     }
     json!({
@@ -181,14 +191,14 @@ fn show_devices(set: &Set) {
     right(&mut table);
 }
 
-/// What an index takes, and what is asked for with it.
+/// What an index takes, and what is asked for with it; headers come last.
 fn show_indexes(set: &Set) -> Vec<Value> {
     let pictures = &set.pictures.all;
     let rows = &set.rows.all;
     let count = rows.len() as f64;
     let picture = |row: &Row| -> &Picture { &pictures[row.picture] };
     let mean = |value: &dyn Fn(&Row) -> u64| rows.iter().map(value).sum::<u64>() as f64 / count;
-    let head = mean(&|row| picture(row).index.head().end.into());
+    let tables = mean(&|row| picture(row).index.table_bytes() as u64);
     let mut answers = Vec::new();
     for bands in BANDS {
         let stored = mean(&|row| picture(row).index.stored_bytes(bands) as u64);
@@ -212,10 +222,14 @@ fn show_indexes(set: &Set) -> Vec<Value> {
             "what": words, "bytes": stored, "share_of_data": share, "segment_bytes_asked": asked,
         }));
     }
+    let share = tables * count / set.rows.bytes as f64;
     say(format_args!(
-        "header: {head:.0} bytes an image, {:.0} MB for ImageNet's, besides",
-        head * IMAGES / 1e6
+        "header, without metadata: {tables:.0} bytes an image, {:.0} MB for ImageNet's, {:.3} %, \
+         besides where the index has it",
+        tables * IMAGES / 1e6,
+        share * 100.0,
     ));
+    answers.push(json!({"what": "header", "bytes": tables, "share_of_data": share}));
     answers
 }
 
