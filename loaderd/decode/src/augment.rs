@@ -76,6 +76,11 @@ impl Augmenter {
         draw::fill(&mut self.steps, pipeline, &mut draw);
     }
 
+    /// Whether nothing was drawn for the picture, so that [`Augmenter::run`] would change nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.steps.picture.is_empty()
+    }
+
     /// Runs what was drawn over the picture, or gives the frame back where that needs no
     /// pixels.
     pub(crate) fn run<'a>(&'a mut self, mut frame: Frame<'a>) -> Frame<'a> {

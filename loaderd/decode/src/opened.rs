@@ -162,12 +162,12 @@ fn read_jpeg(
     Ok(rows)
 }
 
-/// The first `bytes` of a scratch buffer, grown if need be; contents are leftovers.
-pub(crate) fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if buffer.len() < bytes {
+/// The first `count` elements of a scratch buffer, grown if need be; contents are leftovers.
+pub(crate) fn room<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
+    if buffer.len() < count {
         // Nothing in it is worth copying to the new place.
         buffer.clear();
-        buffer.resize(bytes, 0);
+        buffer.resize(count, T::default());
     }
-    &mut buffer[..bytes]
+    &mut buffer[..count]
 }

@@ -1,14 +1,17 @@
 //! Antialiased resize of a fractional box of RGB pixels.
 //!
 //! Enters: rows of RGB u8, the view of them that may be looked at, and the box within
-//! the view that becomes the result. Leaves: RGB u8. Fixed-point integers throughout, so
-//! the result is the same on every CPU. Never: a look beyond the view.
+//! the view that becomes the result. Leaves: RGB u8, row by row, as the caller wants them
+//! laid out. Fixed-point integers throughout, so the result is the same on every CPU. Never:
+//! a look beyond the view, a whole picture between the passes where rows become fewer.
 
-use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+mod passes;
+mod taps;
 
+use crate::opened::room;
 use crate::transforms::Interpolation;
+use passes::{Arrangement, BAND, Column, Kernels, Lines};
+use taps::Taps;
 
 /// Rows of RGB pixels without gaps, and the columns of them that count.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,18 @@ pub(crate) struct FractionalBox {
     pub(crate) height: f64,
 }
 
+/// How the rows of the result are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Pixels of a row.
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// All red samples of a row, then all green ones, then all blue ones; else pixel by pixel.
+    pub(crate) planar: bool,
+    /// Rows from right to left.
+    pub(crate) mirrored: bool,
+}
+
 impl Interpolation {
     /// Half the filter's width, in pixels of the coarser of source and target.
     pub(crate) fn radius(self) -> f64 {
@@ -41,90 +56,158 @@ impl Interpolation {
             Interpolation::Bicubic => 2.0,
         }
     }
+}
 
-    fn filter(self) -> FilterType {
-        match self {
-            Interpolation::Bilinear => FilterType::Bilinear,
-            Interpolation::Bicubic => FilterType::CatmullRom,
-        }
+/// Resizes one picture after the other; its scratch memory is reused.
+#[derive(Debug, Default)]
+pub(crate) struct Resampler {
+    x: Taps,
+    y: Taps,
+    scratch: Scratch,
+}
+
+/// What lies between the passes.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// Rows after the vertical pass: a band where it comes first, else one.
+    rows: Vec<u8>,
+    /// Rows after the horizontal pass: a band, or all of them where that comes first.
+    narrowed: Vec<u8>,
+    /// A band before and after the horizontal pass, turned.
+    before: Vec<Column>,
+    after: Vec<Column>,
+}
+
+impl Scratch {
+    fn bytes(&self) -> usize {
+        self.rows.capacity()
+            + self.narrowed.capacity()
+            + (self.before.capacity() + self.after.capacity()) * BAND
     }
 }
 
-/// A resizer with its buffers between the two passes.
-#[derive(Debug, Default)]
-pub(crate) struct Resampler {
-    inner: Resizer,
-    /// Between the passes, where the horizontal one comes first.
-    narrowed: Vec<u8>,
+/// Bytes that a resize of `wide` x `rows` pixels to `width` x `height` holds between its
+/// passes.
+pub(crate) fn scratch_bytes(wide: u64, rows: u64, width: u64, height: u64) -> u64 {
+    let band = BAND as u64;
+    let turned = band * (wide + 1 + width);
+    let flat = if height <= rows {
+        band * (wide + width)
+    } else {
+        width * (rows.next_multiple_of(band) + 1)
+    };
+    3 * (turned + flat) + taps::scratch_bytes(wide, width) + taps::scratch_bytes(rows, height)
 }
 
 impl Resampler {
-    /// Bytes of the buffers between the passes.
+    /// Bytes of scratch memory held between pictures.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.inner.size_of_internal_buffers() + self.narrowed.capacity()
+        self.scratch.bytes() + self.x.scratch_bytes() + self.y.scratch_bytes()
     }
 
     pub(crate) fn free_scratch(&mut self) {
-        self.inner.reset_internal_buffers();
-        self.narrowed = Vec::new();
+        *self = Resampler::default();
     }
 
-    /// Resizes `area` of `view` to `width` x `height` RGB pixels in `out`.
+    /// Resizes `area` of `view`; calls `row` with the number and the samples of each row of the
+    /// result, in order.
     pub(crate) fn run(
         &mut self,
         view: View<'_>,
         area: FractionalBox,
         filter: Interpolation,
-        width: u32,
-        height: u32,
-        out: &mut [u8],
+        target: Target,
+        row: impl FnMut(usize, &[u8]),
     ) {
-        let rows = &view.pixels[..view.stride as usize * view.height as usize * 3];
-        let whole = TypedImageRef::<U8x3>::from_buffer(view.stride, view.height, rows)
-            .expect("the rows hold stride * height pixels");
-        let seen = TypedCroppedImage::from_ref(&whole, view.left, 0, view.width, view.height)
-            .expect("the view lies within its rows");
-        let mut target = TypedImage::<U8x3>::from_buffer(width, height, out)
-            .expect("the target holds width * height pixels");
-        // Rounding may push the right end a hair beyond the view, which is refused.
+        self.run_with(Kernels::of_this_cpu(), view, area, filter, target, row);
+    }
+
+    fn run_with(
+        &mut self,
+        kernels: Kernels,
+        view: View<'_>,
+        area: FractionalBox,
+        filter: Interpolation,
+        target: Target,
+        mut row: impl FnMut(usize, &[u8]),
+    ) {
+        // Rounding may push the far ends a hair beyond the view.
         let area_width = area.width.min(f64::from(view.width) - area.left);
         let area_height = area.height.min(f64::from(view.height) - area.top);
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(filter.filter()))
-            .use_alpha(false);
-        if height <= view.height {
-            // The library does the vertical pass first, and so the horizontal one, which
-            // costs several times as much per row, on `height` rows.
-            let options = options.crop(area.left, area.top, area_width, area_height);
-            self.inner
-                .resize_typed(&seen, &mut target, &options)
-                .expect("the box lies within the view");
+        let (x, y) = (&mut self.x, &mut self.y);
+        x.find(view.width, area.left, area_width, target.width, filter);
+        y.find(view.height, area.top, area_height, target.height, filter);
+        let source = Lines {
+            bytes: &view.pixels[view.left as usize * 3..],
+            stride: view.stride as usize * 3,
+            count: view.height as usize,
+        };
+        let arrangement = Arrangement::of(target);
+        let (first, end) = x.reach();
+        let (used, width) = ((end - first) * 3, target.width as usize * 3);
+        let Scratch {
+            rows,
+            narrowed,
+            before,
+            after,
+        } = &mut self.scratch;
+        // A pixel more, for a last weight that stands alone.
+        let before = room(before, used + 3);
+        let after = room(after, width);
+        let mut narrow = |lines: Lines<'_>, from: usize, out: &mut [u8]| {
+            kernels.turn(lines, from, &mut before[..used]);
+            kernels.across(before, first, x, arrangement, after);
+            kernels.turn_back(after, out);
+        };
+        let height = target.height as usize;
+        if target.height <= view.height {
+            // Rows become fewer: the vertical pass first, so that the other has less to do.
+            let band = room(rows, BAND * used);
+            let narrowed = room(narrowed, BAND * width);
+            for top in (0..height).step_by(BAND) {
+                let count = BAND.min(height - top);
+                for (index, line) in band.chunks_exact_mut(used).take(count).enumerate() {
+                    kernels.down(source, first * 3, y.of(top + index), y.places(), line);
+                }
+                let lines = Lines {
+                    bytes: band,
+                    stride: used,
+                    count,
+                };
+                narrow(lines, 0, narrowed);
+                for (index, line) in narrowed.chunks_exact(width).take(count).enumerate() {
+                    row(top + index, line);
+                }
+            }
             return;
         }
-        // Rows become more: the horizontal pass first, on the fewer.
-        let bytes = width as usize * view.height as usize * 3;
-        if self.narrowed.len() < bytes {
-            self.narrowed.clear();
-            self.narrowed.resize(bytes, 0);
+        let narrowed = room(narrowed, source.count.next_multiple_of(BAND) * width);
+        for (band, out) in narrowed.chunks_exact_mut(BAND * width).enumerate() {
+            let top = band * BAND;
+            let lines = Lines {
+                bytes: &source.bytes[top * source.stride..],
+                stride: source.stride,
+                count: BAND.min(source.count - top),
+            };
+            narrow(lines, first * 3, out);
         }
-        let mut narrowed =
-            TypedImage::<U8x3>::from_buffer(width, view.height, &mut self.narrowed[..bytes])
-                .expect("the buffer was made for it");
-        let across = options.crop(area.left, 0.0, area_width, f64::from(view.height));
-        self.inner
-            .resize_typed(&seen, &mut narrowed, &across)
-            .expect("the box lies within the view");
-        let down = options.crop(0.0, area.top, f64::from(width), area_height);
-        self.inner
-            .resize_typed(&narrowed, &mut target, &down)
-            .expect("the box lies within the view");
+        let lines = Lines {
+            bytes: narrowed,
+            stride: width,
+            count: source.count,
+        };
+        let line = room(rows, width);
+        for index in 0..height {
+            kernels.down(lines, 0, y.of(index), y.places(), line);
+            row(index, line);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fast_image_resize::CpuExtensions;
+    use proptest::prelude::*;
 
     const WIDTH: u32 = 9;
     const HEIGHT: u32 = 7;
@@ -153,10 +236,36 @@ mod tests {
         height: HEIGHT as f64,
     };
 
+    fn target(width: u32, height: u32) -> Target {
+        Target {
+            width,
+            height,
+            planar: false,
+            mirrored: false,
+        }
+    }
+
+    fn resize(
+        kernels: Kernels,
+        view: View<'_>,
+        area: FractionalBox,
+        filter: Interpolation,
+        target: Target,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut resampler = Resampler::default();
+        resampler.run_with(kernels, view, area, filter, target, |row, samples| {
+            assert_eq!(out.len(), row * samples.len());
+            out.extend_from_slice(samples);
+        });
+        out
+    }
+
     fn check(area: FractionalBox, filter: Interpolation, width: u32, height: u32, pillow: &[u8]) {
         let pixels = picture();
-        let mut out = vec![0; pillow.len()];
-        Resampler::default().run(view(&pixels), area, filter, width, height, &mut out);
+        let (view, target) = (view(&pixels), target(width, height));
+        let out = resize(Kernels::of_this_cpu(), view, area, filter, target);
+        assert_eq!(out.len(), pillow.len());
         let differences: Vec<u8> = out
             .iter()
             .zip(pillow)
@@ -275,42 +384,190 @@ mod tests {
         );
     }
 
-    /// The resizer's portable code and its best vector code give equal bytes.
-    #[test]
-    fn no_cpu_rounds_differently() {
-        let pixels: Vec<u8> = (0u32..3 * 211 * 173)
+    fn noise(count: u32) -> Vec<u8> {
+        (0..count)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
-        let view = View {
-            pixels: &pixels,
-            stride: 211,
-            left: 3,
-            width: 204,
-            height: 173,
+            .collect()
+    }
+
+    /// Each sum by itself, in 64 bits, from a picture in floats that is rounded between the
+    /// passes.
+    fn plainly(
+        view: View<'_>,
+        area: FractionalBox,
+        filter: Interpolation,
+        target: Target,
+    ) -> Vec<u8> {
+        let weights = |source: u32, start: f64, len: f64, target: u32| {
+            let mut taps = Taps::default();
+            taps.find(source, start, len, target, filter);
+            let places = taps.places();
+            let list = |tap: taps::Tap<'_>| {
+                let weights = tap.pairs.as_flattened().iter().copied().map(i64::from);
+                (tap.start..)
+                    .zip(weights)
+                    .filter(|pair| pair.1 != 0)
+                    .collect::<Vec<_>>()
+            };
+            (taps.each().map(list).collect::<Vec<_>>(), places)
         };
-        for filter in [Interpolation::Bilinear, Interpolation::Bicubic] {
-            for (width, height) in [(64, 48), (224, 224), (300, 40), (31, 333), (204, 90)] {
-                let area = FractionalBox {
-                    left: 0.5,
-                    top: 1.25,
-                    width: 201.5,
-                    height: 170.0,
-                };
-                let run = |extensions| {
-                    let mut resampler = Resampler::default();
-                    // SAFETY: None needs nothing; the default was detected on this CPU.
-                    unsafe { resampler.inner.set_cpu_extensions(extensions) };
-                    let mut out = vec![0; 3 * width as usize * height as usize];
-                    resampler.run(view, area, filter, width, height, &mut out);
-                    out
-                };
-                let portable = run(CpuExtensions::None);
-                assert!(portable.iter().any(|&byte| byte != portable[0]));
-                assert!(
-                    portable == run(CpuExtensions::default()),
-                    "{filter:?} {width}x{height}"
-                );
+        let sum = |terms: &mut dyn Iterator<Item = (i64, u8)>, places: u32| {
+            let sum: i64 = terms.map(|(weight, byte)| weight * i64::from(byte)).sum();
+            ((sum + (1 << (places - 1))) >> places).clamp(0, 255) as u8
+        };
+        let (x, x_places) = weights(view.width, area.left, area.width, target.width);
+        let (y, y_places) = weights(view.height, area.top, area.height, target.height);
+        let at = |row: usize, column: usize, channel: usize| {
+            view.pixels[(row * view.stride as usize + view.left as usize + column) * 3 + channel]
+        };
+        let mut out = Vec::new();
+        for down in &y {
+            for across in &x {
+                for channel in 0..3 {
+                    let vertical = |column| {
+                        sum(
+                            &mut down.iter().map(|&(row, w)| (w, at(row, column, channel))),
+                            y_places,
+                        )
+                    };
+                    let horizontal = |row| {
+                        sum(
+                            &mut across
+                                .iter()
+                                .map(|&(column, w)| (w, at(row, column, channel))),
+                            x_places,
+                        )
+                    };
+                    out.push(if target.height <= view.height {
+                        sum(
+                            &mut across.iter().map(|&(column, w)| (w, vertical(column))),
+                            x_places,
+                        )
+                    } else {
+                        sum(
+                            &mut down.iter().map(|&(row, w)| (w, horizontal(row))),
+                            y_places,
+                        )
+                    });
+                }
             }
+        }
+        out
+    }
+
+    /// An interval of `[0, side)`, from hair-thin to whole, on whole pixels and between them.
+    fn interval(side: u32) -> impl Strategy<Value = (f64, f64)> {
+        let side = f64::from(side);
+        let between = (0.0..1.0f64, 0.001..=1.0f64)
+            .prop_map(move |(start, len)| (start * side, len * side * (1.0 - start)));
+        let whole = between
+            .clone()
+            .prop_map(move |(start, len)| (start.floor(), len.ceil().min(side - start.floor())));
+        prop_oneof![between, whole]
+    }
+
+    fn case() -> impl Strategy<Value = (u32, u32, u32, (f64, f64), (f64, f64), u32, u32)> {
+        let side = prop_oneof![1u32..40, 60u32..150];
+        (side.clone(), side, 0u32..20).prop_flat_map(|(width, height, beside)| {
+            let target = || prop_oneof![1u32..40, 60u32..150];
+            (
+                Just(width),
+                Just(height),
+                Just(beside),
+                interval(width),
+                interval(height),
+                target(),
+                target(),
+            )
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Vector code, portable code and plain arithmetic agree to the bit, in every layout.
+        #[test]
+        fn no_cpu_rounds_differently(
+            (width, height, beside, x, y, to_width, to_height) in case(),
+            bicubic: bool,
+            planar: bool,
+            mirrored: bool,
+        ) {
+            let filter = [Interpolation::Bilinear, Interpolation::Bicubic][usize::from(bicubic)];
+            let stride = width + beside;
+            let pixels = noise(stride * height * 3);
+            let view = View { pixels: &pixels, stride, left: beside / 2, width, height };
+            let area = FractionalBox { left: x.0, top: y.0, width: x.1, height: y.1 };
+            let target = target(to_width, to_height);
+            let expected = plainly(view, area, filter, target);
+            let (columns, rows) = (to_width as usize, to_height as usize);
+            let target = Target { planar, mirrored, ..target };
+            for kernels in [Kernels::Portable, Kernels::of_this_cpu()] {
+                let found = resize(kernels, view, area, filter, target);
+                prop_assert_eq!(found.len(), expected.len());
+                for index in 0..found.len() {
+                    let (row, rest) = (index / (3 * columns), index % (3 * columns));
+                    prop_assert!(row < rows);
+                    let (column, channel) = match planar {
+                        true => (rest % columns, rest / columns),
+                        false => (rest / 3, rest % 3),
+                    };
+                    let column = if mirrored { columns - 1 - column } else { column };
+                    let place = (row * columns + column) * 3 + channel;
+                    prop_assert_eq!(found[index], expected[place]);
+                }
+            }
+        }
+    }
+
+    /// Sizes that a header may claim and a transform may ask for.
+    #[test]
+    fn extreme_sizes_are_resized_in_bounds() {
+        let mut resampler = Resampler::default();
+        for (width, height, to_width, to_height) in [
+            (65_500, 1, 1, 1),
+            (1, 65_500, 1, 1),
+            (65_500, 1, 2, 300),
+            (1, 1, 16_384, 2),
+            (1, 1, 2, 16_384),
+            (3, 65_500, 40, 40),
+            (65_500, 3, 40, 40),
+        ] {
+            let pixels = vec![200; width as usize * height as usize * 3];
+            let view = View {
+                pixels: &pixels,
+                stride: width,
+                left: 0,
+                width,
+                height,
+            };
+            let area = FractionalBox {
+                left: 0.0,
+                top: 0.0,
+                width: f64::from(width),
+                height: f64::from(height),
+            };
+            let wanted = target(to_width, to_height);
+            let mut rows = 0;
+            resampler.run(
+                view,
+                area,
+                Interpolation::Bicubic,
+                wanted,
+                |row, samples| {
+                    assert_eq!((row, samples.len()), (rows, to_width as usize * 3));
+                    assert!(samples.iter().all(|sample| (198..=202).contains(sample)));
+                    rows += 1;
+                },
+            );
+            assert_eq!(rows, to_height as usize);
+            let sides = [width, height, to_width, to_height].map(u64::from);
+            let [width, height, to_width, to_height] = sides;
+            let held = scratch_bytes(width, height, to_width, to_height);
+            let between = resampler.scratch_bytes() as u64;
+            // The smallest vectors are a few elements larger than asked for.
+            assert!(between <= held + 256, "{between} {held}");
+            resampler.free_scratch();
         }
     }
 
@@ -324,14 +581,18 @@ mod tests {
             ..view(&[])
         };
         let run = |pixels: &[u8]| {
-            let mut out = vec![0; 3 * 4 * 3];
             let area = FractionalBox {
                 width: 5.0,
                 ..WHOLE
             };
             let view = View { pixels, ..narrow };
-            Resampler::default().run(view, area, Interpolation::Bicubic, 4, 3, &mut out);
-            out
+            resize(
+                Kernels::of_this_cpu(),
+                view,
+                area,
+                Interpolation::Bicubic,
+                target(4, 3),
+            )
         };
         let before = run(&pixels);
         for row in pixels.chunks_exact_mut(3 * WIDTH as usize) {
