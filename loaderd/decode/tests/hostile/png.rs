@@ -50,7 +50,7 @@ fn headers_cannot_ask_for_memory() {
 
 /// A few kilobytes that honestly hold 64 megapixels.
 #[test]
-fn a_png_of_zeros_is_decoded_row_by_row() {
+fn a_png_of_zeros_is_decoded_piece_by_piece() {
     let png = Png::new(8000, 8000, 0, 1, Vec::new());
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     file.extend(png.header());
@@ -72,6 +72,6 @@ fn a_png_of_zeros_is_decoded_row_by_row() {
         .decode(&crop, &file, &mut std::iter::empty(), &mut out)
         .unwrap();
     assert_eq!(out, [0; 192]);
-    assert!(decoder.scratch_bytes() < 1 << 10);
+    assert!(decoder.scratch_bytes() < 1 << 18);
     assert!(clock.elapsed() < TIME_MAX);
 }
