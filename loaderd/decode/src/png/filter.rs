@@ -88,41 +88,41 @@ fn add_above(row: &mut [u8], above: &[u8]) {
 /// Undoes filter 4 where a pixel is a byte. In masks most differences are zero, and runs of
 /// those are done eight bytes at once.
 fn unfilter_bytes(row: &mut [u8], above: &[u8]) {
-    const EACH: u64 = 0x0101_0101_0101_0101;
     let (mut left, mut corner) = (0u8, 0u8);
     let mut x = 0;
     while x < row.len() {
-        if let (Some(values), Some(ups)) = (row[x..].first_chunk(), above[x..].first_chunk()) {
-            let (values, ups) = (u64::from_le_bytes(*values), u64::from_le_bytes(*ups));
-            // Up to the first difference the guess is what is above, as long as left and
-            // corner are equal; and it is left, as long as up and corner are.
-            let (run, stop) = if left == corner {
-                (ups, values)
-            } else {
-                let others = ups ^ (u64::from(corner) * EACH);
-                (u64::from(left) * EACH, values | others)
-            };
-            let bits = stop.trailing_zeros() / 8 * 8;
-            if bits > 0 {
-                let in_run = u64::MAX >> (64 - bits);
-                let done = run & in_run | values & !in_run;
-                row[x..x + 8].copy_from_slice(&done.to_le_bytes());
-                let last = (run >> (bits - 8)) as u8;
-                if left == corner {
-                    corner = last;
-                }
-                left = last;
-                x += bits as usize / 8;
+        if left == corner {
+            // What is above is the guess then, and without a difference to it they stay equal.
+            x += copy_run(&mut row[x..], &above[x..]);
+            if x == row.len() {
+                break;
             }
-            if bits == 64 {
-                continue;
-            }
+            corner = x.checked_sub(1).map_or(0, |at| above[at]);
+            left = corner;
         }
         left = row[x].wrapping_add(paeth(left, above[x], corner));
         corner = above[x];
         row[x] = left;
         x += 1;
     }
+}
+
+/// Copies what is above to the first difference that is not zero, or to the last whole word.
+fn copy_run(row: &mut [u8], above: &[u8]) -> usize {
+    let (words, _) = row.as_chunks_mut::<8>();
+    let (ups, _) = above.as_chunks::<8>();
+    for (index, (word, up)) in words.iter_mut().zip(ups).enumerate() {
+        let differences = u64::from_le_bytes(*word);
+        if differences == 0 {
+            *word = *up;
+            continue;
+        }
+        let run = differences.trailing_zeros() / 8;
+        let in_run = (1 << (8 * run)) - 1;
+        *word = (differences | u64::from_le_bytes(*up) & in_run).to_le_bytes();
+        return index * 8 + run as usize;
+    }
+    words.len() * 8
 }
 
 /// Whichever of left, up and corner lies nearest to left + up - corner (section 9.4).
