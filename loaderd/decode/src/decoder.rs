@@ -88,7 +88,7 @@ pub struct Decoder {
     /// A whole frame, of formats that can't be decoded in part; or a mask.
     pub(crate) frame: Vec<u8>,
     pub(crate) augmenter: Augmenter,
-    pixels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
     upright: Vec<u8>,

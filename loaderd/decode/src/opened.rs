@@ -93,7 +93,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Reads a region of the image at `eighths`/8 of full size into `pixels`. `frame` is
-    /// scratch for formats that are decoded as a whole.
+    /// scratch for formats that are decoded as a whole, and for a PNG's data.
     pub(crate) fn read(
         self,
         eighths: u32,
@@ -108,7 +108,7 @@ impl<'a> Opened<'a> {
         let out = room(pixels, bytes);
         match self {
             Opened::Jpeg(_) => unreachable!("returned above"),
-            Opened::Png(layout) => layout.read(region, out)?,
+            Opened::Png(layout) => layout.read(region, frame, out)?,
             Opened::WebP(layout) => layout.read(region, frame, out)?,
             Opened::Gif(layout) => layout.read(region, frame, out)?,
         }
