@@ -1,16 +1,47 @@
-//! Which column holds the tiled form of another.
+//! Which column holds the tiled form of another, and in which fragments it can be read.
 //!
-//! In: a dataset's schema. Out: for a column of images, the column of the same images rewritten as
-//! tiled JPEGs, by metadata of its field. It reads no data: which rows have one, the map says.
+//! In: a dataset's version. Out: for a column of images, the column of the same images rewritten as
+//! tiled JPEGs, by metadata of its field, and the fragments in which those may be of other images.
+//! It reads no data: which rows have a tiled form, the map says.
+
+pub(crate) mod fresh;
+
+use std::collections::HashSet;
 
 use lance::Dataset;
 use lance_core::datatypes::Schema;
 
 use crate::column::{Column, columns};
+use crate::dataset::column;
 use crate::field::{BytesLayout, FieldKind};
+use crate::location::Location;
+use crate::{SnapshotError, tiled::fresh::judge};
 
 /// The key of the field metadata that names the column whose tiled form a column is.
 pub const TILED_OF_KEY: &str = "loaderd:tiled-of";
+
+/// A column of tiled images, to be read in the place of another.
+pub(crate) struct TiledForm {
+    pub(crate) column: Column,
+    pub(crate) layout: BytesLayout,
+    /// Fragments in which it is not to be read.
+    pub(crate) stale: HashSet<u32>,
+}
+
+impl TiledForm {
+    /// Whether the tile of the row at `address`, if there is one, may be of another image.
+    pub(crate) fn is_stale(&self, address: u64) -> bool {
+        self.stale.contains(&((address >> 32) as u32))
+    }
+}
+
+/// The tiled forms of some columns.
+pub(crate) struct TiledForms {
+    /// For each, the form to read, if there is one.
+    pub(crate) forms: Vec<Option<TiledForm>>,
+    /// For each, in how many fragments of how many its form is left alone.
+    pub(crate) stale: Vec<Option<(usize, usize)>>,
+}
 
 /// The blob column of `schema` that holds the tiled form of column `name`.
 pub(crate) fn tiled_form(schema: &Schema, name: &str) -> Option<(Column, BytesLayout)> {
@@ -25,20 +56,39 @@ pub(crate) fn tiled_form(schema: &Schema, name: &str) -> Option<(Column, BytesLa
     }
 }
 
-/// For each of `names`, its tiled form, if it is among `wanted` and has one.
-pub(crate) fn tiled_forms(
+/// For each of `names`, its tiled form, if it is among `wanted` and has one that can be read.
+pub(crate) async fn tiled_forms(
+    location: &Location,
     dataset: &Dataset,
     names: &[String],
     wanted: &[String],
-) -> Vec<Option<(Column, BytesLayout)>> {
-    let form = |name: &String| {
-        let wanted = wanted.contains(name);
-        wanted.then(|| tiled_form(dataset.schema(), name)).flatten()
+) -> Result<TiledForms, SnapshotError> {
+    let mut found = TiledForms {
+        forms: Vec::new(),
+        stale: Vec::new(),
     };
-    names.iter().map(form).collect()
+    for name in names {
+        let is_wanted = wanted.contains(name);
+        let form = is_wanted.then(|| tiled_form(dataset.schema(), name));
+        let Some((form, layout)) = form.flatten() else {
+            found.forms.push(None);
+            found.stale.push(None);
+            continue;
+        };
+        let source = column(location, dataset, name)?;
+        let judged = judge(dataset, source.field_id, form.field_id).await;
+        let (stale, all) = (judged.stale.len(), judged.fragments);
+        found.stale.push((stale > 0).then_some((stale, all)));
+        found.forms.push((stale < all).then_some(TiledForm {
+            column: form,
+            layout,
+            stale: judged.stale,
+        }));
+    }
+    Ok(found)
 }
 
 /// The name of a tiled form.
-pub(crate) fn tiled_name(form: &Option<(Column, BytesLayout)>) -> Option<String> {
-    form.as_ref().map(|(column, _)| column.name.clone())
+pub(crate) fn tiled_name(form: &Option<TiledForm>) -> Option<String> {
+    form.as_ref().map(|form| form.column.name.clone())
 }

@@ -18,19 +18,25 @@ use super::{Target, TileCounts, TileOptions};
 use crate::SnapshotError;
 use crate::field::BytesLayout;
 use crate::location::Location;
+use crate::tiled::fresh::files_of;
+
+/// Another number for every change of what a line means: what was written before is not taken over.
+const FORMAT: u32 = 2;
 
 /// One fragment that is done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) fragment: u64,
-    /// The data file that holds the originals: its random name tells this fragment from others that
-    /// had or will have its number.
+    /// The data files that hold the originals: their random names tell this fragment from others
+    /// that had or will have its number, and from itself when other images were written to it.
     pub(super) source: Option<String>,
     pub(super) physical_rows: Option<usize>,
     /// Rows that were deleted then have no tile.
     pub(super) deletions: Option<DeletionFile>,
     /// The tiles; none where no image got one.
     pub(super) file: Option<DataFile>,
+    /// Whether they replace tiles that may be of other images.
+    pub(super) is_anew: bool,
     pub(super) counts: TileCounts,
 }
 
@@ -42,17 +48,11 @@ impl Entry {
     }
 
     /// Whether `fragment` still has the rows that this was written for.
-    pub(super) fn fits(&self, fragment: &Fragment, source: i32) -> bool {
+    pub(super) fn fits(&self, fragment: &Fragment, target: &Target) -> bool {
         self.fragment == fragment.id
             && self.physical_rows == fragment.physical_rows
-            && source_file(fragment, source) == self.source.as_ref()
+            && files_of(fragment, &target.source_ids) == self.source
     }
-}
-
-/// The name of the data file with the values of field `id`.
-pub(super) fn source_file(fragment: &Fragment, id: i32) -> Option<&String> {
-    let file = fragment.files.iter().find(|it| it.fields.contains(&id))?;
-    Some(&file.path)
 }
 
 /// The file in the state folder. Locked while a run works.
@@ -73,6 +73,7 @@ impl Checkpoint {
         std::fs::create_dir_all(folder)
             .map_err(|e| SnapshotError::record("create the state folder", folder, e))?;
         let key = serde_json::json!([
+            FORMAT,
             location.uri(),
             options.column,
             target.field.name,
@@ -134,7 +135,7 @@ impl Checkpoint {
         let mut entries = self.entries.iter().rev();
         let entry = entries.find(|entry| {
             !entry.is_committed(fragment)
-                && entry.fits(fragment, target.source.field_id)
+                && entry.fits(fragment, target)
                 && (entry.deletions.is_none() || entry.deletions == fragment.deletion_file)
         })?;
         let is_there = entry.file.as_ref().is_none_or(|file| {

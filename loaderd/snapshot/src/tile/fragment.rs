@@ -4,6 +4,7 @@
 //! windows, the next one being read meanwhile; a fragment in which nothing can be tiled gets no
 //! file.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use lance_core::utils::deletion::DeletionVector;
 use lance_table::format::DataFile;
 use tokio::task::JoinHandle;
 
-use super::checkpoint::{Checkpoint, Entry, source_file};
+use super::checkpoint::{Checkpoint, Entry};
 use super::write::Writer;
 use super::{Target, Tile, TileCounts, TileFn};
 use crate::SnapshotError;
@@ -28,6 +29,7 @@ use crate::field::BytesLayout;
 use crate::locate;
 use crate::runtime::{runtime, wait};
 use crate::slow;
+use crate::tiled::fresh::files_of;
 
 /// Images that are read and tiled together: at most so many, …
 const WINDOW_ROWS_MAX: usize = 64;
@@ -54,6 +56,8 @@ pub(super) struct Task {
     missing: Vec<u32>,
     /// Whether other rows of it have one.
     is_partial: bool,
+    /// Whether what it has may be of other images, so that all its rows count as missing.
+    is_stale: bool,
 }
 
 impl Work {
@@ -61,6 +65,7 @@ impl Work {
         dataset: &Arc<Dataset>,
         target: &Target,
         checkpoint: &Checkpoint,
+        stale: &HashSet<u32>,
     ) -> Result<Self, SnapshotError> {
         let mut work = Self {
             tasks: Vec::new(),
@@ -71,7 +76,9 @@ impl Work {
                 work.written.push(entry);
                 continue;
             }
-            let is_partial = source_file(fragment.metadata(), target.field.id).is_some();
+            let is_stale = stale.contains(&(fragment.id() as u32));
+            let has_tiles = files_of(fragment.metadata(), &target.ids()).is_some();
+            let is_partial = has_tiles && !is_stale;
             let missing = match is_partial {
                 true => wait(without_tile(&fragment, target.field.id, target.layout))?,
                 false => wait(live(&fragment))?,
@@ -81,6 +88,7 @@ impl Work {
                     fragment,
                     missing,
                     is_partial,
+                    is_stale,
                 });
             }
         }
@@ -135,9 +143,10 @@ impl Task {
         }
         Ok(Entry {
             fragment: metadata.id,
-            source: source_file(&metadata, target.source.field_id).cloned(),
+            source: files_of(&metadata, &target.source_ids),
             physical_rows: metadata.physical_rows,
             file: sink.finish(metadata.physical_rows)?,
+            is_anew: self.is_stale,
             deletions: metadata.deletion_file,
             counts,
         })
