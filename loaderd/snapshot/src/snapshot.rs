@@ -81,7 +81,12 @@ impl Snapshot {
         let dataset = Arc::new(wait(open(&location, &request.version))?);
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
         let names = &request.bytes_columns;
-        let tiled = wait(tiled_forms(&location, &dataset, names, &request.tiled_columns))?;
+        let tiled = wait(tiled_forms(
+            &location,
+            &dataset,
+            names,
+            &request.tiled_columns,
+        ))?;
         let (tiled, tiled_stale) = (tiled.forms, tiled.stale);
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
         let variable = variable_columns(&location, &dataset, &request.variable_columns)?;
@@ -350,7 +355,9 @@ impl Snapshot {
             Ok::<_, SnapshotError>(())
         };
         if let Some(form) = &self.tiled[column] {
-            fill(&form.column, form.layout, &|address| !form.is_stale(address))?;
+            fill(&form.column, form.layout, &|address| {
+                !form.is_stale(address)
+            })?;
         }
         let (column, layout) = &self.bytes[column];
         fill(column, *layout, &|_| true)?;

@@ -218,9 +218,9 @@ fn pass(
     let target = target(location, &dataset, options)?;
     let mut checkpoint = Checkpoint::open(location, options, &target, copy)?;
     let judged = match &target.existing {
-        Some(form) => wait(async {
-            Ok(judge(&dataset, target.source.field_id, form.field_id).await)
-        })?,
+        Some(form) => {
+            wait(async { Ok(judge(&dataset, target.source.field_id, form.field_id).await) })?
+        }
         None => Judged::default(),
     };
     let mut work = Work::plan(&dataset, &target, &checkpoint, &judged.stale)?;
