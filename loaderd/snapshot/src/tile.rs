@@ -33,6 +33,8 @@ use crate::tiled::fresh::{Judged, ids, judge, remove_marks};
 use crate::tiled::{TILED_OF_KEY, tiled_form};
 use crate::{SnapshotError, dataset};
 
+pub(crate) use fragment::live;
+
 use checkpoint::Checkpoint;
 use fragment::Work;
 
@@ -148,6 +150,8 @@ pub struct TileReport {
     pub dropped: Option<u64>,
     /// Whether there is a tiled column now.
     is_there: bool,
+    /// Whether tiles lie in the originals' files.
+    is_shared: bool,
 }
 
 /// The columns that a run works on.
@@ -195,8 +199,9 @@ pub fn tile_column(
     let Some(same) = options.drop_original.filter(|_| report.is_there) else {
         return Ok(report);
     };
-    if report.counts.already > 0 {
-        // What is tiled in the original column has to be in the other one before it can go.
+    if report.counts.already > 0 || report.is_shared {
+        // What is tiled in the original column has to be in the other one before it can go, and the
+        // other one in files of its own.
         let copied = pass(&location, options, true, begin, tile)?;
         report.version = copied.version.or(report.version);
     }
@@ -223,7 +228,7 @@ fn pass(
         }
         None => Judged::default(),
     };
-    let mut work = Work::plan(&dataset, &target, &checkpoint, &judged.stale)?;
+    let mut work = Work::plan(&dataset, &target, &checkpoint, &judged.stale, copy)?;
     begin(work.rows());
     let mut report = TileReport {
         version: None,
@@ -237,6 +242,10 @@ fn pass(
         fragments_compacted: judged.unmarked as u64,
         dropped: None,
         is_there: target.existing.is_some(),
+        is_shared: dataset
+            .fragments()
+            .iter()
+            .any(|it| fragment::shares(it, &target)),
     };
     for task in std::mem::take(&mut work.tasks) {
         let entry = task.run(&dataset, &target, copy, tile)?;

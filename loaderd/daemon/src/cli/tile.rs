@@ -67,8 +67,8 @@ or it was run since.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
 2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,
-whatever --verify says, and is best done before the dataset is compacted. It makes two versions more: one without the
-originals, and one with the name changed. Older versions hold the originals until Lance's clean-up
+whatever --verify says. It makes two versions more: one without the originals, and one with the name
+changed. Older versions hold the originals until Lance's clean-up
 removes them.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

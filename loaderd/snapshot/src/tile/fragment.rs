@@ -17,7 +17,7 @@ use lance::dataset::fragment::FileFragment;
 use lance_core::ROW_ADDR;
 use lance_core::datatypes::{BlobHandling, Schema};
 use lance_core::utils::deletion::DeletionVector;
-use lance_table::format::DataFile;
+use lance_table::format::{DataFile, Fragment};
 use tokio::task::JoinHandle;
 
 use super::checkpoint::{Checkpoint, Entry};
@@ -58,6 +58,8 @@ pub(super) struct Task {
     is_partial: bool,
     /// Whether what it has may be of other images, so that all its rows count as missing.
     is_stale: bool,
+    /// Whether what it has is to be copied in any case.
+    is_shared: bool,
 }
 
 impl Work {
@@ -66,6 +68,7 @@ impl Work {
         target: &Target,
         checkpoint: &Checkpoint,
         stale: &HashSet<u32>,
+        copy: bool,
     ) -> Result<Self, SnapshotError> {
         let mut work = Self {
             tasks: Vec::new(),
@@ -83,12 +86,14 @@ impl Work {
                 true => wait(without_tile(&fragment, target.field.id, target.layout))?,
                 false => wait(live(&fragment))?,
             };
-            if !missing.is_empty() {
+            let is_shared = copy && is_partial && shares(fragment.metadata(), target);
+            if !missing.is_empty() || is_shared {
                 work.tasks.push(Task {
                     fragment,
                     missing,
                     is_partial,
                     is_stale,
+                    is_shared,
                 });
             }
         }
@@ -106,7 +111,7 @@ impl Work {
 
 impl Task {
     /// Tiles the fragment's images and writes its file. `copy`: images that are tiled already are
-    /// taken over, so that the original column can go.
+    /// taken over, and tiles that lie in the originals' own file, so that the original column can go.
     pub(super) fn run(
         self,
         dataset: &Arc<Dataset>,
@@ -129,6 +134,9 @@ impl Task {
             pending: Vec::new(),
             next: 0,
         };
+        if self.is_shared {
+            sink.begin()?;
+        }
         let (mut window, mut rest) = split(&self.missing, WINDOW_ROWS_FIRST);
         let mut reading = self.read(dataset, target, window)?;
         while !window.is_empty() {
@@ -220,13 +228,18 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    fn begin(&mut self) -> Result<(), SnapshotError> {
+        self.writer = Some(Writer::start(self.task.fragment.clone(), self.target)?);
+        Ok(())
+    }
+
     /// Takes the values of these rows, which lie behind all others so far.
     fn put(&mut self, rows: &[u32], values: Values) -> Result<(), SnapshotError> {
         if self.writer.is_none() {
             if values.iter().all(Option::is_none) {
                 return Ok(());
             }
-            self.writer = Some(Writer::start(self.task.fragment.clone(), self.target)?);
+            self.begin()?;
         }
         for (&row, value) in rows.iter().zip(values) {
             self.fill(row)?;
@@ -309,8 +322,17 @@ impl Sink<'_> {
     }
 }
 
+/// Whether a compaction has put tiles into the originals' file, from which those can't be dropped:
+/// Lance copies a blob v1 by its value only.
+pub(super) fn shares(fragment: &Fragment, target: &Target) -> bool {
+    let tiles = files_of(fragment, &target.ids());
+    target.layout == BytesLayout::BlobV1
+        && tiles.is_some()
+        && tiles == files_of(fragment, &target.source_ids)
+}
+
 /// The live rows of a fragment.
-pub(super) async fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
+pub(crate) async fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
     let failed = |error| SnapshotError::lance("count a fragment's rows", error);
     let rows = fragment.physical_rows().await.map_err(failed)? as u32;
     let deleted = fragment.get_deletion_vector().await.map_err(failed)?;
