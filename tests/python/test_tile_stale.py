@@ -300,6 +300,22 @@ def test_a_copy_of_the_rows_is_tiled_again(daemon: Daemon, tmp_path: Path) -> No
     check(daemon, uri)
 
 
+def test_tiles_of_another_column_survive_a_drop(daemon: Daemon, tmp_path: Path) -> None:
+    """Although its images are copied to other files."""
+    rows = table({number: jpeg(number) for number in range(20)})
+    uri = str(tmp_path / "a.lance")
+    second = pa.array([jpeg(number + 20) for number in range(20)], pa.large_binary())
+    lance.write_dataset(rows.append_column("second", second), uri, data_storage_version="2.1")
+    tile(uri)
+    assert tile(uri, "--column", "second")["tiled"] == 20
+    tile(uri, "--drop-original")
+    assert lance.dataset(uri).schema.names == ["id", "second", "image", "second_tiled"]
+    second_only = {"columns": ["second"], "transform": {"second": CROP["image"]}}
+    (notice,) = notices(daemon, uri, **second_only)
+    assert "20 of 20 rows are read tiled" in notice
+    assert tile(uri, "--column", "second")["version"] is None
+
+
 def test_originals_are_dropped_after_images_were_replaced(daemon: Daemon, tmp_path: Path) -> None:
     uri = dataset_of(tmp_path / "a.lance")
     merge_insert(uri)

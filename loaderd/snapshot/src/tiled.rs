@@ -12,6 +12,7 @@ use std::sync::Arc;
 use lance::Dataset;
 use lance_core::datatypes::Schema;
 use lance_file::version::ConcreteFileVersion;
+use lance_table::format::Fragment;
 
 use crate::column::{Column, columns};
 use crate::field::{BytesLayout, FieldKind};
@@ -21,7 +22,7 @@ use crate::runtime::wait;
 use crate::tile::live;
 use crate::{SnapshotError, dataset, slow};
 
-use fresh::{files_of, ids, judge};
+use fresh::{files_of, ids, judge, leave_marks};
 
 /// The key of the field metadata that names the column whose tiled form a column is.
 pub const TILED_OF_KEY: &str = "loaderd:tiled-of";
@@ -92,6 +93,20 @@ pub(crate) async fn tiled_forms(
         }));
     }
     Ok(found)
+}
+
+/// Leaves marks anew in `schema` for `fragments`, whose columns were copied to other files: for the
+/// tiled forms that are no more stale in `version`, which holds the same rows.
+pub(crate) async fn carry_marks(version: &Dataset, schema: &mut Schema, fragments: &[Fragment]) {
+    for source in columns(version.schema()) {
+        let Some((form, _)) = tiled_form(schema, &source.name) else {
+            continue;
+        };
+        let (images, tiles) = (source.field_id, form.field_id);
+        let stale = judge(version, images, tiles).await.stale;
+        let is_fresh = |fragment: &Fragment| !stale.contains(&(fragment.id as u32));
+        leave_marks(schema, images, tiles, fragments, is_fresh);
+    }
 }
 
 /// The name of a tiled form.

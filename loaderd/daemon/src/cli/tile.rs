@@ -63,13 +63,13 @@ A tiled image never stands for another. Where images were replaced, or rows were
 another column's sake, the originals are read, in the whole fragment that holds them, until this is
 run again; loaders say so. It is best run after a compaction too, before older versions are cleaned
 up: what was compacted keeps its tiled images only where the versions in between are still there,
-or it was run since.
+or it was run since. Images that lie outside of the dataset (external blobs) are taken to stay as
+they are.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
 2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,
 whatever --verify says. It makes two versions more: one without the originals, and one with the name
-changed. Older versions hold the originals until Lance's clean-up
-removes them.";
+changed. Older versions hold the originals until Lance's clean-up removes them.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Verify {

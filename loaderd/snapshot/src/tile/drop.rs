@@ -24,7 +24,7 @@ use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::request::VersionRef;
 use crate::tiled::fresh::remove_marks;
-use crate::tiled::{TILED_OF_KEY, tiled_form};
+use crate::tiled::{TILED_OF_KEY, carry_marks, tiled_form};
 use crate::{SnapshotError, dataset, slow};
 
 /// Rows of other columns that are copied together, where each is small.
@@ -112,6 +112,8 @@ pub(super) async fn drop_original(
         let form = form.ok_or_else(|| conflict(location, "its columns are others now"))?;
         form.metadata
             .insert(TAKES_NAME_KEY.to_owned(), name.to_owned());
+        // Another column's images may be among what was copied.
+        carry_marks(latest, &mut schema, &fragments).await;
         Ok((fragments, schema))
     })
     .await?;
