@@ -77,6 +77,20 @@ pub struct Image {
     pub frames_ignored: bool,
 }
 
+impl Image {
+    /// A region's pixels, row by row.
+    ///
+    /// # Panics
+    /// Where the region is not inside of the image.
+    pub fn rows_of(&self, region: &Region) -> impl Iterator<Item = &[u8]> {
+        let stride = self.width as usize * 3;
+        let columns = region.left as usize * 3..region.right as usize * 3;
+        self.rgb[region.top as usize * stride..region.bottom as usize * stride]
+            .chunks_exact(stride)
+            .map(move |row| &row[columns.clone()])
+    }
+}
+
 /// Decodes images, one after the other, on one thread. Blocks only on the CPU.
 #[derive(Debug)]
 pub struct Decoder {

@@ -305,6 +305,7 @@ impl Bench<'_> {
         };
         report.verdict = advice::verdict(&report);
         report.advice = advice::advice(&report);
+        report.advice.extend(self.tiling()?);
         Ok(report)
     }
 

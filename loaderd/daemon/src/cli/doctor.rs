@@ -45,8 +45,9 @@ The exit code is 1 where a check has failed, else 0.
   versions  {loaderd, protocol, step_log_schema, libjpeg_turbo, lance, page_map_format};
             the last two are null in a build without Lance
 Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors, cores,
-memory, dataset, direct_io, page_cache, state, cache, temporary, runtime, daemon, jpeg,
-lance, python. direct_io and page_cache are left out where there are no files to read.";
+memory, dataset, direct_io, page_cache, tiles, state, cache, temporary, runtime, daemon,
+jpeg, lance, python. direct_io and page_cache are left out where there are no files to read,
+tiles where no Lance dataset with images is named.";
 
 /// How a check came out; the worst is the largest.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
