@@ -9,6 +9,7 @@ use crate::jpeg::segments::{
     scan_is_whole, segment, word,
 };
 
+const DAC: u8 = 0xcc;
 /// Tables of one kind that a file may define (ITU-T T.81, B.2.4).
 const TABLES: usize = 4;
 
@@ -88,8 +89,8 @@ impl Coding {
                 DRI if body.len() == 2 => seen.restart_interval = word(body, 0)?,
                 SOS => return seen.into_coding(body, encoded.ends_with(&[0xff, EOI])),
                 // Arithmetic conditioning goes with the frames that say so.
-                0xcc => {}
-                0xc0..=0xcf if seen.frame.is_none() => {
+                DAC => {}
+                0xc0..=0xc7 | 0xc9..=0xcf if seen.frame.is_none() => {
                     seen.frame = Some((found.marker, Frame::of(body)?, body));
                 }
                 marker if is_metadata(marker) => seen.metadata(marker, body),
@@ -281,7 +282,11 @@ mod tests {
                 adobe,
                 ..Seen::default()
             };
-            assert_eq!(seen.colours(numbers), expected, "{is_jfif} {adobe:?} {numbers:?}");
+            assert_eq!(
+                seen.colours(numbers),
+                expected,
+                "{is_jfif} {adobe:?} {numbers:?}"
+            );
         };
         check(true, None, &[1, 2, 3], Colours::YCbCr);
         check(true, None, &[0, 1, 2], Colours::YCbCr);
@@ -316,7 +321,10 @@ mod tests {
             assert_eq!(Coding::of(&whole[..length]), None, "{length} bytes");
         }
         for length in at..whole.len() {
-            assert!(!Coding::of(&whole[..length]).unwrap().ends, "{length} bytes");
+            assert!(
+                !Coding::of(&whole[..length]).unwrap().ends,
+                "{length} bytes"
+            );
         }
         let followed = [&whole[..], &[0]].concat();
         assert!(!Coding::of(&followed).unwrap().ends);

@@ -16,10 +16,10 @@ use std::ffi::{CStr, c_char, c_int};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::Version;
 use crate::error::GpuError;
 use crate::library::{Library, SUCCESS};
 use crate::places::Places;
-use crate::Version;
 
 pub use context::{Context, Entered, Registered, Stream};
 pub use device::{ComputeMode, Device};

@@ -93,7 +93,9 @@ impl GpuError {
                  that trains, or name the file with LOADERD_NVJPEG"
             }
             GpuError::Nvjpeg { status, .. } => nvjpeg_mend(*status),
-            GpuError::System { .. } => "free some memory; let memfd_create through the seccomp filter",
+            GpuError::System { .. } => {
+                "free some memory; let memfd_create through the seccomp filter"
+            }
         }
     }
 }

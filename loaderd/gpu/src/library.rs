@@ -36,7 +36,9 @@ impl Library {
     pub(crate) unsafe fn function<F: Copy>(&self, symbol: &'static [u8]) -> Option<F> {
         // SAFETY: the caller answers for the type; the library is never closed, so a copy of
         // the pointer stays good.
-        unsafe { self.open.get::<F>(symbol) }.ok().map(|found| *found)
+        unsafe { self.open.get::<F>(symbol) }
+            .ok()
+            .map(|found| *found)
     }
 }
 
@@ -75,7 +77,13 @@ mod tests {
     use super::*;
 
     functions! {
-        /// Two of libc's.
+        struct Present {
+            getpid = "getpid": fn();
+        }
+    }
+
+    functions! {
+        #[expect(dead_code, reason = "it can't be made")]
         struct Libc {
             getpid = "getpid": fn();
             absent = "loaderd_absent": fn(c_int);
@@ -86,7 +94,15 @@ mod tests {
     fn what_is_missing_is_named() {
         let libc = Library::open("libc.so.6".as_ref()).unwrap();
         assert_eq!(Libc::of(&libc).err(), Some("loaderd_absent"));
-        let error = Library::open("libloaderd-absent.so".as_ref()).err().unwrap();
-        assert!(error.starts_with("cannot open shared object file"), "{error}");
+        let of_libc = Present::of(&libc).unwrap();
+        // SAFETY: getpid takes nothing and always succeeds.
+        assert_eq!(unsafe { (of_libc.getpid)() } as u32, std::process::id());
+        let error = Library::open("libloaderd-absent.so".as_ref())
+            .err()
+            .unwrap();
+        assert!(
+            error.starts_with("cannot open shared object file"),
+            "{error}"
+        );
     }
 }

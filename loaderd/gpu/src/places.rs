@@ -47,11 +47,16 @@ impl Places {
             .into_iter()
             .filter_map(folder)
             .collect();
-        toolkits.extend(children(Path::new("/usr/local"), |name| name.starts_with("cuda")));
+        toolkits.extend(children(Path::new("/usr/local"), |name| {
+            name.starts_with("cuda")
+        }));
         let program = std::env::current_exe().ok();
         let installed = program.and_then(|path| Some(path.parent()?.parent()?.to_owned()));
-        let environments = (installed.into_iter())
-            .chain(["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folder));
+        let environments = (installed.into_iter()).chain(
+            ["VIRTUAL_ENV", "CONDA_PREFIX"]
+                .into_iter()
+                .filter_map(folder),
+        );
         Places {
             libcuda: variable("LOADERD_LIBCUDA"),
             nvjpeg: variable("LOADERD_NVJPEG"),
@@ -90,9 +95,17 @@ impl Places {
             .flat_map(|python| PACKAGES.map(|name| python.join(name)))
             .collect();
         for folder in &packages {
-            let wheels = ["nvidia/cu13/lib/libnvjpeg.so.13", "nvidia/nvjpeg/lib/libnvjpeg.so.12"];
+            let wheels = [
+                "nvidia/cu13/lib/libnvjpeg.so.13",
+                "nvidia/nvjpeg/lib/libnvjpeg.so.12",
+            ];
             let wheels = wheels.map(|file| folder.join(file));
-            found.extend(wheels.into_iter().filter(|path| path.exists()).map(Into::into));
+            found.extend(
+                wheels
+                    .into_iter()
+                    .filter(|path| path.exists())
+                    .map(Into::into),
+            );
         }
         for folder in &packages {
             let bundled = children(&folder.join("torchvision.libs"), |name| {
@@ -144,18 +157,25 @@ mod tests {
             std::fs::write(&path, "").unwrap();
             path.into_os_string()
         };
-        let bundled = file("env/lib/python3.12/site-packages/torchvision.libs/libnvjpeg.4a0b.so.13");
+        let bundled =
+            file("env/lib/python3.12/site-packages/torchvision.libs/libnvjpeg.4a0b.so.13");
         file("env/lib/python3.12/site-packages/torchvision.libs/libjpeg.1.so.8");
         let older = file("env/lib/python3.12/site-packages/nvidia/nvjpeg/lib/libnvjpeg.so.12");
         let wheel = file("env/lib/python3.12/dist-packages/nvidia/cu13/lib/libnvjpeg.so.13");
         let toolkit = file("cuda-13.0/lib64/libnvjpeg.so.13");
-        std::os::unix::fs::symlink(root.path().join("cuda-13.0"), root.path().join("cuda")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("cuda-13.0"), root.path().join("cuda"))
+            .unwrap();
         let mut places = Places {
             toolkits: vec![root.path().join("cuda-13.0"), root.path().join("cuda")],
             environments: vec![root.path().join("env"), root.path().join("none")],
             ..Places::default()
         };
-        let files = vec![toolkit.clone(), older.clone(), wheel.clone(), bundled.clone()];
+        let files = vec![
+            toolkit.clone(),
+            older.clone(),
+            wheel.clone(),
+            bundled.clone(),
+        ];
         assert_eq!(places.nvjpeg(), files);
         places.by_name = true;
         let names = NVJPEG_NAMES.map(OsString::from);

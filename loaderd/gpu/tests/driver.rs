@@ -41,7 +41,10 @@ fn a_missing_driver_is_said_in_words() {
         text,
         "LIBCUDA can't be opened: cannot open shared object file: No such file or directory"
     );
-    assert!(mend.contains("install NVIDIA's driver, 525 or later"), "{mend}");
+    assert!(
+        mend.contains("install NVIDIA's driver, 525 or later"),
+        "{mend}"
+    );
     assert!(mend.contains("--gpus all"), "{mend}");
 }
 
@@ -50,7 +53,11 @@ fn something_else_under_its_name_is_refused() {
     let text = std::env::current_exe().unwrap().with_extension("d");
     std::fs::write(&text, "no library").unwrap();
     let error = Driver::open(&places(&text)).unwrap_err();
-    assert!(words(&text, &error).0.starts_with("LIBCUDA can't be opened: "));
+    assert!(
+        words(&text, &error)
+            .0
+            .starts_with("LIBCUDA can't be opened: ")
+    );
     // A library, but not the driver's.
     let error = Driver::open(&places(Path::new("libc.so.6"))).unwrap_err();
     assert_eq!(error.to_string(), "libc.so.6 lacks cuDriverGetVersion");
@@ -70,7 +77,10 @@ fn an_old_driver_is_refused_by_its_version() {
     let library = build("no-version", &["VERSION=-1"]);
     let error = Driver::open(&places(&library)).unwrap_err();
     let (text, _) = words(&library, &error);
-    assert_eq!(text, "cuDriverGetVersion: it does not say its version (0), by LIBCUDA");
+    assert_eq!(
+        text,
+        "cuDriverGetVersion: it does not say its version (0), by LIBCUDA"
+    );
 }
 
 #[test]
@@ -87,8 +97,16 @@ fn a_function_that_is_missing_is_named() {
 fn what_the_driver_refuses_is_named_with_its_mend() {
     for (code, name, mend) in [
         (100, "CUDA_ERROR_NO_DEVICE", "CUDA_VISIBLE_DEVICES"),
-        (803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "different versions"),
-        (805, "CUDA_ERROR_MPS_CONNECTION_FAILED", "nvidia-cuda-mps-control -d"),
+        (
+            803,
+            "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            "different versions",
+        ),
+        (
+            805,
+            "CUDA_ERROR_MPS_CONNECTION_FAILED",
+            "nvidia-cuda-mps-control -d",
+        ),
         (12345, "an error that the driver has no name for", "dmesg"),
     ] {
         let library = build(&format!("init-{code}"), &[&format!("INIT={code}")]);
@@ -105,7 +123,13 @@ fn what_the_driver_refuses_is_named_with_its_mend() {
 #[test]
 fn devices_are_described() {
     let driver = open("devices", &["DEVICES=2", "MODE=3", "VERSION=12080"]).unwrap();
-    assert_eq!(driver.version(), Version { major: 12, minor: 8 });
+    assert_eq!(
+        driver.version(),
+        Version {
+            major: 12,
+            minor: 8
+        }
+    );
     let devices = driver.devices().unwrap();
     assert_eq!(devices.len(), 2);
     let second = &devices[1];
@@ -156,19 +180,31 @@ fn failed_trials_are_said_and_undone() {
     let context = driver.context(0).unwrap();
     let register = context.try_registration(1 << 20).unwrap_err();
     assert!(
-        register.to_string().starts_with("cuMemHostRegister: CUDA_ERROR_NOT_SUPPORTED (801)"),
+        register
+            .to_string()
+            .starts_with("cuMemHostRegister: CUDA_ERROR_NOT_SUPPORTED (801)"),
         "{register}"
     );
     let export = context.try_export().unwrap_err();
     assert!(
-        export.to_string().starts_with("cuMemExportToShareableHandle: CUDA_ERROR_NOT_SUPPORTED"),
+        export
+            .to_string()
+            .starts_with("cuMemExportToShareableHandle: CUDA_ERROR_NOT_SUPPORTED"),
         "{export}"
     );
     let full = open("full", &["REGISTER=2"]).unwrap().context(0).unwrap();
     let error = full.try_registration(4096).unwrap_err();
     assert!(error.mend().contains("pin memory"), "{}", error.mend());
-    let taken = open("taken", &["RETAIN=46"]).unwrap().context(0).err().unwrap();
-    assert!(taken.mend().contains("nvidia-smi -c DEFAULT"), "{}", taken.mend());
+    let taken = open("taken", &["RETAIN=46"])
+        .unwrap()
+        .context(0)
+        .err()
+        .unwrap();
+    assert!(
+        taken.mend().contains("nvidia-smi -c DEFAULT"),
+        "{}",
+        taken.mend()
+    );
 }
 
 #[test]

@@ -168,7 +168,9 @@ fn batches_are_decoded_with_what_was_made_for_them() {
     };
     assert_eq!(handle.engines(), Ok(engines));
     let mut decoder = BatchDecoder::new(&handle).unwrap();
-    decoder.pre_allocate(4, 512, 512, Subsampling::S420).unwrap();
+    decoder
+        .pre_allocate(4, 512, 512, Subsampling::S420)
+        .unwrap();
     let params = Params::new(&handle, Scale::Half).unwrap();
     for images in [4, 4, 3, 7] {
         let mut pixels = vec![POISON; images];
@@ -189,7 +191,7 @@ fn batches_are_decoded_with_what_was_made_for_them() {
 fn a_failed_batch_is_begun_anew() {
     let test = "failing-batch";
     let handle = handle(test, Backend::Hardware, &["DECODE=8"]).unwrap();
-    let context = context("failing-batch-stream");
+    let context = handle.context().clone();
     let mut decoder = BatchDecoder::new(&handle).unwrap();
     let mut pixels = [POISON; 3];
     let error = decode(&mut decoder, &mut pixels, &[], &context).unwrap_err();
@@ -201,7 +203,9 @@ fn a_failed_batch_is_begun_anew() {
     assert_eq!(pixels, [POISON; 3]);
     decode(&mut decoder, &mut pixels, &[], &context).unwrap();
     assert_eq!(pixels, [WRITTEN; 3]);
-    let error = decoder.pre_allocate(0, 1, 1, Subsampling::Grey).unwrap_err();
+    let error = decoder
+        .pre_allocate(0, 1, 1, Subsampling::Grey)
+        .unwrap_err();
     assert!(error.to_string().contains("INVALID_PARAMETER"), "{error}");
     decode(&mut decoder, &mut pixels, &[], &context).unwrap();
 }
@@ -209,7 +213,7 @@ fn a_failed_batch_is_begun_anew() {
 #[test]
 fn a_skipped_image_is_reported_as_a_success() {
     let handle = handle("skipping", Backend::Hardware, &["SKIPS"]).unwrap();
-    let context = context("skipping-stream");
+    let context = handle.context().clone();
     let mut decoder = BatchDecoder::new(&handle).unwrap();
     let mut pixels = [POISON; 3];
     decode(&mut decoder, &mut pixels, &[], &context).unwrap();
@@ -245,13 +249,12 @@ fn support_is_the_librarys_to_grant() {
 
 #[test]
 fn phases_follow_each_other_and_begin_anew_after_an_error() {
-    let context = context("phases-stream");
     let handle = handle("phases", Backend::GpuHybrid, &[]).unwrap();
     let mut jpeg = JpegStream::new(&handle).unwrap();
     let mut decoder = HybridDecoder::new(&handle).unwrap();
     let parsed = jpeg.parse(JPEG).unwrap();
     assert_eq!(decoder.is_supported(&parsed), Ok(true));
-    let stream = context.stream().unwrap();
+    let stream = handle.context().stream().unwrap();
     for _ in 0..2 {
         let mut pixels = [POISON];
         let destination = destinations(&mut pixels)[0];
@@ -268,19 +271,22 @@ fn phases_follow_each_other_and_begin_anew_after_an_error() {
 #[test]
 #[should_panic(expected = "the transfer comes first")]
 fn a_failed_phase_ends_the_image() {
-    let context = context("failed-phase-stream");
     let handle = handle("failed-phase", Backend::GpuHybrid, &["PHASE=6"]).unwrap();
     let mut jpeg = JpegStream::new(&handle).unwrap();
     let mut decoder = HybridDecoder::new(&handle).unwrap();
     let parsed = jpeg.parse(JPEG).unwrap();
-    let stream = context.stream().unwrap();
+    let stream = handle.context().stream().unwrap();
     let mut pixels = [POISON];
     let destination = destinations(&mut pixels)[0];
     // SAFETY: as above.
     unsafe {
         decoder.host(&parsed).unwrap();
         let error = decoder.transfer(&parsed, &stream).unwrap_err();
-        assert!(error.to_string().starts_with("nvjpegDecodeJpegTransferToDevice"));
+        assert!(
+            error
+                .to_string()
+                .starts_with("nvjpegDecodeJpegTransferToDevice")
+        );
         let _ = decoder.device(&destination, &stream);
     }
 }

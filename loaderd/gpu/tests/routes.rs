@@ -35,14 +35,28 @@ fn file(encoder: &Encoder) -> Vec<u8> {
 /// Where `encoded` goes on a machine with everything, with CUDA alone, and with no GPU.
 fn check(name: &str, encoded: &[u8], expected: (Route, Route), reason: Reason) {
     let decided = route(encoded, &ALL);
-    assert_eq!(decided, Decision { route: expected.0, reason }, "{name}");
+    assert_eq!(
+        decided,
+        Decision {
+            route: expected.0,
+            reason
+        },
+        "{name}"
+    );
     let without = if reason == Reason::Baseline {
         Reason::NoEngine
     } else {
         reason
     };
     let cuda = route(encoded, &CUDA);
-    assert_eq!(cuda, Decision { route: expected.1, reason: without }, "{name}");
+    assert_eq!(
+        cuda,
+        Decision {
+            route: expected.1,
+            reason: without
+        },
+        "{name}"
+    );
     assert_eq!(route(encoded, &NOTHING).route, Route::Cpu, "{name}");
 }
 
@@ -80,7 +94,10 @@ const BY_CPU: (Route, Route) = (Route::Cpu, Route::Cpu);
 fn usual_files_go_to_the_engines() {
     let usual = Encoder::default();
     for subsampling in Subsampling::ALL {
-        let encoder = Encoder { subsampling, ..usual };
+        let encoder = Encoder {
+            subsampling,
+            ..usual
+        };
         let name = format!("{subsampling:?}");
         match subsampling {
             Subsampling::S411 | Subsampling::S410 => {
@@ -89,10 +106,17 @@ fn usual_files_go_to_the_engines() {
             _ => check(&name, &file(&encoder), ENGINE, Reason::Baseline),
         }
     }
-    let optimised = Encoder { optimise: true, ..usual };
+    let optimised = Encoder {
+        optimise: true,
+        ..usual
+    };
     check("own tables", &file(&optimised), ENGINE, Reason::Baseline);
     for (restart_rows, restart_mcus) in [(1, 0), (3, 0), (0, 1), (0, 4), (0, 7)] {
-        let marked = Encoder { restart_rows, restart_mcus, ..usual };
+        let marked = Encoder {
+            restart_rows,
+            restart_mcus,
+            ..usual
+        };
         check("restart markers", &file(&marked), ENGINE, Reason::Baseline);
     }
 }
@@ -103,9 +127,16 @@ fn tiled_files_and_what_is_cut_from_them_go_to_the_engines() {
     let tiled = tile(&plain, &Limits::default()).unwrap().jpeg;
     check("tiled", &tiled, ENGINE, Reason::Baseline);
     let cuttable = Cuttable::of(&tiled).unwrap();
-    let region = Region { left: 200, right: 450, top: 100, bottom: 350 };
+    let region = Region {
+        left: 200,
+        right: 450,
+        top: 100,
+        bottom: 350,
+    };
     let mut cut = Vec::new();
-    cuttable.cut(&cuttable.window(&region, 8), &mut cut).unwrap();
+    cuttable
+        .cut(&cuttable.window(&region, 8), &mut cut)
+        .unwrap();
     assert!(cut.len() < tiled.len());
     check("cut", &cut, ENGINE, Reason::Baseline);
 }
@@ -113,11 +144,22 @@ fn tiled_files_and_what_is_cut_from_them_go_to_the_engines() {
 #[test]
 fn what_the_engines_leave_goes_to_cuda() {
     let usual = Encoder::default();
-    let separate = Encoder { scans: Scans::Separate, ..usual };
+    let separate = Encoder {
+        scans: Scans::Separate,
+        ..usual
+    };
     check("separate", &file(&separate), BY_CUDA, Reason::Scans);
-    let progressive = Encoder { scans: Scans::Progressive, ..usual };
+    let progressive = Encoder {
+        scans: Scans::Progressive,
+        ..usual
+    };
     let expected = (Route::Cuda, Route::Cpu);
-    check("progressive", &file(&progressive), expected, Reason::Progressive);
+    check(
+        "progressive",
+        &file(&progressive),
+        expected,
+        Reason::Progressive,
+    );
     let extended = with(&file(&usual), 0xc0, |segment| segment[1] = 0xc1);
     check("extended", &extended, BY_CUDA, Reason::Extended);
     for (width, height) in [(63, 90), (90, 63), (1, 1), (ENGINE_SIDE_MAX + 1, 64)] {
@@ -125,7 +167,12 @@ fn what_the_engines_leave_goes_to_cuda() {
         check("odd size", &odd, BY_CUDA, Reason::Size);
     }
     for (width, height) in [(64, 64), (ENGINE_SIDE_MAX, 64), (64, ENGINE_SIDE_MAX)] {
-        check("edge", &sized(&usual, width, height), ENGINE, Reason::Baseline);
+        check(
+            "edge",
+            &sized(&usual, width, height),
+            ENGINE,
+            Reason::Baseline,
+        );
     }
 }
 
@@ -133,11 +180,35 @@ fn what_the_engines_leave_goes_to_cuda() {
 fn all_else_stays_on_the_cpu() {
     let usual = Encoder::default();
     let by_cpu = |name, encoder, reason| check(name, &file(&encoder), BY_CPU, reason);
-    by_cpu("cmyk", Encoder { colours: Colours::Cmyk, ..usual }, Reason::Inks);
-    by_cpu("ycck", Encoder { colours: Colours::Ycck, ..usual }, Reason::Inks);
-    by_cpu("rgb", Encoder { colours: Colours::Rgb, ..usual }, Reason::Rgb);
+    by_cpu(
+        "cmyk",
+        Encoder {
+            colours: Colours::Cmyk,
+            ..usual
+        },
+        Reason::Inks,
+    );
+    by_cpu(
+        "ycck",
+        Encoder {
+            colours: Colours::Ycck,
+            ..usual
+        },
+        Reason::Inks,
+    );
+    by_cpu(
+        "rgb",
+        Encoder {
+            colours: Colours::Rgb,
+            ..usual
+        },
+        Reason::Rgb,
+    );
     by_cpu("12 bits", Encoder { bits: 12, ..usual }, Reason::Precision);
-    let arithmetic = Encoder { scans: Scans::Arithmetic, ..usual };
+    let arithmetic = Encoder {
+        scans: Scans::Arithmetic,
+        ..usual
+    };
     by_cpu("arithmetic", arithmetic, Reason::Arithmetic);
     let plain = file(&usual);
     for marker in [0xc3, 0xc5, 0xc7, 0xcb] {
@@ -146,7 +217,10 @@ fn all_else_stays_on_the_cpu() {
     }
     let odd_factors = with(&plain, 0xc0, |segment| segment[14] = 0x21);
     check("2x1 chroma", &odd_factors, BY_CPU, Reason::Sampling);
-    let grey = file(&Encoder { subsampling: Subsampling::Grey, ..usual });
+    let grey = file(&Encoder {
+        subsampling: Subsampling::Grey,
+        ..usual
+    });
     let grey = with(&grey, 0xc0, |segment| segment[11] = 0x22);
     check("2x2 grey", &grey, BY_CPU, Reason::Sampling);
     let numbers = without(&with(&plain, 0xc0, |segment| segment[10] = 9), 0xe0);
@@ -185,7 +259,12 @@ fn cut_and_broken_files_are_the_cpus_to_judge() {
     for length in scan.end..plain.len() {
         check("cut scan", &plain[..length], BY_CPU, Reason::End);
     }
-    check("padded", &[&plain[..], &[0, 0]].concat(), BY_CPU, Reason::End);
+    check(
+        "padded",
+        &[&plain[..], &[0, 0]].concat(),
+        BY_CPU,
+        Reason::End,
+    );
     check("png", b"\x89PNG\r\n\x1a\n", BY_CPU, Reason::Header);
     let junk = [&plain[..2], &[7], &plain[2..]].concat();
     check("junk", &junk, BY_CPU, Reason::Header);
@@ -201,7 +280,10 @@ fn decisions_are_counted_and_told() {
     for _ in 0..3 {
         tally.add(route(&file(&usual), &ALL));
     }
-    let progressive = file(&Encoder { scans: Scans::Progressive, ..usual });
+    let progressive = file(&Encoder {
+        scans: Scans::Progressive,
+        ..usual
+    });
     tally.add(route(&progressive, &ALL));
     assert_eq!(tally.to_string(), "engine 3; CUDA 1 (progressive)");
     tally.add(route(&progressive, &NOTHING));

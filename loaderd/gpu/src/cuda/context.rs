@@ -102,7 +102,11 @@ impl Context {
     /// # Safety
     ///
     /// `[start, start + bytes)` is mapped, and stays so until the answer is dropped.
-    pub unsafe fn register(&self, start: NonNull<u8>, bytes: usize) -> Result<Registered, GpuError> {
+    pub unsafe fn register(
+        &self,
+        start: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<Registered, GpuError> {
         let driver = self.driver();
         let _current = self.enter()?;
         // SAFETY: the caller says that the range is mapped; the driver refuses what it can't pin.
@@ -157,7 +161,10 @@ impl Stream {
         })
     }
 
-    pub(crate) fn raw(&self) -> Opaque {
+    /// Its pointer, for work in `context`, which must be its own.
+    pub(crate) fn raw_in(&self, context: &Context) -> Opaque {
+        let own = self.context.retained.raw;
+        assert_eq!(own, context.retained.raw, "a stream of another device");
         self.raw
     }
 }
@@ -187,7 +194,9 @@ impl Drop for Registered {
         if let Ok(_current) = self.context.enter() {
             // SAFETY: registered by `Context::register`, and taken back once, here.
             unsafe {
-                (self.context.driver().api.mem_host_unregister)(self.start.as_ptr().cast::<c_void>())
+                (self.context.driver().api.mem_host_unregister)(
+                    self.start.as_ptr().cast::<c_void>(),
+                )
             };
         }
     }

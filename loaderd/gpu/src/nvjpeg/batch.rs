@@ -114,7 +114,14 @@ impl BatchDecoder {
             // SAFETY: the three arrays have as many entries as the batch was set up for, and
             // the caller answers for what they point to.
             handle.check("nvjpegDecodeBatched", unsafe {
-                (handle.api().batched)(handle.raw(), state, data, lengths, images, stream.raw())
+                (handle.api().batched)(
+                    handle.raw(),
+                    state,
+                    data,
+                    lengths,
+                    images,
+                    stream.raw_in(handle.context()),
+                )
             })?;
         } else {
             // SAFETY: as above, of four arrays.
@@ -126,7 +133,7 @@ impl BatchDecoder {
                     lengths,
                     images,
                     self.params.as_mut_ptr(),
-                    stream.raw(),
+                    stream.raw_in(handle.context()),
                 )
             })?;
         }

@@ -57,6 +57,11 @@ impl Handle {
         self.backend
     }
 
+    /// The context that it was made in, and that its streams must be of.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// The GPU's JPEG engines; meaningful where the backend is [`Backend::Hardware`].
     pub fn engines(&self) -> Result<Engines, GpuError> {
         let _current = self.enter()?;

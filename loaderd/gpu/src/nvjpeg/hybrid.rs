@@ -149,7 +149,7 @@ impl HybridDecoder {
                 self.decoder.raw(),
                 self.state.raw(),
                 jpeg.raw(),
-                stream.raw(),
+                stream.raw_in(handle.context()),
             )
         })?;
         self.phase = Phase::OnDevice;
@@ -179,7 +179,7 @@ impl HybridDecoder {
                 self.decoder.raw(),
                 self.state.raw(),
                 &mut image,
-                stream.raw(),
+                stream.raw_in(handle.context()),
             )
         })
     }

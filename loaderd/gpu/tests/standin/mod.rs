@@ -8,7 +8,7 @@ use std::process::Command;
 /// the loader takes the same file for the same library, whose counters tests must not share.
 ///
 /// The file stays, so that no other is ever given its place while it is loaded.
-pub fn build(source: &str, test: &str, defines: &[&str]) -> PathBuf {
+pub(crate) fn build(source: &str, test: &str, defines: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = folder.join(format!("lib{source}-{test}.so"));
     let fresh = folder.join(format!("lib{source}-{test}.{}", std::process::id()));
