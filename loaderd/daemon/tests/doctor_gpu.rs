@@ -87,7 +87,7 @@ fn a_whole_gpu_is_described() {
          (capability 9.0, 2.00 GiB, 132 multiprocessors, 3 copy engines)"
             .into(),
         format!(
-            "13.1.2 for CUDA 13.0, {}: 7 JPEG engines, and CUDA cores",
+            "13.1.2 for CUDA 13.0: 7 JPEG engines, and CUDA cores, by {}",
             nvjpeg.display()
         ),
         "shared memory can be pinned for the GPU".into(),
@@ -129,7 +129,7 @@ fn what_a_gpu_lacks_is_missing_with_its_mend() {
         verdict, "ok",
         "a GPU without engines has nothing to mend: {found}"
     );
-    assert!(found.contains("CUDA cores, and no JPEG engines"), "{found}");
+    assert!(found.contains("CUDA cores, but no JPEG engines"), "{found}");
     let newer = on("newer", &["VERSION=12040"], &[]);
     let (_, verdict, found, mend) = &newer[2];
     assert_eq!(verdict, "missing");

@@ -352,4 +352,27 @@ mod tests {
         assert_eq!(seen.quantisation(&[0x10; 129]), Some(()));
         assert!(seen.has_wide_tables);
     }
+
+    proptest::proptest! {
+        /// Whatever is done to a header, what is read from it fits what the decoder reads.
+        #[test]
+        fn damaged_headers_are_read_as_the_decoder_reads_them(
+            kind in 0usize..5,
+            changes in proptest::collection::vec((2usize..700, 0u8..=255), 1..4),
+        ) {
+            let scans = [Scans::Sequential, Scans::Separate, Scans::Progressive, Scans::Arithmetic];
+            let mut bytes = file(Encoder {
+                scans: *scans.get(kind).unwrap_or(&Scans::Sequential),
+                colours: if kind == 4 { encode::Colours::Rgb } else { encode::Colours::YCbCr },
+                ..Encoder::default()
+            });
+            for (place, byte) in changes {
+                let last = bytes.len() - 1;
+                bytes[place.min(last)] = byte;
+            }
+            if let (Some(coding), Ok(header)) = (Coding::of(&bytes), crate::probe(&bytes)) {
+                assert_eq!((coding.width, coding.height), (header.width, header.height));
+            }
+        }
+    }
 }

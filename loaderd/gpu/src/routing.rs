@@ -164,7 +164,7 @@ pub struct Decision {
 }
 
 /// Decides for one encoded image, which may be anything: what is no JPEG goes to the CPU,
-/// whose decoder tells other formats. Takes about a microsecond, allocates nothing.
+/// whose decoder tells other formats. Takes less than a microsecond, allocates nothing.
 pub fn route(encoded: &[u8], abilities: &Abilities) -> Decision {
     let reason = match Coding::of(encoded) {
         None => Reason::Header,

@@ -106,23 +106,22 @@ fn nvjpeg(places: &Places, driver: Version, context: &Context) -> Check {
         Err(error) => return missing("nvjpeg", &error),
     };
     let [major, minor, patch] = library.version();
-    let found = format!(
-        "{major}.{minor}.{patch} for CUDA {}, {}",
-        library.built_for(),
-        library.path()
-    );
+    let version = format!("{major}.{minor}.{patch} for CUDA {}", library.built_for());
     let engines = engines(&library, context);
     let cuda = Handle::new(&library, Backend::GpuHybrid, context);
-    match (engines, cuda) {
-        (Ok(engines), Ok(_)) => Check::ok("nvjpeg", format!("{found}: {engines}, and CUDA cores")),
-        (Err(error), Ok(_)) => Check::ok(
-            "nvjpeg",
-            format!("{found}: CUDA cores, and no JPEG engines ({error})"),
-        ),
-        (engines, Err(error)) => {
-            let engines = engines.map_or(String::new(), |engines| format!("{engines}, but "));
-            Check::missing("nvjpeg", format!("{found}: {engines}{error}"), error.mend())
+    // An error names the library itself.
+    let (found, mend) = match (engines, cuda) {
+        (Ok(engines), Ok(_)) => {
+            let path = library.path();
+            (format!("{engines}, and CUDA cores, by {path}"), None)
         }
+        (Err(error), Ok(_)) => (format!("CUDA cores, but no JPEG engines: {error}"), None),
+        (_, Err(error)) => (error.to_string(), Some(error.mend())),
+    };
+    let found = format!("{version}: {found}");
+    match mend {
+        None => Check::ok("nvjpeg", found),
+        Some(mend) => Check::missing("nvjpeg", found, mend),
     }
 }
 
