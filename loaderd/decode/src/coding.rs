@@ -149,7 +149,7 @@ impl Seen<'_> {
 
     /// The two markers that say which colours there are, as libjpeg takes them.
     fn metadata(&mut self, marker: u8, body: &[u8]) {
-        if marker == APP0 && body.len() >= 12 && body.starts_with(b"JFIF\0") {
+        if marker == APP0 && body.len() >= 14 && body.starts_with(b"JFIF\0") {
             self.is_jfif = true;
         }
         if marker == APP14 && body.len() >= 12 && body.starts_with(b"Adobe") {

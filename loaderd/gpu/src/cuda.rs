@@ -9,6 +9,7 @@
 mod api;
 mod context;
 mod device;
+mod memory;
 mod mps;
 mod trials;
 
@@ -23,6 +24,7 @@ use crate::places::Places;
 
 pub use context::{Context, Entered, Registered, Stream};
 pub use device::{ComputeMode, Device};
+pub use memory::DeviceMemory;
 pub use mps::Mps;
 
 /// The least that a driver must offer: nvJPEG 12 needs it, and so do all functions called here.

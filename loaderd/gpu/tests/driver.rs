@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use loaderd_gpu::cuda::{self, ComputeMode, Driver};
+use loaderd_gpu::cuda::{self, ComputeMode, Context, Driver, Stream};
 use loaderd_gpu::{GpuError, Places, Version};
 
 mod standin;
@@ -151,6 +151,21 @@ fn devices_are_described() {
     assert!(!device.registers_host_memory && !device.exports_descriptors);
 }
 
+/// On a stand-in or a real device.
+fn memory_holds_what_is_put_there(context: &Context, stream: &Stream) {
+    let mut memory = context.allocate(1000).unwrap();
+    assert_eq!((memory.address() % 256, memory.bytes()), (0, 1000));
+    for value in [0xab, 0x17] {
+        memory.fill(value, stream).unwrap();
+        stream.synchronize().unwrap();
+        let mut out = [0; 100];
+        memory.read(900, &mut out, stream).unwrap();
+        assert_eq!(out, [value; 100]);
+    }
+    let text = context.allocate(0).err().unwrap().to_string();
+    assert!(text.starts_with("cuMemAlloc: CUDA_ERROR_INVALID_VALUE (1)"));
+}
+
 #[test]
 fn trials_leave_nothing_behind() {
     // The stand-in ends the process where anything is left when a context goes.
@@ -160,7 +175,7 @@ fn trials_leave_nothing_behind() {
     context.try_registration(1 << 20).unwrap();
     assert_eq!(context.try_export(), Ok(2 << 20));
     let stream = context.stream().unwrap();
-    stream.synchronize().unwrap();
+    memory_holds_what_is_put_there(&context, &stream);
     drop(context);
     std::thread::spawn(move || {
         let _current = shared.enter().unwrap();
@@ -229,6 +244,6 @@ fn a_real_gpu_passes_the_trials() {
         if device.exports_descriptors {
             assert!(context.try_export().unwrap() > 0);
         }
-        context.stream().unwrap().synchronize().unwrap();
+        memory_holds_what_is_put_there(&context, &context.stream().unwrap());
     }
 }

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
-use loaderd_gpu::cuda::{self, Context, Driver};
+use loaderd_decode::encode::{self, Encoder};
+use loaderd_decode::{Decoder, Limits, Options};
+use loaderd_gpu::cuda::{self, Context, DeviceMemory, Driver, Stream};
 use loaderd_gpu::nvjpeg::{
     Backend, BatchDecoder, Destination, Engines, Handle, HybridDecoder, JpegStream, Nvjpeg, Params,
     Scale, Subsampling,
@@ -45,28 +47,60 @@ fn handle(test: &str, backend: Backend, defines: &[&str]) -> Result<Arc<Handle>,
     Handle::new(&library, backend, &context(test))
 }
 
-fn destinations(images: &mut [[u8; 3]]) -> Vec<Destination> {
-    images
-        .iter_mut()
+/// Memory full of poison for `images` images of `bytes` bytes, and where each of them goes.
+fn poisoned(handle: &Handle, images: usize, bytes: usize, pitch_bytes: usize) -> Poisoned {
+    let stream = handle.context().stream().unwrap();
+    let mut memory = handle.context().allocate(images * bytes).unwrap();
+    memory.fill(POISON[0], &stream).unwrap();
+    // The engines don't wait for a stream.
+    stream.synchronize().unwrap();
+    let destinations = (0..images)
         .map(|image| Destination {
-            address: image.as_mut_ptr() as u64,
-            pitch_bytes: 3,
+            address: memory.address() + (image * bytes) as u64,
+            pitch_bytes,
         })
-        .collect()
+        .collect();
+    Poisoned {
+        stream,
+        memory,
+        destinations,
+        bytes,
+    }
 }
 
-/// Decodes a batch of as many images as there is room for.
+struct Poisoned {
+    stream: Stream,
+    memory: DeviceMemory,
+    destinations: Vec<Destination>,
+    bytes: usize,
+}
+
+impl Poisoned {
+    /// What was written, image by image: of each, the first bytes.
+    fn images(&self, first: usize) -> Vec<Vec<u8>> {
+        self.stream.synchronize().unwrap();
+        (0..self.destinations.len())
+            .map(|image| {
+                let mut out = vec![0; first];
+                let from = image * self.bytes;
+                self.memory.read(from, &mut out, &self.stream).unwrap();
+                out
+            })
+            .collect()
+    }
+}
+
+/// Decodes a batch on stand-ins; the answer has three bytes of each image.
 fn decode(
     decoder: &mut BatchDecoder,
-    images: &mut [[u8; 3]],
+    handle: &Handle,
+    images: usize,
     params: &[&Params],
-    context: &Context,
-) -> Result<(), GpuError> {
-    let stream = context.stream().unwrap();
-    let encoded = vec![JPEG; images.len()];
-    let destinations = destinations(images);
+) -> Result<Vec<Vec<u8>>, GpuError> {
+    let out = poisoned(handle, images, 512, 512);
     // SAFETY: the stand-in is done when it returns, and writes three bytes an image.
-    unsafe { decoder.decode(&encoded, &destinations, params, &stream) }
+    unsafe { decoder.decode(&vec![JPEG; images], &out.destinations, params, &out.stream) }?;
+    Ok(out.images(3))
 }
 
 #[test]
@@ -173,12 +207,10 @@ fn batches_are_decoded_with_what_was_made_for_them() {
         .unwrap();
     let params = Params::new(&handle, Scale::Half).unwrap();
     for images in [4, 4, 3, 7] {
-        let mut pixels = vec![POISON; images];
-        decode(&mut decoder, &mut pixels, &[], &context).unwrap();
-        assert_eq!(pixels, vec![WRITTEN; images]);
-        let mut pixels = vec![POISON; images];
-        decode(&mut decoder, &mut pixels, &vec![&params; images], &context).unwrap();
-        assert_eq!(pixels, vec![WRITTEN; images]);
+        let plain = decode(&mut decoder, &handle, images, &[]).unwrap();
+        assert_eq!(plain, vec![WRITTEN; images]);
+        let scaled = decode(&mut decoder, &handle, images, &vec![&params; images]).unwrap();
+        assert_eq!(scaled, vec![WRITTEN; images]);
     }
     // Whatever the order: what was made holds its handle, and the stand-in counts.
     drop(handle);
@@ -191,34 +223,29 @@ fn batches_are_decoded_with_what_was_made_for_them() {
 fn a_failed_batch_is_begun_anew() {
     let test = "failing-batch";
     let handle = handle(test, Backend::Hardware, &["DECODE=8"]).unwrap();
-    let context = handle.context().clone();
     let mut decoder = BatchDecoder::new(&handle).unwrap();
-    let mut pixels = [POISON; 3];
-    let error = decode(&mut decoder, &mut pixels, &[], &context).unwrap_err();
+    let error = decode(&mut decoder, &handle, 3, &[]).unwrap_err();
     let text = error.to_string();
     assert!(
         text.starts_with("nvjpegDecodeBatched: NVJPEG_STATUS_INTERNAL_ERROR (8), by "),
         "{text}"
     );
-    assert_eq!(pixels, [POISON; 3]);
-    decode(&mut decoder, &mut pixels, &[], &context).unwrap();
-    assert_eq!(pixels, [WRITTEN; 3]);
+    let again = decode(&mut decoder, &handle, 3, &[]).unwrap();
+    assert_eq!(again, [WRITTEN; 3]);
     let error = decoder
         .pre_allocate(0, 1, 1, Subsampling::Grey)
         .unwrap_err();
     assert!(error.to_string().contains("INVALID_PARAMETER"), "{error}");
-    decode(&mut decoder, &mut pixels, &[], &context).unwrap();
+    decode(&mut decoder, &handle, 3, &[]).unwrap();
 }
 
 #[test]
 fn a_skipped_image_is_reported_as_a_success() {
     let handle = handle("skipping", Backend::Hardware, &["SKIPS"]).unwrap();
-    let context = handle.context().clone();
     let mut decoder = BatchDecoder::new(&handle).unwrap();
-    let mut pixels = [POISON; 3];
-    decode(&mut decoder, &mut pixels, &[], &context).unwrap();
+    let written = decode(&mut decoder, &handle, 3, &[]).unwrap();
     // Why whoever decodes poisons destinations and looks at them.
-    assert_eq!(pixels, [WRITTEN, POISON, WRITTEN]);
+    assert_eq!(written, [WRITTEN, POISON, WRITTEN]);
 }
 
 #[test]
@@ -254,17 +281,15 @@ fn phases_follow_each_other_and_begin_anew_after_an_error() {
     let mut decoder = HybridDecoder::new(&handle).unwrap();
     let parsed = jpeg.parse(JPEG).unwrap();
     assert_eq!(decoder.is_supported(&parsed), Ok(true));
-    let stream = handle.context().stream().unwrap();
     for _ in 0..2 {
-        let mut pixels = [POISON];
-        let destination = destinations(&mut pixels)[0];
+        let out = poisoned(&handle, 1, 512, 512);
         // SAFETY: the stand-in is done when it returns, and writes three bytes.
         unsafe {
             decoder.host(&parsed).unwrap();
-            decoder.transfer(&parsed, &stream).unwrap();
-            decoder.device(&destination, &stream).unwrap();
+            decoder.transfer(&parsed, &out.stream).unwrap();
+            decoder.device(&out.destinations[0], &out.stream).unwrap();
         }
-        assert_eq!(pixels, [WRITTEN]);
+        assert_eq!(out.images(3), [WRITTEN]);
     }
 }
 
@@ -275,19 +300,17 @@ fn a_failed_phase_ends_the_image() {
     let mut jpeg = JpegStream::new(&handle).unwrap();
     let mut decoder = HybridDecoder::new(&handle).unwrap();
     let parsed = jpeg.parse(JPEG).unwrap();
-    let stream = handle.context().stream().unwrap();
-    let mut pixels = [POISON];
-    let destination = destinations(&mut pixels)[0];
+    let out = poisoned(&handle, 1, 512, 512);
     // SAFETY: as above.
     unsafe {
         decoder.host(&parsed).unwrap();
-        let error = decoder.transfer(&parsed, &stream).unwrap_err();
+        let error = decoder.transfer(&parsed, &out.stream).unwrap_err();
         assert!(
             error
                 .to_string()
                 .starts_with("nvjpegDecodeJpegTransferToDevice")
         );
-        let _ = decoder.device(&destination, &stream);
+        let _ = decoder.device(&out.destinations[0], &out.stream);
     }
 }
 
@@ -332,8 +355,9 @@ fn the_real_library_makes_no_handle_without_a_gpu() {
     }
 }
 
+/// The device, the real library on it, and the CPU's pixels as the reference.
 #[test]
-fn a_real_gpu_makes_handles() {
+fn a_real_gpu_decodes_as_the_cpu_does() {
     if !cuda::is_plugged_in(Path::new("/")) {
         eprintln!("skipped: no GPU here");
         return;
@@ -346,13 +370,68 @@ fn a_real_gpu_makes_handles() {
             return;
         }
     };
-    let handle = Handle::new(&library, Backend::GpuHybrid, &context).unwrap();
-    HybridDecoder::new(&handle).unwrap();
-    match Handle::new(&library, Backend::Hardware, &context) {
-        Ok(handle) => {
-            eprintln!("{:?}", handle.engines().unwrap());
-            BatchDecoder::new(&handle).unwrap();
+    const SIZE: (u32, u32) = (500, 375);
+    let (row, bytes) = (SIZE.0 as usize * 3, SIZE.0 as usize * SIZE.1 as usize * 3);
+    // Without chroma to interpolate, decoders differ by rounding alone.
+    let pixels: Vec<u8> = (0..bytes)
+        .map(|n| (n % row / 12 + n / row / 4) as u8)
+        .collect();
+    let encoder = Encoder {
+        subsampling: encode::Subsampling::S444,
+        ..Encoder::default()
+    };
+    let jpeg = encoder.encode(&pixels, SIZE.0, SIZE.1).unwrap();
+    let reference = Decoder::new(Limits::default())
+        .decode_full(&jpeg, Options::default())
+        .unwrap()
+        .rgb;
+    let check = |name: &str, images: Vec<Vec<u8>>| {
+        for found in images {
+            let pairs = found.iter().zip(&reference);
+            let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+            let mean = sum as f64 / bytes as f64;
+            eprintln!("{name}: {mean:.3} grey levels from the CPU on average");
+            assert!(mean < 1.0, "{name}");
         }
-        Err(error) => eprintln!("no engines: {error}"),
+    };
+    for backend in [Backend::GpuHybrid, Backend::Hardware] {
+        let name = format!("{backend:?}");
+        let handle = match Handle::new(&library, backend, &context) {
+            Ok(handle) => handle,
+            Err(error) => {
+                assert_eq!(backend, Backend::Hardware, "{error}");
+                eprintln!("no engines: {error}");
+                continue;
+            }
+        };
+        eprintln!("{library:?}, {name}, {:?}", handle.engines());
+        let mut stream = JpegStream::new(&handle).unwrap();
+        let parsed = stream.parse(&jpeg).unwrap();
+        let frame = parsed.frame().unwrap();
+        assert_eq!(
+            (frame.marker, frame.width, frame.height),
+            (0xc0, SIZE.0, SIZE.1)
+        );
+        assert_eq!(frame.subsampling, Some(Subsampling::S444));
+        assert_eq!(parsed.is_supported(None), Ok(true));
+        let out = poisoned(&handle, 7, bytes, row);
+        let mut decoder = BatchDecoder::new(&handle).unwrap();
+        // SAFETY: the memory is poisoned, idle, and has room for seven images; it and the
+        // bytes stay until the stream is done, in `images`.
+        unsafe { decoder.decode(&[jpeg.as_slice(); 7], &out.destinations, &[], &out.stream) }
+            .unwrap();
+        check(&name, out.images(bytes));
+        if backend == Backend::GpuHybrid {
+            let mut decoder = HybridDecoder::new(&handle).unwrap();
+            assert_eq!(decoder.is_supported(&parsed), Ok(true));
+            let out = poisoned(&handle, 1, bytes, row);
+            // SAFETY: as above, for one image; the decoder is new.
+            unsafe {
+                decoder.host(&parsed).unwrap();
+                decoder.transfer(&parsed, &out.stream).unwrap();
+                decoder.device(&out.destinations[0], &out.stream).unwrap();
+            }
+            check("in phases", out.images(bytes));
+        }
     }
 }

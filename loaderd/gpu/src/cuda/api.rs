@@ -2,7 +2,7 @@
 //!
 //! Names with `_v2` are those that the header's macros put in for the plain ones.
 
-use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 
 use crate::library::functions;
 
@@ -35,6 +35,10 @@ functions! {
         stream_destroy = "cuStreamDestroy_v2": fn(Opaque);
         mem_host_register = "cuMemHostRegister_v2": fn(*mut c_void, usize, c_uint);
         mem_host_unregister = "cuMemHostUnregister": fn(*mut c_void);
+        mem_alloc = "cuMemAlloc_v2": fn(*mut c_ulonglong, usize);
+        mem_free = "cuMemFree_v2": fn(c_ulonglong);
+        memset_d8_async = "cuMemsetD8Async": fn(c_ulonglong, c_uchar, usize, Opaque);
+        memcpy_dtoh_async = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, c_ulonglong, usize, Opaque);
         mem_get_allocation_granularity = "cuMemGetAllocationGranularity":
             fn(*mut usize, *const AllocationProperties, c_int);
         mem_create = "cuMemCreate":
