@@ -6,17 +6,19 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
     ("loaderd-decode", &[]),
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
+    ("loaderd-gpu", &["loaderd-decode"]),
     ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),
     (
         "loaderd",
         &[
             "loaderd-decode",
+            "loaderd-gpu",
             "loaderd-plan",
             "loaderd-read",
             "loaderd-snapshot",
@@ -38,10 +40,11 @@ const WORKSPACE: [&str; 6] = [
 ];
 
 /// Crates that only one of ours may name.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("lance", &["loaderd-snapshot", "loaderd-benches"]),
     ("tokio", &["loaderd-snapshot", "loaderd-benches"]),
     ("io-uring", &["loaderd-read"]),
+    ("libloading", &["loaderd-gpu"]),
     ("tokio-uring", &["loaderd-rings"]),
     ("turbojpeg-sys", &["loaderd-decode", "loaderd-entropy"]),
     ("rusqlite", &["loaderd"]),

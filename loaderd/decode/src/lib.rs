@@ -30,6 +30,7 @@ mod resize;
 mod simd;
 mod webp;
 
+pub mod coding;
 pub mod cut;
 pub mod encode;
 pub mod tile;
