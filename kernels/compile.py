@@ -55,7 +55,8 @@ class Compiler:
             place = packages or "this Python"
             raise Trouble(
                 f"{PACKAGE} {wanted} is needed, found {has} in {place}: "
-                f"pip install --target FOLDER -r {HERE / 'requirements.txt'}, then --packages FOLDER"
+                f"pip install --target FOLDER -r {HERE / 'requirements.txt'}, "
+                "then --packages FOLDER"
             )
         self.version = wanted
         files = {path.name: path.locate() for path in found[0].files or []}

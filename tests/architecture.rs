@@ -6,10 +6,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
-    ("loaderd-decode", &[]),
+    ("loaderd-kernels", &[]),
+    ("loaderd-decode", &["loaderd-kernels"]),
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
     ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),

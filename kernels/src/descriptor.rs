@@ -307,7 +307,8 @@ mod tests {
         // Scale 2.25: 7 and 11 weights for each of 4 pixels.
         let (narrow, wide) = (8 + 32 + 56, 8 + 32 + 88);
         assert_eq!((images[0].x.window, images[1].y.window), (7, 11));
-        let places = [&images[0].x, &images[0].y, &images[1].x, &images[1].y].map(|axis| axis.table);
+        let places =
+            [&images[0].x, &images[0].y, &images[1].x, &images[1].y].map(|axis| axis.table);
         assert_eq!(places, [0, narrow, 2 * narrow, 2 * narrow + 8]);
         assert_eq!(bytes, 2 * narrow + 8 + wide);
     }

@@ -1,7 +1,7 @@
 //! The kernels' functions on the CPU, built by the host's compiler from the same headers.
 //!
 //! Enters: descriptors whose addresses are of host memory. Leaves: the bytes that a GPU would
-//! write, block by block and thread by thread. For tests: it is some ten times slower than
+//! write, block by block and thread by thread. For tests: it is far slower than
 //! `loaderd-decode`. Never: a look at memory that the descriptors do not name.
 
 use crate::descriptor::{Batch, DescriptorError, Image, Picture, lay_out};

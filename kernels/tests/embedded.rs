@@ -59,7 +59,12 @@ fn images_are_those_of_the_manifest() {
 fn kernels_keep_to_their_limits() {
     let manifest = manifest();
     let limits = manifest["register_limits"].as_object().unwrap();
-    let entries = ["loaderd_finish", "loaderd_poison", "loaderd_verify", "loaderd_weigh"];
+    let entries = [
+        "loaderd_finish",
+        "loaderd_poison",
+        "loaderd_verify",
+        "loaderd_weigh",
+    ];
     assert_eq!(limits.keys().collect::<Vec<_>>(), entries);
     for architecture in ["sm_80", "sm_90", "sm_100"] {
         for name in entries {
@@ -91,7 +96,9 @@ fn kernels_keep_to_their_limits() {
     for (major, minor) in [(8, 0), (9, 0), (10, 0), (12, 0)] {
         let image = image_for(major, minor).unwrap().bytes();
         for name in entries {
-            let found = image.windows(name.len()).any(|part| part == name.as_bytes());
+            let found = image
+                .windows(name.len())
+                .any(|part| part == name.as_bytes());
             assert!(found, "{name} for {major}.{minor}");
         }
     }

@@ -64,41 +64,44 @@ BOTH f64 curve(u32 filter, f64 x)
     return x < 1.0 ? 1.0 - x : 0.0;
 }
 
-BOTH f64 tap(u32 filter, const Filter *of, u32 pixel)
+/* How far a pixel lies from the middle of the filter, in units of the curve. */
+BOTH f64 distance(const Filter *of, u32 pixel)
 {
-    return curve(filter, ((f64)pixel - of->centre) * of->shrink);
+    return ((f64)pixel - of->centre) * of->shrink;
+}
+
+BOTH f64 weight_at(u32 filter, const Filter *of, u32 tap)
+{
+    return curve(filter, distance(of, of->run.start + tap)) / of->sum;
 }
 
 BOTH Filter filter_of(const Axis *axis, u32 filter, u32 index)
 {
     f64 scale = (axis->start + axis->len - axis->start) / (f64)axis->count;
     f64 stretch = scale > 1.0 ? scale : 1.0;
-    f64 radius = (filter == BICUBIC ? 2.0 : 1.0) * stretch;
+    f64 reach = filter == BICUBIC ? 2.0 : 1.0;
+    f64 radius = reach * stretch;
     f64 middle = axis->start + ((f64)index + 0.5) * scale;
     f64 low = floor(middle - radius);
     f64 high = ceil(middle + radius);
     u32 from = low > 0.0 ? (u32)low : 0;
     u32 to = high < (f64)axis->view ? (u32)high : axis->view;
-    u32 end;
     Filter of;
     of.centre = middle - 0.5;
     of.shrink = 1.0 / stretch;
     of.sum = 0.0;
-    /* Taps of no weight at either end are left out. */
-    ROLLED
-    while (from < to && tap(filter, &of, from) == 0.0)
+    /* Taps beyond the curve's ends are left out. A zero within them stays, so that neither end of
+     * a run ever lies before that of the pixel before it. */
+    while (from < to && distance(&of, from) <= -reach)
         from++;
-    end = from;
+    while (from < to && distance(&of, to - 1) >= reach)
+        to--;
     ROLLED
-    for (u32 pixel = from; pixel < to; pixel++) {
-        f64 weight = tap(filter, &of, pixel);
-        of.sum += weight;
-        if (weight != 0.0)
-            end = pixel + 1;
-    }
+    for (u32 pixel = from; pixel < to; pixel++)
+        of.sum += curve(filter, distance(&of, pixel));
     of.run.start = from;
     /* The window always suffices; descriptors that lie must not overrun it. */
-    of.run.size = least(end - from, axis->window);
+    of.run.size = least(to - from, axis->window);
     return of;
 }
 
@@ -111,7 +114,7 @@ BOTH f64 weigh_largest(const Axis *axis, u32 filter, u32 thread)
         Filter of = filter_of(axis, filter, index);
         ROLLED
         for (u32 t = 0; t < of.run.size; t++) {
-            f64 weight = tap(filter, &of, of.run.start + t) / of.sum;
+            f64 weight = weight_at(filter, &of, t);
             if (weight > largest)
                 largest = weight;
         }
@@ -150,7 +153,7 @@ BOTH void weigh_write(const Axis *axis, u32 filter, const f64 *largest, u8 *tabl
         runs[index] = of.run;
         ROLLED
         for (u32 t = 0; t < of.run.size; t++) {
-            f64 weight = tap(filter, &of, of.run.start + t) / of.sum;
+            f64 weight = weight_at(filter, &of, t);
             weights[(u64)t * axis->count + index] = (i16)round(weight * (f64)(1u << precision));
         }
     }

@@ -54,19 +54,19 @@ impl Interpolation {
 #[derive(Debug, Default)]
 pub(crate) struct Resampler {
     inner: Resizer,
-    /// Between the passes, where the horizontal one comes first.
-    narrowed: Vec<u8>,
+    /// Between the passes: the vertical one comes first, unless rows become more.
+    between: Vec<u8>,
 }
 
 impl Resampler {
     /// Bytes of the buffers between the passes.
     pub(crate) fn scratch_bytes(&self) -> usize {
-        self.inner.size_of_internal_buffers() + self.narrowed.capacity()
+        self.inner.size_of_internal_buffers() + self.between.capacity()
     }
 
     pub(crate) fn free_scratch(&mut self) {
         self.inner.reset_internal_buffers();
-        self.narrowed = Vec::new();
+        self.between = Vec::new();
     }
 
     /// Resizes `area` of `view` to `width` x `height` RGB pixels in `out`.
@@ -92,31 +92,36 @@ impl Resampler {
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(filter.filter()))
             .use_alpha(false);
-        if height <= view.height {
-            // The library does the vertical pass first, and so the horizontal one, which
-            // costs several times as much per row, on `height` rows.
-            let options = options.crop(area.left, area.top, area_width, area_height);
-            self.inner
-                .resize_typed(&seen, &mut target, &options)
-                .expect("the box lies within the view");
-            return;
+        // The library would do both passes in one call, but takes the first output pixel's first
+        // tap for the leftmost one of all. Where a bicubic filter has a zero weight at the view's
+        // edge that is another pixel's, and it reads beyond its rows. So each pass alone.
+        let rows_first = height <= view.height;
+        let (between_width, between_height) = if rows_first {
+            (view.width, height)
+        } else {
+            (width, view.height)
+        };
+        let bytes = between_width as usize * between_height as usize * 3;
+        if self.between.len() < bytes {
+            self.between.clear();
+            self.between.resize(bytes, 0);
         }
-        // Rows become more: the horizontal pass first, on the fewer.
-        let bytes = width as usize * view.height as usize * 3;
-        if self.narrowed.len() < bytes {
-            self.narrowed.clear();
-            self.narrowed.resize(bytes, 0);
-        }
-        let mut narrowed =
-            TypedImage::<U8x3>::from_buffer(width, view.height, &mut self.narrowed[..bytes])
-                .expect("the buffer was made for it");
-        let across = options.crop(area.left, 0.0, area_width, f64::from(view.height));
+        let between = &mut self.between[..bytes];
+        let mut between = TypedImage::<U8x3>::from_buffer(between_width, between_height, between)
+            .expect("the buffer was made for it");
+        let whole_height = f64::from(between_height);
+        let across = options.crop(area.left, 0.0, area_width, whole_height);
+        let down = options.crop(0.0, area.top, f64::from(between_width), area_height);
+        let (first, second) = if rows_first {
+            (down, across)
+        } else {
+            (across, down)
+        };
         self.inner
-            .resize_typed(&seen, &mut narrowed, &across)
+            .resize_typed(&seen, &mut between, &first)
             .expect("the box lies within the view");
-        let down = options.crop(0.0, area.top, f64::from(width), area_height);
         self.inner
-            .resize_typed(&narrowed, &mut target, &down)
+            .resize_typed(&between, &mut target, &second)
             .expect("the box lies within the view");
     }
 }
