@@ -47,8 +47,8 @@ class Compiler:
     """NVRTC, loaded from the package's folder."""
 
     def __init__(self, packages: Path | None) -> None:
-        paths = {} if packages is None else {"path": [str(packages)]}
-        found = list(importlib.metadata.distributions(name=PACKAGE, **paths))
+        path = sys.path if packages is None else [str(packages)]
+        found = list(importlib.metadata.distributions(name=PACKAGE, path=path))
         wanted = (HERE / "requirements.txt").read_text().split("==")[1].strip()
         if not found or found[0].version != wanted:
             has = f"version {found[0].version}" if found else "none"

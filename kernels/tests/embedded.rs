@@ -103,3 +103,17 @@ fn kernels_keep_to_their_limits() {
         }
     }
 }
+
+/// Products and sums are rounded one by one, by instructions that the driver may not fuse.
+#[test]
+fn nothing_is_fused() {
+    let ptx = image_for(12, 0).unwrap().bytes();
+    let ptx = std::str::from_utf8(ptx).unwrap();
+    assert!(ptx.contains(".target sm_80"));
+    assert!(ptx.contains("mul.rn.f32") && ptx.contains("add.rn.f64"));
+    for fusible in [
+        "fma.", "mul.f32", "add.f32", "mul.f64", "add.f64", "sub.f64",
+    ] {
+        assert!(!ptx.contains(fusible), "{fusible}");
+    }
+}
