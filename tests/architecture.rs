@@ -9,7 +9,8 @@ use serde_json::Value;
 const EDGES: [(&str, &[&str]); 9] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
-    ("loaderd-decode", &[]),
+    ("loaderd-kernels", &[]),
+    ("loaderd-decode", &["loaderd-kernels"]),
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
     ("loaderd-gpu", &["loaderd-decode"]),

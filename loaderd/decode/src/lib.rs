@@ -14,6 +14,7 @@ mod transforms;
 
 mod augment;
 mod decoder;
+mod device;
 mod finish;
 mod follow;
 mod frame;
@@ -36,6 +37,7 @@ pub mod encode;
 pub mod tile;
 
 pub use decoder::{Decoded, Decoder, Image, StageNs};
+pub use device::Placed;
 pub use error::{DecodeError, EncodeError, TransformError};
 pub use follow::Geometry;
 pub use header::{Header, probe};
