@@ -423,7 +423,7 @@ mod tests {
             let kept = tag_keep(&dataset, "run", async || ()).await.unwrap();
             let prune = async || dataset.tags().delete(&kept).await.unwrap();
             assert_eq!(tag_keep(&dataset, "run", prune).await.unwrap(), kept);
-            assert_eq!(names(&dataset).await, [kept.clone()]);
+            assert_eq!(names(&dataset).await, [kept]);
             Ok(())
         });
         checked.unwrap();
