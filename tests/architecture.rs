@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
     ("loaderd-kernels", &[]),
