@@ -2,7 +2,8 @@
 //!
 //! In: a dataset's version. Out: for a column of images, the column of the same images rewritten as
 //! tiled JPEGs, by metadata of its field, and the fragments in which those may be of other images.
-//! It reads no data: which rows have a tiled form, the map says.
+//! It reads no data for that: which rows have a tiled form, the map says. Only a sample of images
+//! that have none is read, for those who ask.
 
 pub(crate) mod fresh;
 
