@@ -99,7 +99,7 @@ pub struct Decoder {
     /// A crop of a JPEG, still encoded.
     cut: Vec<u8>,
     resampler: Resampler,
-    /// A whole frame, of formats that can't be decoded in part; or a mask.
+    /// A whole frame, of formats that can't be decoded in part; a PNG's data; or a mask.
     pub(crate) frame: Vec<u8>,
     pub(crate) augmenter: Augmenter,
     pub(crate) pixels: Vec<u8>,
