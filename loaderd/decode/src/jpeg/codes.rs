@@ -57,9 +57,10 @@ impl Symbol {
     pub(super) fn value(self, bits: u64) -> i32 {
         let size = self.0 >> 16 & 15;
         let rest = bits << (self.0 >> 8 & 31);
-        let value = (rest >> 1 >> (63 - size)) as i32;
-        let is_negative = !((rest as i64) >> 63) as i32;
-        value + (is_negative & ((-1 << size) + 1))
+        // All ones for a negative number, whose bits are those of the positive one, inverted.
+        let sign = !((rest as i64) >> 63);
+        let size_bits = (rest ^ sign as u64) >> 1 >> (63 - size);
+        ((size_bits as i64 ^ sign) - sign) as i32
     }
 }
 

@@ -122,6 +122,7 @@ impl Scan {
         // In registers meanwhile.
         let mut bits = self.bits;
         for (place, block) in self.places[..self.blocks].iter().zip(blocks) {
+            let block: &mut Block = block;
             let dc = &self.dc[usize::from(place.dc) % TABLES];
             let ac = &self.ac[usize::from(place.ac) % TABLES];
             let previous = &mut self.previous[usize::from(place.component) % TABLES];

@@ -99,8 +99,34 @@ impl Hook {
         scan.begin(&places[..blocks], found.interval);
         *data = std::ptr::slice_from_raw_parts(found.data, found.size);
         // SAFETY: `raw` is open; the caller keeps `hook` and the bytes in place while it is read.
-        unsafe { loaderd_jpeg_read_with(raw.as_ptr(), read_mcu, hook.as_ptr().cast()) };
+        unsafe { loaderd_jpeg_read_with(raw.as_ptr(), reader(), hook.as_ptr().cast()) };
     }
+}
+
+/// What libjpeg is to call, as the CPU does it best.
+fn reader() -> Reader {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2") {
+        return read_mcu_bmi2;
+    }
+    read_mcu
+}
+
+/// The same code with shifts by any register.
+///
+/// # Safety
+///
+/// As of [`read_mcu`]; and the CPU has BMI 1 and 2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "bmi1,bmi2")]
+unsafe extern "C" fn read_mcu_bmi2(
+    state: *mut c_void,
+    blocks: *mut *mut Block,
+    found: *mut u8,
+    due: *mut u8,
+) -> c_int {
+    // SAFETY: the caller promises the same.
+    unsafe { read(state, blocks, found, due) }
 }
 
 /// Called by libjpeg for each MCU, in order.
@@ -116,6 +142,15 @@ unsafe extern "C" fn read_mcu(
     found: *mut u8,
     due: *mut u8,
 ) -> c_int {
+    // SAFETY: the caller promises the same.
+    unsafe { read(state, blocks, found, due) }
+}
+
+/// # Safety
+///
+/// As of [`read_mcu`].
+#[inline(always)]
+unsafe fn read(state: *mut c_void, blocks: *mut *mut Block, found: *mut u8, due: *mut u8) -> c_int {
     // SAFETY: the caller says so.
     let Hook { scan, data, waste } = unsafe { &mut *state.cast::<Hook>() };
     // SAFETY: the bytes are there for as long as rows are read.
