@@ -121,8 +121,8 @@ impl Augmenter {
         Some(geometry)
     }
 
-    /// Overwrites what was drawn to be erased of the finished output.
-    pub(crate) fn erase(&self, pipeline: &Pipeline, out: &mut [u8]) {
+    /// Overwrites what was drawn to be erased of the finished output; returns whether anything was.
+    pub(crate) fn erase(&self, pipeline: &Pipeline, out: &mut [u8]) -> bool {
         for erasure in &self.steps.output {
             erasure.run(
                 pipeline.levels().dtype,
@@ -131,6 +131,7 @@ impl Augmenter {
                 out,
             );
         }
+        !self.steps.output.is_empty()
     }
 
     /// Bytes of scratch memory held between images.

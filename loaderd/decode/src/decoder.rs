@@ -39,7 +39,8 @@ pub struct StageNs {
     pub resize_ns: u64,
     /// Augmenting at the finished size; 0 where there was nothing to do.
     pub augment_ns: u64,
-    /// Normalising, casting, laying out: the writes to the slot; erasing.
+    /// Normalising, casting, laying out: the writes to the slot; and erasing. 0 where the resize
+    /// did it all.
     pub finish_ns: u64,
 }
 
@@ -280,9 +281,11 @@ impl Decoder {
         let clock = Instant::now();
         if !is_finished {
             finish::write(&frame, pipeline.levels(), out);
+            stages.finish_ns = ns_since(clock);
         }
-        self.augmenter.erase(pipeline, out);
-        stages.finish_ns = ns_since(clock);
+        if self.augmenter.erase(pipeline, out) {
+            stages.finish_ns = ns_since(clock);
+        }
         Ok(Decoded {
             width,
             height,
