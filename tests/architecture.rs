@@ -31,12 +31,11 @@ const EDGES: [(&str, &[&str]); 10] = [
 
 /// The workspace's own packages, which may use any of these; what is not published has no place
 /// in the drawing.
-const WORKSPACE: [&str; 6] = [
+const WORKSPACE: [&str; 5] = [
     "loaderd-tests",
     "loaderd-benches",
     "loaderd-measure",
     "loaderd-rings",
-    "loaderd-entropy",
     "loaderd-cutread",
 ];
 
@@ -47,7 +46,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("io-uring", &["loaderd-read"]),
     ("libloading", &["loaderd-gpu"]),
     ("tokio-uring", &["loaderd-rings"]),
-    ("turbojpeg-sys", &["loaderd-decode", "loaderd-entropy"]),
+    ("turbojpeg-sys", &["loaderd-decode"]),
     ("rusqlite", &["loaderd"]),
     ("pyo3", &["loaderd-python"]),
 ];
