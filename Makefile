@@ -30,7 +30,7 @@ check: $(VENV)/.requirements $(VENV)/nvrtc/.installed
 	cargo deny --locked check bans licenses sources
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pyclient/python
+	$(BIN)/mypy pyclient/python kernels/compile.py
 	$(BIN)/python kernels/compile.py --check --packages $(VENV)/nvrtc
 	cargo fmt --check --manifest-path tests/loom/Cargo.toml
 	cargo fmt --check --manifest-path fuzz/Cargo.toml

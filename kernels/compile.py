@@ -3,6 +3,9 @@
 Enters: `src/cuda`, NVRTC 13.0. Leaves: a cubin for each architecture, PTX for later ones, and
 `manifest.json`: digests, compiler, and what each kernel takes of a multiprocessor. No GPU and no
 driver is needed. Never: a file whose kernels spill registers or take more than LIMITS.
+
+All that is in `embedded/` is compiled from the project's own sources in `src/cuda`, and is under
+the project's licence as they are.
 """
 
 from __future__ import annotations

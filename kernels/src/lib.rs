@@ -1,9 +1,10 @@
 //! Decoded pictures in GPU memory → finished images: the kernels, compiled ahead, and their twin.
 //!
-//! Enters: descriptors of pictures, crops and outputs; a device's compute capability. Leaves: the
-//! module image for the device, entry points with their grids, and, on the CPU, the bytes that a
-//! GPU would write. The CUDA sources are in `src/cuda`; `compile.py` makes `embedded/` of them.
-//! Never: a call into CUDA, a library that is linked, or a compiler that a user needs.
+//! Enters: descriptors of pictures, crops and outputs; a device's compute capability and its
+//! driver's version. Leaves: the module image for the device, entry points with their grids, and,
+//! on the CPU, the bytes that a GPU would write. The CUDA sources are in `src/cuda`; `compile.py`
+//! makes `embedded/` of them. Never: a call into CUDA, a library that is linked, or a compiler that
+//! a user needs.
 
 pub mod launch;
 pub mod twin;
@@ -14,4 +15,4 @@ mod embedded;
 pub use descriptor::{
     Axis, Batch, DescriptorError, Element, Filter, Image, Order, Picture, SIDE_MAX, lay_out,
 };
-pub use embedded::{Embedded, TooOld, image_for};
+pub use embedded::{DRIVER_MIN, Embedded, NoImage, image_for};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use loaderd_kernels::{image_for, launch};
+use loaderd_kernels::{DRIVER_MIN, image_for, launch};
 use serde_json::Value;
 
 fn read(path: &str) -> Vec<u8> {
@@ -45,7 +45,7 @@ fn sources_are_those_that_were_compiled() {
 fn images_are_those_of_the_manifest() {
     let manifest = manifest();
     for (major, minor) in [(8, 0), (9, 0), (10, 0), (12, 0)] {
-        let image = image_for(major, minor).unwrap();
+        let image = image_for(major, minor, DRIVER_MIN).unwrap();
         let suffix = if major == 12 { "ptx" } else { "cubin" };
         let entry = &manifest["images"][format!("{}.{suffix}", image.architecture())];
         assert_eq!(entry["bytes"], image.bytes().len());
@@ -94,7 +94,7 @@ fn kernels_keep_to_their_limits() {
     ];
     assert_eq!(launches.map(|launch| launch.entry), entries);
     for (major, minor) in [(8, 0), (9, 0), (10, 0), (12, 0)] {
-        let image = image_for(major, minor).unwrap().bytes();
+        let image = image_for(major, minor, DRIVER_MIN).unwrap().bytes();
         for name in entries {
             let found = image
                 .windows(name.len())
@@ -107,7 +107,7 @@ fn kernels_keep_to_their_limits() {
 /// Products and sums are rounded one by one, by instructions that the driver may not fuse.
 #[test]
 fn nothing_is_fused() {
-    let ptx = image_for(12, 0).unwrap().bytes();
+    let ptx = image_for(12, 0, DRIVER_MIN).unwrap().bytes();
     let ptx = std::str::from_utf8(ptx).unwrap();
     assert!(ptx.contains(".target sm_80"));
     assert!(ptx.contains("mul.rn.f32") && ptx.contains("add.rn.f64"));

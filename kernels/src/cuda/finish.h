@@ -66,7 +66,8 @@ typedef struct {
     Table down;
 } Tile;
 
-/* What the output's columns or rows [from, to) show of an axis. */
+/* What the output's columns or rows [from, to) show of an axis; without a source where that is
+ * border only. */
 BOTH Part part_of(const Axis *axis, const Table *table, u32 from, u32 to)
 {
     i32 low = axis->begin + axis->step * (i32)from;
@@ -113,7 +114,8 @@ BOTH Tile tile_of(const Image *image, const Batch *batch, const u8 *tables, u32 
         tile.x = part_of(&image->x, &tile.across, tile.left, right);
         tile.y = part_of(&image->y, &tile.down, tile.top, bottom);
     }
-    if (tile.x.from == tile.x.to || tile.y.from == tile.y.to)
+    /* A border of the picture's as well: there, the source would begin beyond its last pixel. */
+    if (tile.x.source_from == tile.x.source_to || tile.y.source_from == tile.y.source_to)
         return tile;
     if (image->y.count > image->y.view) {
         /* Rows become more: at most 37 are needed for 32, of at most 32 pixels each. */

@@ -1,7 +1,9 @@
 //! Boxes and masks lie where their picture's pixels do.
 
+mod draws;
 mod files;
 
+use draws::{moves, noise};
 use files::Png;
 use loaderd_decode::{DecodeError, Decoder, Geometry, Limits, Options, Pipeline};
 use proptest::prelude::*;
@@ -14,30 +16,6 @@ const FILL: u8 = 99;
 
 /// `[x1, y1, x2, y2]` in whole pixels.
 type Rectangle = [u32; 4];
-
-fn noise(seed: u32) -> impl Iterator<Item = u32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    std::iter::from_fn(move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        Some(state ^ state >> 15)
-    })
-}
-
-/// What moves pixels and may stand anywhere, and is repeatable.
-fn moves() -> impl Strategy<Value = Vec<Value>> {
-    let side = || 1..70u32;
-    let move_ = prop_oneof![
-        (side(), side()).prop_map(|(h, w)| json!({"name": "CenterCrop", "size": [h, w]})),
-        (side(), side(), 0..9u32).prop_map(|(h, w, padding)| json!({
-            "name": "RandomCrop", "size": [h, w], "padding": [padding, 0, 3, 1],
-            "pad_if_needed": true,
-        })),
-        [0..9u32, 0..9, 0..9, 0..9].prop_map(|sides| json!({"name": "Pad", "padding": sides})),
-        Just(json!({"name": "RandomHorizontalFlip"})),
-        Just(json!({"name": "RandomVerticalFlip"})),
-    ];
-    prop::collection::vec(move_, 0..3)
-}
 
 /// Lists of every kind that boxes can follow; the last part works on pixels at times.
 fn lists() -> impl Strategy<Value = Value> {

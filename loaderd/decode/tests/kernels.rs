@@ -1,52 +1,84 @@
 //! The kernels' arithmetic, run by their CPU twin, gives the decoder's bytes.
 //!
 //! Enters: pictures as PNG and JPEG, whose decoded pixels are known, transforms, draws. What a
-//! device would hold, the decoded region and nothing beside it, lies between guard bytes.
+//! device would hold, the decoded region and nothing beside it, lies between guard bytes and a
+//! page that kills who touches it.
 
+mod draws;
 mod files;
 
+use std::ptr::null_mut;
+
+use draws::{moves, noise};
 use files::{Png, picture};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_decode::{Decoder, Limits, Options, Output, Pipeline, Placed, probe};
 use loaderd_kernels::{Picture, twin};
 use proptest::prelude::*;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use serde_json::{Value, json};
 
-/// Words in front of and behind everything that the kernels may touch.
-const GUARD: usize = 64;
-const GUARD_WORD: u32 = 0xeeee_eeee;
+/// Of what lies in front of a device's memory.
+const GUARD: u8 = 0xee;
 
-fn noise(seed: u32) -> impl Iterator<Item = u32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    std::iter::from_fn(move || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        Some(state ^ state >> 15)
-    })
+/// Memory of a device, which ends right before a page that nobody may touch: who looks beyond it
+/// is killed. Guard bytes lie in front.
+struct Memory {
+    start: *mut u8,
+    /// Of the mapping, in bytes; the last page is the one not to be touched.
+    mapped: usize,
+    page: usize,
+    /// Bytes that are the device's, to a multiple of 4.
+    len: usize,
 }
-
-/// Memory of a device: words between guards.
-struct Memory(Vec<u32>);
 
 impl Memory {
     fn new(bytes: usize) -> Memory {
-        Memory(vec![GUARD_WORD; bytes.div_ceil(4) + 2 * GUARD])
+        let page = rustix::param::page_size();
+        let len = bytes.next_multiple_of(4);
+        let mapped = len.next_multiple_of(page) + 2 * page;
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new mapping, where the system finds room.
+        let start = unsafe { mmap_anonymous(null_mut(), mapped, protection, flags) }.unwrap();
+        // SAFETY: all of it lies in the mapping, to which nothing refers yet.
+        unsafe {
+            start.cast::<u8>().write_bytes(GUARD, mapped - page);
+            mprotect(start.byte_add(mapped - page), page, MprotectFlags::empty()).unwrap();
+        }
+        Memory {
+            start: start.cast(),
+            mapped,
+            page,
+            len,
+        }
+    }
+
+    /// Guard bytes, and the device's behind them.
+    fn parts(&mut self) -> (&mut [u8], &mut [u8]) {
+        let readable = self.mapped - self.page;
+        // SAFETY: written when it was made, and readable up to the last page; nobody else looks
+        // at it while this is borrowed.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start, readable) };
+        bytes.split_at_mut(readable - self.len)
     }
 
     fn address(&mut self) -> u64 {
-        self.0[GUARD..].as_mut_ptr() as u64
+        self.parts().1.as_mut_ptr() as u64
     }
 
     /// What was written, once its guards are seen to be whole.
-    fn into_bytes(self, len: usize) -> Vec<u8> {
-        let end = self.0.len() - GUARD;
-        let guards = self.0[..GUARD].iter().chain(&self.0[end..]);
-        assert!(guards.into_iter().all(|&word| word == GUARD_WORD));
-        let bytes: Vec<u8> = self.0[GUARD..end]
-            .iter()
-            .flat_map(|word| word.to_ne_bytes())
-            .collect();
-        assert!(bytes[len..].iter().all(|&byte| byte == 0xee));
-        bytes[..len].to_vec()
+    fn into_bytes(mut self, len: usize) -> Vec<u8> {
+        let (guards, device) = self.parts();
+        let (written, rest) = device.split_at(len);
+        assert!(guards.iter().chain(rest).all(|&byte| byte == GUARD));
+        written.to_vec()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's alone.
+        unsafe { munmap(self.start.cast(), self.mapped) }.unwrap();
     }
 }
 
@@ -77,14 +109,9 @@ fn on_device(pipeline: &Pipeline, encoded: &[&[u8]], seeds: &[u32], regions: boo
         let pitch = (3 * width).next_multiple_of(4) + 4 * (seed % 3);
         let mut pixels = Memory::new((pitch * height) as usize);
         for row in 0..height {
-            for at in 0..3 * width {
-                let from = (((top + row) * whole.width + left) * 3 + at) as usize;
-                let to = (row * pitch + at) as usize;
-                let word = &mut pixels.0[GUARD + to / 4];
-                let mut four = word.to_ne_bytes();
-                four[to % 4] = whole.rgb[from];
-                *word = u32::from_ne_bytes(four);
-            }
+            let from = (((top + row) * whole.width + left) * 3) as usize;
+            let (to, len) = ((row * pitch) as usize, 3 * width as usize);
+            pixels.parts().1[to..to + len].copy_from_slice(&whole.rgb[from..from + len]);
         }
         let picture = Picture {
             pixels: pixels.address(),
@@ -142,22 +169,6 @@ fn png(width: u32, height: u32, orientation: u8, seed: u32) -> Vec<u8> {
 
 fn filter() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["bilinear", "bicubic"])
-}
-
-/// Moves that may stand on either side of a resize.
-fn moves() -> impl Strategy<Value = Vec<Value>> {
-    let side = || 1..90u32;
-    let one = prop_oneof![
-        (side(), side()).prop_map(|(h, w)| json!({"name": "CenterCrop", "size": [h, w]})),
-        (side(), side(), 0..9u32).prop_map(|(h, w, padding)| json!({
-            "name": "RandomCrop", "size": [h, w], "padding": [padding, 0, 3, 1],
-            "pad_if_needed": true,
-        })),
-        [0..9u32, 0..9, 0..9, 0..9].prop_map(|sides| json!({"name": "Pad", "padding": sides})),
-        Just(json!({"name": "RandomHorizontalFlip"})),
-        Just(json!({"name": "RandomVerticalFlip"})),
-    ];
-    prop::collection::vec(one, 0..4)
 }
 
 /// Lists of all that kernels do.
@@ -274,6 +285,30 @@ fn a_zero_weight_at_the_edge() {
             png(width, height, orientation, 3)
         });
         check(&list, &files.each_ref().map(|file| &file[..]), &[0; 4]);
+    }
+}
+
+/// Tiles that lie wholly in the border, on every side: nothing of the picture is read for them.
+#[test]
+fn tiles_that_are_all_border() {
+    // (padding, rows, columns)
+    for (padding, rows, columns) in [
+        (150, 224, 224),  // both shrink
+        (150, 224, 450),  // one grows
+        (150, 450, 224),  // the other
+        (2000, 224, 224), // too wide for shared memory
+    ] {
+        for (width, height) in [(100, 100), (101, 37), (103, 60)] {
+            let files: Vec<Vec<u8>> = (1..=8).map(|i| png(width, height, i, 7)).collect();
+            let files: Vec<&[u8]> = files.iter().map(|file| &file[..]).collect();
+            for filter in ["bilinear", "bicubic"] {
+                let list = json!([
+                    {"name": "Pad", "padding": [padding, padding, padding, padding]},
+                    {"name": "Resize", "size": [rows, columns], "interpolation": filter},
+                ]);
+                check(&list, &files, &[0; 8]);
+            }
+        }
     }
 }
 
