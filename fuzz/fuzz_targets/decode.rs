@@ -1,8 +1,8 @@
 //! The decoder: any bytes under several transform lists.
 //!
 //! Enters: a byte that chooses the list, and whether the file is an image or a mask, one that
-//! seeds the draws, and the file. Decoding twice, over different old contents and with other scratch memory, must end the same
-//! way: a difference is memory that was never written.
+//! seeds the draws, and the file. Decoding twice, over different old contents and with other
+//! scratch memory, must end the same way: a difference is memory that was never written.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

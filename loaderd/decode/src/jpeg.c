@@ -3,7 +3,7 @@
  *
  * Enters: a whole JPEG in memory, a scale and a region. Leaves: rows of RGB, 8 bits
  * a channel, whatever the file's inks and bits are; or its coefficients in another JPEG;
- * or, the other way, pixels in and a JPEG out. Every entry point arms its own setjmp, so
+ * or, the other way, pixels in and a JPEG out. Whoever calls libjpeg arms its own setjmp, so
  * that libjpeg's way out of an error ends here and never crosses Rust.
  * Never: I/O, threads, global state.
  */
@@ -353,10 +353,12 @@ int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t lef
 
 /* Says how to read the coefficients of a started image. 0 in scan->blocks: libjpeg must,
  * because they do not lie in one baseline scan of Huffman codes. */
-void loaderd_jpeg_scan(const struct loaderd_jpeg *jpeg, struct loaderd_jpeg_scan *scan) {
-  const struct jpeg_decompress_struct *info = &jpeg->info;
+void loaderd_jpeg_scan(struct loaderd_jpeg *jpeg, struct loaderd_jpeg_scan *scan) {
+  struct jpeg_decompress_struct *info = &jpeg->info;
   memset(scan, 0, sizeof(*scan));
-  if (jpeg_has_multiple_scans((j_decompress_ptr)info) || info->progressive_mode ||
+  if (setjmp(jpeg->escape))
+    return;
+  if (jpeg_has_multiple_scans(info) || info->progressive_mode ||
       info->arith_code || info->data_precision != 8 || info->unread_marker != 0)
     return;
   scan->data = jpeg->source.next_input_byte;

@@ -91,8 +91,10 @@ impl Decoder {
             bottom: y.1,
         };
         let bytes = u64::from(region.columns()) * u64::from(region.rows());
-        self.limits
-            .check_scratch(&header, bytes + layout.scratch_bytes())?;
+        self.limits.check_scratch(
+            &header,
+            bytes + PICKED_BEHIND as u64 + layout.scratch_bytes(),
+        )?;
         let values = room(&mut self.frame, bytes as usize + PICKED_BEHIND);
         layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?;
 

@@ -5,7 +5,9 @@
 //! Never: a byte behind a marker that is out of its place, a panic for any bytes.
 //!
 //! It stands in for libjpeg's own decoder of such scans, which reads value after value in two
-//! steps, and files with restart markers, which tiled ones are, byte by byte.
+//! steps, and files with restart markers, which tiled ones are, byte by byte. They differ on damaged
+//! files only: libjpeg passes over impossible codes where no restart marker follows, and spoils
+//! blocks with `ff ff 00` in them, which by its own comments are one `ff`.
 
 use super::codes::Codes;
 use super::window::{Bits, Window};
@@ -312,5 +314,25 @@ mod tests {
         check(&[0xff], Fault::RanDry(None));
         check(&[0b1110_0000; 9], Fault::BadCode);
         check(&[0b1011_0000, 0xff, 0xd3], Fault::RanDry(Some(0xd3)));
+    }
+
+    /// A segment may end anywhere in the window, up to its last byte.
+    #[test]
+    fn the_windows_last_bytes_are_read() {
+        for bytes in WINDOW_BYTES - 9..WINDOW_BYTES + 9 {
+            // Each byte two blocks, DC +1 and +1; the last six bytes -1 and +1.
+            let mut data = vec![0b1010_1010u8; bytes];
+            data[bytes - 6..].fill(0b1000_1010);
+            data.extend([0xff, 0xd9]);
+            let found = blocks(&mut scan(0), &data, bytes * 2).unwrap();
+            let before = found[bytes * 2 - 13][0];
+            for pair in found[bytes * 2 - 12..].chunks_exact(2) {
+                assert_eq!(
+                    [pair[0][0], pair[1][0]],
+                    [before - 1, before],
+                    "{bytes} bytes"
+                );
+            }
+        }
     }
 }

@@ -37,7 +37,7 @@ struct RawScan {
 type Reader = unsafe extern "C" fn(*mut c_void, *mut *mut Block, *mut u8, *mut u8) -> c_int;
 
 unsafe extern "C" {
-    fn loaderd_jpeg_scan(jpeg: *const RawJpeg, scan: *mut RawScan);
+    fn loaderd_jpeg_scan(jpeg: *mut RawJpeg, scan: *mut RawScan);
     fn loaderd_jpeg_read_with(jpeg: *mut RawJpeg, reader: Reader, state: *mut c_void);
 }
 

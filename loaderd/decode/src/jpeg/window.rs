@@ -15,7 +15,8 @@ pub(super) const WINDOW_BYTES: usize = 8 << 10;
 /// Part of a segment, without stuffing.
 #[derive(Debug)]
 pub(super) struct Window {
-    pub(super) bytes: Box<[u8; WINDOW_BYTES]>,
+    /// Eight more than are filled, so that a refill at the last byte finds as many.
+    pub(super) bytes: Box<[u8; WINDOW_BYTES + 8]>,
     pub(super) filled: usize,
     /// The scan's byte behind those that are here.
     pub(super) next: usize,
@@ -26,7 +27,7 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new() -> Window {
         Window {
-            bytes: Box::new([0; WINDOW_BYTES]),
+            bytes: Box::new([0; WINDOW_BYTES + 8]),
             filled: 0,
             next: 0,
             is_last: false,
@@ -54,7 +55,7 @@ impl Window {
         bits.position -= passed;
         while self.filled < WINDOW_BYTES {
             let rest = data.get(self.next..).unwrap_or(&[]);
-            let room = &mut self.bytes[self.filled..];
+            let room = &mut self.bytes[self.filled..WINDOW_BYTES];
             let most = room.len().min(rest.len());
             let plain = memchr::memchr(0xff, &rest[..most]).unwrap_or(most);
             room[..plain].copy_from_slice(&rest[..plain]);
