@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The format that is written and read: another number for every change of what is written.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Bytes under one checksum.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 /// Sections begin at multiples of this.
@@ -138,7 +138,8 @@ pub struct MapKey {
 pub struct KeyColumns {
     /// Whose payloads are placed.
     pub bytes: Vec<String>,
-    /// Per bytes column, the one that holds its tiled form, where that is read first.
+    /// Per bytes column, the one that holds its tiled form, where that is read first, and in words of
+    /// the caller what else decides on that.
     pub tiled: Vec<Option<String>>,
     /// Small dense ones.
     pub fixed: Vec<String>,

@@ -241,7 +241,7 @@ impl fmt::Display for PrunedTag {
 
 /// Takes off tags that loaderd put on `uri` at least `older_than` ago, `run` and `keep` alike.
 /// Other tags stay, and so does a run's tag whose process is still alive on this machine, and what
-/// keeps a version that such a run reads. The result is sorted by name. With `dry_run` nothing is changed.
+/// keeps a version that a run's tag which stays is on. The result is sorted by name. With `dry_run` nothing is changed.
 ///
 /// # Errors
 /// Where the dataset cannot be opened, or a tag cannot be removed, or be put back on.
@@ -271,14 +271,19 @@ async fn prune(
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let machine = machine();
-    let read = versions_read(&tags, &machine);
-    let mut pruned = Vec::new();
-    for (name, contents) in tags {
+    let age_of = |contents: &TagContents| {
         let put_on = contents
             .created_at
             .map(|time| u64::try_from(time.timestamp()).unwrap_or_default())
             .unwrap_or_default();
-        let age = now.saturating_sub(Duration::from_secs(put_on));
+        now.saturating_sub(Duration::from_secs(put_on))
+    };
+    let read = versions_read(&tags, |name, contents| {
+        is_alive(name, &machine) || age_of(contents) < older_than
+    });
+    let mut pruned = Vec::new();
+    for (name, contents) in tags {
+        let age = age_of(&contents);
         let kept = name.starts_with(KEEP_PREFIX);
         let ours = kept || name.starts_with(RUN_PREFIX);
         let version = (contents.branch, contents.version);
@@ -307,7 +312,8 @@ async fn prune(
                 }
             }
         }
-        let read = versions_read(&list(location, &dataset).await?, &machine);
+        // What a run put on and is still there, stays.
+        let read = versions_read(&list(location, &dataset).await?, |_, _| true);
         let mut gone = Vec::new();
         for (tag, version) in pruned {
             if !tag.name.starts_with(KEEP_PREFIX) || !read.contains(&version) {
@@ -337,13 +343,14 @@ async fn list(
     })
 }
 
-/// The versions that runs of this machine's living processes read.
+/// The versions that runs read, by those of their tags that stay on.
 fn versions_read(
     tags: &HashMap<String, TagContents>,
-    machine: &str,
+    stays: impl Fn(&str, &TagContents) -> bool,
 ) -> HashSet<(Option<String>, u64)> {
-    let alive = tags.iter().filter(|(name, _)| is_alive(name, machine));
-    let versions = alive.map(|(_, contents)| (contents.branch.clone(), contents.version));
+    let runs = tags.iter().filter(|(name, _)| name.starts_with(RUN_PREFIX));
+    let stay = runs.filter(|(name, contents)| stays(name, contents));
+    let versions = stay.map(|(_, contents)| (contents.branch.clone(), contents.version));
     versions.collect()
 }
 
@@ -424,6 +431,33 @@ mod tests {
             let prune = async || dataset.tags().delete(&kept).await.unwrap();
             assert_eq!(tag_keep(&dataset, "run", prune).await.unwrap(), kept);
             assert_eq!(names(&dataset).await, [kept]);
+            Ok(())
+        });
+        checked.unwrap();
+    }
+
+    #[test]
+    fn a_kept_version_stays_while_a_runs_tag_on_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = wait(async {
+            let (location, dataset) = dataset(folder.path()).await;
+            let kept = tag_keep(&dataset, "run", async || ()).await.unwrap();
+            let path = format!("_refs/tags/{kept}.json");
+            let path = Path::new(location.uri()).join(path);
+            let text = std::fs::read(&path).unwrap();
+            let mut contents: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            contents["createdAt"] = "2020-01-01T00:00:00Z".into();
+            std::fs::write(&path, contents.to_string()).unwrap();
+            let elsewhere = format!("{RUN_PREFIX}elsewhere-00000000-run-1-0");
+            let version = version_of(&dataset);
+            dataset.tags().create(&elsewhere, version).await.unwrap();
+            let hour = Duration::from_secs(3600);
+            assert_eq!(prune(&location, hour, false, async || ()).await?, []);
+            assert_eq!(names(&dataset).await, [kept.clone(), elsewhere.clone()]);
+            dataset.tags().delete(&elsewhere).await.unwrap();
+            let pruned = prune(&location, hour, false, async || ()).await?;
+            assert_eq!(pruned[0].name, kept);
+            assert_eq!(names(&dataset).await, [""; 0]);
             Ok(())
         });
         checked.unwrap();

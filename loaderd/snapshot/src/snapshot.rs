@@ -25,7 +25,7 @@ use crate::request::{
 };
 use crate::runtime::wait;
 use crate::scan::build;
-use crate::tiled::{TiledForm, tiled_forms, tiled_name};
+use crate::tiled::{TiledForm, tiled_forms, tiled_key};
 use crate::{SnapshotError, locate, slow};
 
 /// How to get one row's payload.
@@ -101,7 +101,7 @@ impl Snapshot {
             filter,
             KeyColumns {
                 bytes: request.bytes_columns,
-                tiled: tiled.iter().map(tiled_name).collect(),
+                tiled: tiled.iter().map(tiled_key).collect(),
                 fixed: request.fixed_columns,
                 variable: request.variable_columns,
             },

@@ -7,7 +7,7 @@
 
 pub(crate) mod fresh;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use lance::Dataset;
@@ -110,9 +110,13 @@ pub(crate) async fn carry_marks(version: &Dataset, schema: &mut Schema, fragment
     }
 }
 
-/// The name of a tiled form.
-pub(crate) fn tiled_name(form: &Option<TiledForm>) -> Option<String> {
-    form.as_ref().map(|form| form.column.name.clone())
+/// What a map's key says of a tiled form: its name, and a digest of where it is not to be read, which
+/// for one version changes when clean-up takes transactions.
+pub(crate) fn tiled_key(form: &Option<TiledForm>) -> Option<String> {
+    let form = form.as_ref()?;
+    let stale: BTreeSet<u32> = form.stale.iter().copied().collect();
+    let digest = blake3::hash(format!("{stale:?}").as_bytes()).to_hex();
+    Some(format!("{} {}", form.column.name, &digest[..16]))
 }
 
 /// Images of a column that are read as they came.

@@ -62,9 +62,10 @@ such as a motion photo's film.
 A tiled image never stands for another. Where images were replaced, or rows were written anew for
 another column's sake, the originals are read, in the whole fragment that holds them, until this is
 run again; loaders say so. It is best run after a compaction too, before older versions are cleaned
-up: what was compacted keeps its tiled images only where the versions in between are still there,
-or it was run since. Images that lie outside of the dataset (external blobs) are taken to stay as
-they are.
+up: what was compacted keeps its tiled images only where the versions in between are still there and
+among the newest 256, or it was run since. Branches and shallow clones that are made after a
+compaction read the originals until it is run there. Images that lie outside of the dataset
+(external blobs) are taken to stay as they are.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
 2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,

@@ -22,7 +22,7 @@ use lance_table::format::Fragment;
 const MARKS_KEY: &str = "loaderd:tiled-from";
 /// Characters of a mark.
 const MARK_LENGTH: usize = 16;
-/// Versions that are searched for the origin of fragments.
+/// Versions that are searched for the origin of fragments; those that are gone count as well.
 const VERSIONS_MAX: usize = 256;
 
 /// What was found out about a tiled column.
@@ -55,6 +55,17 @@ impl Pairing {
     fn files(&self, fragment: &Fragment) -> Option<(String, String)> {
         let tiles = files_of(fragment, &self.tiles)?;
         Some((files_of(fragment, &self.images).unwrap_or_default(), tiles))
+    }
+
+    /// The files that hold both in these fragments.
+    fn shared(&self, fragments: &[Fragment]) -> Vec<String> {
+        let files = fragments.iter().filter_map(|it| self.files(it));
+        let shared = files.filter(|(images, tiles)| images == tiles);
+        shared.map(|(images, _)| images).collect()
+    }
+
+    fn has(&self, id: i32) -> bool {
+        self.images.contains(&id) || self.tiles.contains(&id)
     }
 
     fn mark(&self, (images, tiles): &(String, String)) -> String {
@@ -116,6 +127,12 @@ pub(crate) async fn judge(dataset: &Dataset, images: i32, tiles: i32) -> Judged 
     let marks = marks.as_bytes().chunks(MARK_LENGTH);
     let marks: HashSet<&[u8]> = marks.collect();
     let is_marked = |files: &_| marks.contains(pairing.mark(files).as_bytes());
+    let holds_marked = |fragments: &[Fragment]| {
+        let files = fragments.iter().filter_map(|it| pairing.files(it));
+        let held: HashSet<String> = files.map(|files| pairing.mark(&files)).collect();
+        let mut marks = marks.iter().map(|mark| String::from_utf8_lossy(mark));
+        marks.all(|mark| held.contains(mark.as_ref()))
+    };
     // By the file that images and tiles share.
     let mut sought: HashMap<String, Vec<u32>> = HashMap::new();
     for fragment in dataset.fragments().iter() {
@@ -143,26 +160,38 @@ pub(crate) async fn judge(dataset: &Dataset, images: i32, tiles: i32) -> Judged 
         if sought.is_empty() {
             break;
         }
+        // One that was cleaned up, between others that a tag or their youth keeps.
         let Ok(Some(transaction)) = dataset.read_transaction_by_version(version).await else {
-            break;
+            continue;
         };
-        let groups = match &transaction.operation {
-            Operation::Rewrite { groups, .. } => groups,
+        let (groups, made) = match &transaction.operation {
+            Operation::Rewrite { groups, .. } => (&groups[..], Vec::new()),
             // What is no compaction may have given its rows any image.
-            Operation::Append { fragments: made }
-            | Operation::Overwrite {
-                fragments: made, ..
+            Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => {
+                (&[][..], pairing.shared(fragments))
             }
-            | Operation::Update {
-                new_fragments: made,
+            Operation::Update {
+                new_fragments,
+                updated_fragments,
+                fields_modified,
                 ..
             } => {
-                let made = made.iter().filter_map(|it| pairing.files(it));
-                refuted.extend(made.filter_map(|files| sought.remove(&files.0)).flatten());
-                continue;
+                let mut made = pairing.shared(new_fragments);
+                // Else they only lost rows: their files are older.
+                if fields_modified.iter().any(|id| pairing.has(*id as i32)) {
+                    made.extend(pairing.shared(updated_fragments));
+                }
+                (&[][..], made)
             }
+            Operation::DataReplacement { replacements } => {
+                let made = replacements.iter().map(|it| it.1.path.clone());
+                (&[][..], made.collect())
+            }
+            // As when the marks were left: what was compacted before and has none was stale then.
+            Operation::Merge { fragments, .. } if holds_marked(fragments) => break,
             _ => continue,
         };
+        refuted.extend(made.iter().filter_map(|it| sought.remove(it)).flatten());
         for group in groups {
             let made = group.new_fragments.iter();
             let made = made.filter_map(|fragment| pairing.files(fragment));
@@ -192,3 +221,6 @@ pub(crate) async fn judge(dataset: &Dataset, images: i32, tiles: i32) -> Judged 
     }
     judged
 }
+
+#[cfg(test)]
+mod tests;
