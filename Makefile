@@ -13,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-SOURCES := $(shell git ls-files loaderd pyclient Cargo.toml Cargo.lock pyproject.toml 2>/dev/null)
+SOURCES := $(shell git ls-files kernels loaderd pyclient Cargo.toml Cargo.lock pyproject.toml 2>/dev/null)
 
 demo: $(VENV)/.installed
 	IMAGES="$(IMAGES)" BIN="$(CURDIR)/$(BIN)" sh examples/demo.sh
@@ -23,7 +23,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 	for example in examples/[0-9]*.py; do $(BIN)/python $$example --brief || exit 1; done
 
-check: $(VENV)/.requirements
+check: $(VENV)/.requirements $(VENV)/nvrtc/.installed
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --version 0.20.2 cargo-deny
@@ -31,6 +31,7 @@ check: $(VENV)/.requirements
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy pyclient/python
+	$(BIN)/python kernels/compile.py --check --packages $(VENV)/nvrtc
 	cargo fmt --check --manifest-path tests/loom/Cargo.toml
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path tests/loom/Cargo.toml
@@ -51,6 +52,12 @@ system:
 $(VENV)/.requirements: requirements.txt | system
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# A folder of its own, because torch pins another version.
+$(VENV)/nvrtc/.installed: kernels/requirements.txt $(VENV)/.requirements
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r kernels/requirements.txt
 	touch $@
 
 # cargo first, so that its progress can be seen; pip then finds everything built.

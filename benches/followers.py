@@ -2,20 +2,27 @@
 
 Enters: a folder of JPEGs, or drawn ones; their masks are drawn here, and the boxes are those
 of the daemon's in-memory source. Leaves: images/s and CPU time an image for pictures alone,
-with boxes, and with boxes and a mask, beside the target. One daemon serves all three in
+with boxes, with a mask, and with both, beside the targets. One daemon serves all of them in
 turn, rounds are interleaved, warm-up is excluded, and ratios are taken within a round.
+
+A mask has its picture's size and is a grey PNG, as Pillow writes it. It shows outlines such as
+annotators draw, one for each of 16 to 40 things before four backgrounds; a harder one, the
+contour lines of the blurred picture, has far more edges.
 
     python benches/followers.py --images DIR --json followers.json
 """
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 import harness
 import pictures
@@ -23,21 +30,26 @@ from harness import BATCH_SIZE, Daemon, Spread, Target
 from loaderd import BoundingBoxes, Mask, Normalize, RandomHorizontalFlip, RandomResizedCrop
 from loaderd.torch import LanceIterableDataset
 
-#: Of the images/s without boxes.
+#: Of the images/s without boxes, and of those without a mask.
 BOXES_SHARE_MIN = 0.95
+MASK_SHARE_MIN = 0.95
 SIZE = 224
 ROWS = 4096
-#: Grey levels that become one class of a mask: 20 classes, as of street scenes.
+#: Grey levels that become one class of a mask of contours: 20 classes, as of street scenes.
 LEVELS_A_CLASS = 13
+#: Classes of the things in a mask of outlines, after the background's four.
+THING_CLASSES = range(4, 20)
 WARM_UP_BATCHES = 8
 
 BOXES = {"boxes": BoundingBoxes("image", with_columns=["categories"])}
-#: Name, columns beside the images, and what is done with them.
-CONTESTANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "images": ([], {}),
-    "boxes": (["boxes", "categories"], BOXES),
-    "mask": (["mask"], {"mask": Mask("image")}),
-    "boxes and mask": (["boxes", "categories", "mask"], {**BOXES, "mask": Mask("image")}),
+MASK = {"mask": Mask("image")}
+#: Name, columns beside the images, what is done with them, and how the masks were drawn.
+CONTESTANTS: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "images": ([], {}, "outlines"),
+    "boxes": (["boxes", "categories"], BOXES, "outlines"),
+    "mask": (["mask"], MASK, "outlines"),
+    "boxes and mask": (["boxes", "categories", "mask"], {**BOXES, **MASK}, "outlines"),
+    "mask of contours": (["mask"], MASK, "contours"),
 }
 
 
@@ -50,12 +62,17 @@ def main() -> None:
     facts = harness.machine()
     with harness.scratch(given.scratch) as folder:
         rows = pictures.prepare(folder, given.images, pictures.DRAWN)
-        mask_bytes = draw_masks(rows.distinct, folder / "masks")
-        print(f"{rows.words()}; masks of {mask_bytes / 1e3:.1f} KB on average\n")
-        uri = f"memory:rows={ROWS},images={rows.distinct},masks={folder / 'masks'}"
+        mask_bytes = {
+            kind: draw_masks(rows.distinct, folder / kind, draw) for kind, draw in DRAWN_AS.items()
+        }
+        sizes = ", ".join(f"{kind} {size / 1e3:.1f} KB" for kind, size in mask_bytes.items())
+        print(f"{rows.words()}; masks on average: {sizes}\n")
+        source = f"memory:rows={ROWS},images={rows.distinct},masks={folder}"
         with Daemon(folder) as daemon:
             rounds = harness.rounds(
-                given.rounds, CONTESTANTS, lambda name: stream(daemon, uri, name, given.seconds)
+                given.rounds,
+                CONTESTANTS,
+                lambda name: stream(daemon, source, name, given.seconds),
             )
     table = []
     for name in CONTESTANTS:
@@ -63,32 +80,74 @@ def main() -> None:
         share = shares(rounds, name)
         table.append([name, rate.text(), cpu.text(), share.text(3)])
     harness.show(["", "images/s", "CPU us/image", "of images alone"], table)
-    target = Target("with boxes / without", shares(rounds, "boxes"), BOXES_SHARE_MIN, digits=3)
+    targets = [
+        Target("with boxes / without", shares(rounds, "boxes"), BOXES_SHARE_MIN, digits=3),
+        Target("with a mask / without", shares(rounds, "mask"), MASK_SHARE_MIN, digits=3),
+    ]
     about = {"pictures": rows.words(), "mask_bytes": mask_bytes}
-    harness.finish("followers", given, facts, rounds, [target], **about)
+    harness.finish("followers", given, facts, rounds, targets, **about)
 
 
-def draw_masks(distinct: Path, folder: Path) -> float:
-    """A mask for each picture, of soft-edged regions; returns their mean size in bytes."""
+def draw_masks(distinct: Path, folder: Path, draw: Callable[[Image.Image], Image.Image]) -> float:
+    """A mask for each upright picture; returns their mean size in bytes."""
     folder.mkdir()
     sizes = []
     for file in sorted(distinct.iterdir()):
         with Image.open(file) as stored:
-            grey = ImageOps.exif_transpose(stored).convert("L")
-        coarse = grey.resize((max(1, grey.width // 24), max(1, grey.height // 24)))
-        smooth = coarse.resize(grey.size, Image.Resampling.BICUBIC)
+            picture = ImageOps.exif_transpose(stored)
         mask = folder / f"{file.stem}.png"
-        smooth.point([level // LEVELS_A_CLASS for level in range(256)]).save(mask)
+        draw(picture).save(mask)
         sizes.append(mask.stat().st_size)
     return sum(sizes) / len(sizes)
 
 
-def stream(daemon: Daemon, uri: str, name: str, seconds: float) -> dict[str, float]:
+def draw_outlines(picture: Image.Image) -> Image.Image:
+    """Sky, buildings, trees and a road, then things, the nearer the larger."""
+    width, height = picture.size
+    # Of the same pictures always the same masks.
+    draws = random.Random(sum(picture.resize((8, 8)).tobytes()))
+    mask = Image.new("L", picture.size, 0)
+    canvas = ImageDraw.Draw(mask)
+    horizon = height * draws.uniform(0.3, 0.6)
+    for number, (share, step, jump) in enumerate([(0.6, 12, 10), (0.85, 8, 8), (1, 40, 4)]):
+        line, x, y = [], 0.0, horizon * share
+        while x < width + step * height / 300:
+            line.append((x, y))
+            x += draws.uniform(0.3, 1.7) * step * height / 375
+            y += 0.3 * (horizon * share - y) + draws.uniform(-jump, jump) * height / 375
+        canvas.polygon([*line, (width, height), (0, height)], fill=1 + number)
+    for _ in range(draws.randint(16, 40)):
+        depth = draws.random() ** 1.5
+        middle = draws.uniform(0, width), horizon + depth * (height - horizon) * 0.7
+        size = (4 + 45 * depth) * draws.uniform(0.6, 1.3) * height / 375
+        wide = size * draws.uniform(0.3, 1.8)
+        corners = draws.randint(10, 40)
+        outline = []
+        for corner in range(corners):
+            angle, reach = math.tau * corner / corners, draws.uniform(0.8, 1.2)
+            x = middle[0] + wide * reach * math.cos(angle)
+            outline.append((x, middle[1] + size * reach * math.sin(angle)))
+        canvas.polygon(outline, fill=draws.choice(THING_CLASSES))
+    return mask
+
+
+def draw_contours(picture: Image.Image) -> Image.Image:
+    """Regions between the levels of the blurred picture."""
+    grey = picture.convert("L")
+    coarse = grey.resize((max(1, grey.width // 24), max(1, grey.height // 24)))
+    smooth = coarse.resize(grey.size, Image.Resampling.BICUBIC)
+    return smooth.point([level // LEVELS_A_CLASS for level in range(256)])
+
+
+DRAWN_AS = {"outlines": draw_outlines, "contours": draw_contours}
+
+
+def stream(daemon: Daemon, source: str, name: str, seconds: float) -> dict[str, float]:
     """Batches as fast as they come, over as many epochs as it takes."""
-    columns, transforms = CONTESTANTS[name]
+    columns, transforms, drawn_as = CONTESTANTS[name]
     steps = [RandomResizedCrop(SIZE), RandomHorizontalFlip(), Normalize.imagenet("float32")]
     dataset = LanceIterableDataset(
-        uri,
+        f"{source}/{drawn_as}",
         columns=["image", "label", *columns],
         transform={"image": steps, **transforms},
         batch_size=BATCH_SIZE,

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the benches, all or those that are named:
-# read rings entropy plan handover peers extras followers memory soak.
+# read rings entropy cutread plan handover peers extras followers memory soak.
 #
 #   sh benches/run.sh                     brief: shows that each works, in a few minutes
 #   FULL=1 sh benches/run.sh peers        at full length; installs the peers first
@@ -15,7 +15,7 @@ BIN=${BIN:-$PWD/.venv/bin}
 FULL=${FULL:-}
 IMAGES=${IMAGES:-}
 OUT=${OUT:-}
-ALL="read rings entropy plan handover peers extras followers memory soak"
+ALL="read rings entropy cutread plan handover peers extras followers memory soak"
 
 # start NAME [OPTION...]
 start() {
@@ -39,8 +39,8 @@ start() {
             --config "profile.release.package.slab.$level"
         "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
-    entropy)
-        cargo build --release --locked --quiet -p loaderd-entropy
+    entropy | cutread)
+        cargo build --release --locked --quiet -p "loaderd-$bench"
         "${CARGO_TARGET_DIR:-target}/release/$bench" "$@"
         ;;
     peers)
@@ -63,7 +63,7 @@ run() {
     fi
     case $1 in
     rings | plan | handover | extras | soak) start "$1" ;;
-    read | entropy | peers | followers | memory)
+    read | entropy | cutread | peers | followers | memory)
         if [ -n "$IMAGES" ]; then start "$1" "--images=$IMAGES"; else start "$1"; fi
         ;;
     *)

@@ -6,17 +6,20 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
-    ("loaderd-decode", &[]),
+    ("loaderd-kernels", &[]),
+    ("loaderd-decode", &["loaderd-kernels"]),
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
+    ("loaderd-gpu", &["loaderd-decode"]),
     ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),
     (
         "loaderd",
         &[
             "loaderd-decode",
+            "loaderd-gpu",
             "loaderd-plan",
             "loaderd-read",
             "loaderd-snapshot",
@@ -28,19 +31,21 @@ const EDGES: [(&str, &[&str]); 8] = [
 
 /// The workspace's own packages, which may use any of these; what is not published has no place
 /// in the drawing.
-const WORKSPACE: [&str; 5] = [
+const WORKSPACE: [&str; 6] = [
     "loaderd-tests",
     "loaderd-benches",
     "loaderd-measure",
     "loaderd-rings",
     "loaderd-entropy",
+    "loaderd-cutread",
 ];
 
 /// Crates that only one of ours may name.
-const OWNERS: [(&str, &[&str]); 7] = [
+const OWNERS: [(&str, &[&str]); 8] = [
     ("lance", &["loaderd-snapshot", "loaderd-benches"]),
     ("tokio", &["loaderd-snapshot", "loaderd-benches"]),
     ("io-uring", &["loaderd-read"]),
+    ("libloading", &["loaderd-gpu"]),
     ("tokio-uring", &["loaderd-rings"]),
     ("turbojpeg-sys", &["loaderd-decode", "loaderd-entropy"]),
     ("rusqlite", &["loaderd"]),

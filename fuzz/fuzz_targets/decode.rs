@@ -1,7 +1,7 @@
 //! The decoder: any bytes under several transform lists.
 //!
-//! Enters: a byte that chooses the list, one that seeds the draws, and the file. Decoding
-//! twice, over different old contents and with other scratch memory, must end the same
+//! Enters: a byte that chooses the list, and whether the file is an image or a mask, one that
+//! seeds the draws, and the file. Decoding twice, over different old contents and with other scratch memory, must end the same
 //! way: a difference is memory that was never written.
 #![no_main]
 
@@ -21,6 +21,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let pipeline = pipeline(*choice);
+    if choice & 0x40 != 0 {
+        return sample(&pipeline, *seed, encoded);
+    }
     let decode = |decoder: &mut Decoder, old: u8| {
         let mut draws = Draws::new(u64::from(*seed), 0, 0, 0);
         let mut out = vec![old; pipeline.output().bytes() as usize];
@@ -35,6 +38,24 @@ fuzz_target!(|data: &[u8]| {
         "new scratch memory"
     );
 });
+
+/// The file as a mask.
+fn sample(pipeline: &Pipeline, seed: u8, encoded: &[u8]) {
+    let [height, width] = pipeline.size();
+    let sample = |decoder: &mut Decoder, old: u8| {
+        let mut draws = Draws::new(u64::from(seed), 0, 0, 0);
+        let mut out = vec![old; (height * width) as usize];
+        let sampled = decoder.decode_mask(pipeline, encoded, &mut draws, 0xee, &mut out);
+        sampled.map(|_| out).map_err(|error| error.to_string())
+    };
+    let mut decoder = Decoder::new(LIMITS);
+    let first = sample(&mut decoder, 0x00);
+    assert!(first == sample(&mut decoder, 0xff), "used scratch memory");
+    assert!(
+        first == sample(&mut Decoder::new(LIMITS), 0x55),
+        "new scratch memory"
+    );
+}
 
 fn pipeline(choice: u8) -> Pipeline {
     let transforms = match choice % 6 {

@@ -46,8 +46,10 @@ def test_each_part_has_its_times(images: str) -> None:
     report = bench(images, "--seconds=1", "--batch-size=8", f"--transform={CROP}")
     assert [stage["name"] for stage in report["stages"]] == ["read", "decode", "end to end"]
     parts = {part["name"]: part for part in report["spreads"]}
-    # Rows in memory are not read.
-    assert list(parts) == ["header", "decode", "resize", "finish", "hand-over", "gap"]
+    # Rows in memory are not read. A resize writes the finished values, so that there is a finish
+    # of its own only for crops that had the target's size already.
+    found = [name for name in parts if name != "finish"]
+    assert found == ["header", "decode", "resize", "hand-over", "gap"]
     for part in parts.values():
         assert sum(part["bins_count"]) == part["count"] > 0
         assert len(part["bins_from_us"]) == len(part["bins_count"])

@@ -375,6 +375,37 @@ def test_originals_are_dropped(daemon: Daemon, tmp_path: Path, version: str, sto
     assert tile(uri)["tiled"] == 10
 
 
+@pytest.mark.parametrize(
+    ("version", "storage"), [("2.0", "binary"), ("2.1", "blob"), ("2.2", "blob v2")]
+)
+def test_originals_are_dropped_after_a_compaction(
+    daemon: Daemon, tmp_path: Path, version: str, storage: str
+) -> None:
+    rows = {number: None if number == 4 else jpeg(number) for number in range(40)}
+    uri = write(tmp_path / "a.lance", rows, storage=storage, data_storage_version=version)
+    before = delivered(daemon, uri)
+    tile(uri)
+    tiles = stored(uri, "image_tiled")
+    lance.dataset(uri).optimize.compact_files(target_rows_per_fragment=1000)
+    lance.dataset(uri).delete("id = 39")
+    report = tile(uri, "--drop-original")
+    assert report["dropped"] == lance.dataset(uri).version
+    assert lance.dataset(uri).schema.names == ["id", "image"]
+    assert stored(uri, "image") == {row: tiles[row] for row in range(39)}
+    lance.dataset(uri).cleanup_old_versions(
+        older_than=datetime.timedelta(0), delete_unverified=True
+    )
+    files = [path for path in Path(uri, "data").rglob("*") if path.is_file()]
+    assert (
+        sum(path.stat().st_size for path in files)
+        < len(b"".join(filter(None, tiles.values()))) * 1.1 + 40_000
+    )
+    lance.write_dataset(
+        table({39: jpeg(39)}, "blob v2" if version == "2.2" else "blob"), uri, mode="append"
+    )
+    assert delivered(daemon, uri) == before
+
+
 def test_originals_that_have_no_tiled_form_are_not_dropped(daemon: Daemon, tmp_path: Path) -> None:
     rows = {number: mixed(number) for number in range(24)}
     uri = write(tmp_path / "a.lance", rows)
@@ -428,6 +459,29 @@ def test_ingested_images_are_tiled(daemon: Daemon, tmp_path: Path) -> None:
     assert "nothing to tile" in nothing.stdout and "20 tiled before" in nothing.stdout
     assert lance.dataset(tiled).schema.names == ["image", "label"]
     assert tile(plain)["tiled"] == 20
+
+
+def test_doctor_and_bench_say_what_could_be_tiled(tmp_path: Path) -> None:
+    uri = write(tmp_path / "a.lance", {number: jpeg(number) for number in range(24)})
+
+    def advice() -> tuple[list[str], dict[str, Any]]:
+        bench = loaderd("bench", uri, "--seconds", "0.1", "--batch-size", "8", "--json")
+        doctor = loaderd("doctor", uri, "--json", check=False)
+        checks = {check["name"]: check for check in json.loads(doctor.stdout)["checks"]}
+        found = json.loads(bench.stdout)["advice"]
+        return [line for line in found if "tiling" in line], checks["tiles"]
+
+    (line,), check = advice()
+    command = f"`loaderd tile {uri} --column image`"
+    assert command in line and "images looked at are JPEGs without tiles" in line
+    assert (check["verdict"], check["mend"]) == ("slow", command)
+    assert 'column "image": ' in check["found"]
+    tile(uri)
+    lines, check = advice()
+    assert lines == [] and check["verdict"] == "ok"
+    lance.write_dataset(table({100: jpeg(100)}), uri, mode="append")
+    _, check = advice()
+    assert check["found"] == 'column "image": 1 of 1 images looked at are JPEGs without tiles'
 
 
 def test_trouble_is_named(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ mod size;
 mod tags;
 #[cfg(feature = "lance")]
 mod tile;
+mod untiled;
 
 /// Shuffled, exact, fast training batches from Lance datasets over shared memory.
 ///

@@ -87,6 +87,7 @@ fn it_looks_at_everything_and_leaves_nothing() {
         "jpeg",
         "lance",
         "python",
+        "gpu_driver",
     ] {
         assert!(names.contains(&name), "{name} is not among {names:?}");
     }

@@ -76,6 +76,11 @@ impl Augmenter {
         draw::fill(&mut self.steps, pipeline, &mut draw);
     }
 
+    /// Whether nothing was drawn for the picture, so that [`Augmenter::run`] would change nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.steps.picture.is_empty()
+    }
+
     /// Runs what was drawn over the picture, or gives the frame back where that needs no
     /// pixels.
     pub(crate) fn run<'a>(&'a mut self, mut frame: Frame<'a>) -> Frame<'a> {
@@ -116,8 +121,8 @@ impl Augmenter {
         Some(geometry)
     }
 
-    /// Overwrites what was drawn to be erased of the finished output.
-    pub(crate) fn erase(&self, pipeline: &Pipeline, out: &mut [u8]) {
+    /// Overwrites what was drawn to be erased of the finished output; returns whether anything was.
+    pub(crate) fn erase(&self, pipeline: &Pipeline, out: &mut [u8]) -> bool {
         for erasure in &self.steps.output {
             erasure.run(
                 pipeline.levels().dtype,
@@ -126,6 +131,7 @@ impl Augmenter {
                 out,
             );
         }
+        !self.steps.output.is_empty()
     }
 
     /// Bytes of scratch memory held between images.

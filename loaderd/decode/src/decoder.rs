@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::augment::Augmenter;
 use crate::cut::{Cuttable, Window};
 use crate::error::DecodeError;
-use crate::finish::{self, Frame};
+use crate::finish::{self, Frame, Slot};
 use crate::follow::Geometry;
 use crate::geometry::Placement;
 use crate::header::{Header, Parsed};
@@ -20,7 +20,8 @@ use crate::opened::{Opened, Region, Rows, room};
 use crate::orientation::Orientation;
 use crate::pipeline::{Options, Pipeline};
 use crate::region::{Need, eighths_for};
-use crate::resize::{FractionalBox, Resampler, View};
+use crate::resize::{self, FractionalBox, Resampler, Target, View};
+use crate::transforms::Layout;
 
 /// Scratch beyond this is given back after the image that needed it, so that one huge
 /// photo does not weigh on a decode thread for good.
@@ -33,11 +34,13 @@ pub struct StageNs {
     pub header_ns: u64,
     /// Cutting, entropy decoding, inverse DCT, colour conversion.
     pub decode_ns: u64,
-    /// Resizing; 0 where there was none.
+    /// Resizing, and `finish_ns`'s work row by row where nothing comes between; 0 where there
+    /// was no resize.
     pub resize_ns: u64,
     /// Augmenting at the finished size; 0 where there was nothing to do.
     pub augment_ns: u64,
-    /// Normalising, casting, laying out: the writes to the slot.
+    /// Normalising, casting, laying out: the writes to the slot; and erasing. 0 where the resize
+    /// did it all.
     pub finish_ns: u64,
 }
 
@@ -75,6 +78,20 @@ pub struct Image {
     pub frames_ignored: bool,
 }
 
+impl Image {
+    /// A region's pixels, row by row.
+    ///
+    /// # Panics
+    /// Where the region is not inside of the image.
+    pub fn rows_of(&self, region: &Region) -> impl Iterator<Item = &[u8]> {
+        let stride = self.width as usize * 3;
+        let columns = region.left as usize * 3..region.right as usize * 3;
+        self.rgb[region.top as usize * stride..region.bottom as usize * stride]
+            .chunks_exact(stride)
+            .map(move |row| &row[columns.clone()])
+    }
+}
+
 /// Decodes images, one after the other, on one thread. Blocks only on the CPU.
 #[derive(Debug)]
 pub struct Decoder {
@@ -83,10 +100,10 @@ pub struct Decoder {
     /// A crop of a JPEG, still encoded.
     cut: Vec<u8>,
     resampler: Resampler,
-    /// A whole frame, of formats that can't be decoded in part; or a mask.
+    /// A whole frame, of formats that can't be decoded in part; a PNG's data; or a mask.
     pub(crate) frame: Vec<u8>,
     pub(crate) augmenter: Augmenter,
-    pixels: Vec<u8>,
+    pub(crate) pixels: Vec<u8>,
     canvas: Vec<u8>,
     resized: Vec<u8>,
     upright: Vec<u8>,
@@ -182,6 +199,7 @@ impl Decoder {
             layout: pipeline.layout(),
         };
         let mut decoded_pixels = 0;
+        let mut is_finished = false;
         if x.blank() || y.blank() {
             // Crops have moved the picture out of sight; borders are all there is.
             Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
@@ -211,19 +229,37 @@ impl Decoder {
                 if x.padded || y.padded {
                     view = paint(&mut self.canvas, view, &x, &y);
                 }
-                let (width, height) = (x.filled_len(), y.filled_len());
-                let resized = room(&mut self.resized, width as usize * height as usize * 3);
                 let area = FractionalBox {
                     left: x.box_start,
                     top: y.box_start,
                     width: x.box_len,
                     height: y.box_len,
                 };
-                self.resampler
-                    .run(view, area, filter, width, height, resized);
+                let straight = orientation == Orientation::UPRIGHT && self.augmenter.is_idle();
+                let target = Target {
+                    width: x.filled_len(),
+                    height: y.filled_len(),
+                    planar: straight && frame.layout == Layout::Nchw,
+                    mirrored: straight && frame.flipped,
+                };
+                if straight {
+                    let mut slot = Slot::new(&frame, pipeline.levels(), out);
+                    self.resampler
+                        .run(view, area, filter, target, |row, samples| {
+                            slot.put(row, samples);
+                        });
+                    is_finished = true;
+                } else {
+                    let row_bytes = target.width as usize * 3;
+                    let resized = room(&mut self.resized, row_bytes * target.height as usize);
+                    self.resampler
+                        .run(view, area, filter, target, |row, samples| {
+                            resized[row * row_bytes..][..row_bytes].copy_from_slice(samples);
+                        });
+                    frame.pixels = resized;
+                    frame.stride_bytes = row_bytes;
+                }
                 stages.resize_ns = ns_since(clock);
-                frame.pixels = resized;
-                frame.stride_bytes = width as usize * 3;
             } else {
                 frame.pixels = &view.pixels[view.left as usize * 3..];
                 frame.stride_bytes = stride as usize * 3;
@@ -237,15 +273,19 @@ impl Decoder {
             }
         }
 
-        if !pipeline.augmentations().is_empty() {
+        if !is_finished && !pipeline.augmentations().is_empty() {
             let clock = Instant::now();
             frame = self.augmenter.run(frame);
             stages.augment_ns = ns_since(clock);
         }
         let clock = Instant::now();
-        finish::write(&frame, pipeline.levels(), out);
-        self.augmenter.erase(pipeline, out);
-        stages.finish_ns = ns_since(clock);
+        if !is_finished {
+            finish::write(&frame, pipeline.levels(), out);
+            stages.finish_ns = ns_since(clock);
+        }
+        if self.augmenter.erase(pipeline, out) {
+            stages.finish_ns = ns_since(clock);
+        }
         Ok(Decoded {
             width,
             height,
@@ -412,13 +452,12 @@ fn ns_since(clock: Instant) -> u64 {
 
 /// Bytes that the resize holds between its passes.
 fn between_passes(x: &Need, y: &Need) -> u64 {
-    let (wide, rows) = (x.canvas_len(), y.canvas_len());
-    let (width, height) = (u64::from(x.filled_len()), u64::from(y.filled_len()));
-    if height <= rows {
-        wide * height * 3
-    } else {
-        width * rows * 3
-    }
+    resize::scratch_bytes(
+        x.canvas_len(),
+        y.canvas_len(),
+        u64::from(x.filled_len()),
+        u64::from(y.filled_len()),
+    )
 }
 
 /// Copies the view onto a black canvas: CenterCrop has added borders before a resize.

@@ -7,11 +7,13 @@
 //! beyond a row's piece.
 
 mod pixels;
+mod slot;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use crate::transforms::{DType, Layout};
 use pixels::GROUP;
+pub(crate) use slot::Slot;
 
 /// The output value of a byte: `gain * byte + bias` per channel, in f32.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,13 +55,18 @@ impl Frame<'_> {
         (self.rows.0..self.rows.1)
             .enumerate()
             .map(move |(index, row)| {
-                let row = if self.upside_down {
-                    self.height - 1 - row
-                } else {
-                    row
-                };
-                (row, &self.pixels[index * self.stride_bytes..][..bytes])
+                let pixels = &self.pixels[index * self.stride_bytes..][..bytes];
+                (self.output_row(row), pixels)
             })
+    }
+
+    /// Where the row that is number `row` before turning stands in the output.
+    fn output_row(&self, row: usize) -> usize {
+        if self.upside_down {
+            self.height - 1 - row
+        } else {
+            row
+        }
     }
 }
 

@@ -139,7 +139,8 @@ impl Line {
         };
         let at = turn(self.grid_pixel(output), self.grid);
         let scale = self.source.len as f32 / self.grid as f32;
-        let nearest = ((at as f32 * scale).floor() as i64).min(i64::from(self.source.len) - 1);
+        // Neither is negative, so that the cast is `floor`.
+        let nearest = ((at as f32 * scale) as i64).min(i64::from(self.source.len) - 1);
         let pixel = self.source.start + turn(nearest, self.source.len);
         (self.source.seen.0..self.source.seen.1)
             .contains(&pixel)

@@ -42,6 +42,44 @@ struct loaderd_jpeg_header {
   uint64_t scan_offset;        /* where the first scan's data start */
 };
 
+/* What the other side needs to read a scan's coefficients itself; src/jpeg/hook.rs has the
+ * same. */
+struct loaderd_jpeg_table {
+  const uint8_t *counts;   /* of the lengths 1 to 16 */
+  const uint8_t *symbols;  /* 256 */
+};
+
+struct loaderd_jpeg_scan {
+  const uint8_t *data;  /* up to the file's end */
+  size_t size;
+  uint32_t interval;  /* MCUs between restart markers, or 0 */
+  uint32_t blocks;    /* of an MCU */
+  uint8_t component[D_MAX_BLOCKS_IN_MCU];  /* of each block, among the scan's */
+  uint8_t dc[D_MAX_BLOCKS_IN_MCU];         /* tables of each block */
+  uint8_t ac[D_MAX_BLOCKS_IN_MCU];
+  struct loaderd_jpeg_table dc_tables[NUM_HUFF_TBLS];  /* null where no block uses them */
+  struct loaderd_jpeg_table ac_tables[NUM_HUFF_TBLS];
+};
+
+/* Reads one MCU's coefficients into zeroed blocks; null where they are not wanted. Returns
+ * one of the faults below. */
+typedef int loaderd_jpeg_reader(void *state, int16_t (**blocks)[DCTSIZE2], uint8_t *found,
+                                uint8_t *due);
+
+enum {
+  LOADERD_JPEG_NO_FAULT = 0,
+  LOADERD_JPEG_BAD_CODE = 1,
+  LOADERD_JPEG_RAN_DRY = 2,     /* at the marker *found, or 0 */
+  LOADERD_JPEG_NO_RESTART = 3,  /* but the marker *found, or 0, where number *due is due */
+};
+
+/* The public part of libjpeg's entropy decoders, which jpeglib.h declares but does not
+ * show: its first members, as jpegint.h has had them since version 6. */
+struct jpeg_entropy_decoder {
+  void (*start_pass)(j_decompress_ptr info);
+  boolean (*decode_mcu)(j_decompress_ptr info, JBLOCKROW *blocks);
+};
+
 /* Of the two precisions that libjpeg decodes here, the one that needs functions of its
  * own and 16 bits a sample. */
 #define LONG_BITS 12
@@ -110,6 +148,9 @@ struct loaderd_jpeg {
   int status;
   int scans_max;
   int strict;  /* every warning is an error */
+  /* Reads coefficients in libjpeg's place. */
+  loaderd_jpeg_reader *reader;
+  void *reader_state;
   /* One row as the file has it, where that is not 8-bit RGB; of libjpeg's pool. */
   void *strip;
   char message[JMSG_LENGTH_MAX];
@@ -308,6 +349,63 @@ int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t lef
   *out_left = x;
   *out_width = columns;
   return LOADERD_JPEG_OK;
+}
+
+/* Says how to read the coefficients of a started image. 0 in scan->blocks: libjpeg must,
+ * because they do not lie in one baseline scan of Huffman codes. */
+void loaderd_jpeg_scan(const struct loaderd_jpeg *jpeg, struct loaderd_jpeg_scan *scan) {
+  const struct jpeg_decompress_struct *info = &jpeg->info;
+  memset(scan, 0, sizeof(*scan));
+  if (jpeg_has_multiple_scans((j_decompress_ptr)info) || info->progressive_mode ||
+      info->arith_code || info->data_precision != 8 || info->unread_marker != 0)
+    return;
+  scan->data = jpeg->source.next_input_byte;
+  scan->size = jpeg->source.bytes_in_buffer;
+  scan->interval = info->restart_interval;
+  for (int block = 0; block < info->blocks_in_MCU; block++) {
+    int component = info->MCU_membership[block];
+    const jpeg_component_info *shape = info->cur_comp_info[component];
+    const JHUFF_TBL *dc = info->dc_huff_tbl_ptrs[shape->dc_tbl_no];
+    const JHUFF_TBL *ac = info->ac_huff_tbl_ptrs[shape->ac_tbl_no];
+    scan->component[block] = (uint8_t)component;
+    scan->dc[block] = (uint8_t)shape->dc_tbl_no;
+    scan->ac[block] = (uint8_t)shape->ac_tbl_no;
+    scan->dc_tables[shape->dc_tbl_no] = (struct loaderd_jpeg_table){dc->bits + 1, dc->huffval};
+    scan->ac_tables[shape->ac_tbl_no] = (struct loaderd_jpeg_table){ac->bits + 1, ac->huffval};
+  }
+  scan->blocks = (uint32_t)info->blocks_in_MCU;
+}
+
+static boolean read_mcu(j_decompress_ptr info, JBLOCKROW *blocks) {
+  struct loaderd_jpeg *jpeg = (struct loaderd_jpeg *)info->client_data;
+  uint8_t found = 0, due = 0;
+  switch (jpeg->reader(jpeg->reader_state, (int16_t(**)[DCTSIZE2])blocks, &found, &due)) {
+  case LOADERD_JPEG_NO_FAULT:
+    break;
+  case LOADERD_JPEG_BAD_CODE:
+    info->err->msg_code = JWRN_HUFF_BAD_CODE;
+    leave(jpeg, LOADERD_JPEG_CORRUPT);
+    break;
+  case LOADERD_JPEG_RAN_DRY:
+    info->err->msg_code = JWRN_HIT_MARKER;
+    leave(jpeg, found == 0 || found == JPEG_EOI ? LOADERD_JPEG_TRUNCATED : LOADERD_JPEG_CORRUPT);
+    break;
+  default:
+    info->err->msg_code = JWRN_MUST_RESYNC;
+    info->err->msg_parm.i[0] = found;
+    info->err->msg_parm.i[1] = due;
+    leave(jpeg, found == 0 ? LOADERD_JPEG_TRUNCATED : LOADERD_JPEG_CORRUPT);
+    break;
+  }
+  return TRUE;
+}
+
+/* From now on `reader` reads the coefficients of the scan that loaderd_jpeg_scan told of. */
+void loaderd_jpeg_read_with(struct loaderd_jpeg *jpeg, loaderd_jpeg_reader *reader,
+                            void *state) {
+  jpeg->reader = reader;
+  jpeg->reader_state = state;
+  jpeg->info.entropy->decode_mcu = read_mcu;
 }
 
 /* A 12-bit sample as a byte, rounded. */

@@ -4,8 +4,12 @@
 //! the image's coefficients as another JPEG.
 //! Never: geometry decisions, buffers of its own.
 
+mod codes;
+mod entropy;
 pub(crate) mod header;
+mod hook;
 pub(crate) mod segments;
+mod window;
 
 // The symbols that jpeg.c calls come from this crate's static library.
 use turbojpeg_sys as _;
@@ -16,6 +20,7 @@ use std::ptr::NonNull;
 
 use crate::error::{DecodeError, EncodeError};
 use crate::magic::Format;
+use hook::Hook;
 
 const OK: c_int = 0;
 const CORRUPT: c_int = 1;
@@ -121,10 +126,12 @@ pub(crate) fn library_version() -> &'static str {
 #[derive(Debug)]
 pub(crate) struct Jpeg {
     raw: NonNull<RawJpeg>,
+    hook: Box<Hook>,
 }
 
 // SAFETY: the C struct has no ties to a thread (libjpeg keeps no global state besides
-// a thread-local cache of CPU features), and `&mut` guards every call.
+// a thread-local cache of CPU features), and `&mut` guards every call. The hook's pointer is
+// used only while an image is read, whose bytes are borrowed for as long.
 unsafe impl Send for Jpeg {}
 
 impl Drop for Jpeg {
@@ -140,6 +147,7 @@ impl Jpeg {
         let raw = unsafe { loaderd_jpeg_new() };
         Jpeg {
             raw: NonNull::new(raw).expect("out of memory for a JPEG decompressor"),
+            hook: Hook::new(),
         }
     }
 
@@ -152,6 +160,7 @@ impl Jpeg {
     ) -> Result<OpenJpeg<'a>, DecodeError> {
         let mut open = OpenJpeg {
             raw: self.raw,
+            hook: NonNull::from(&mut *self.hook),
             encoded,
             scans_max,
             header: RawHeader::default(),
@@ -178,6 +187,7 @@ impl Jpeg {
 /// it stands.
 pub(crate) struct OpenJpeg<'a> {
     raw: NonNull<RawJpeg>,
+    hook: NonNull<Hook>,
     encoded: &'a [u8],
     scans_max: u32,
     header: RawHeader,
@@ -260,6 +270,9 @@ impl<'a> OpenJpeg<'a> {
             )
         };
         self.check(status)?;
+        // SAFETY: `raw` is started. Rows are read by what is returned, which keeps the borrows
+        // of the decompressor, which has the hook, and of the encoded bytes.
+        unsafe { Hook::set(self.hook, self.raw) };
         Ok(StartedJpeg {
             height: scaled(self.header.height, eighths),
             open: self,

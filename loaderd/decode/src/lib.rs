@@ -14,6 +14,7 @@ mod transforms;
 
 mod augment;
 mod decoder;
+mod device;
 mod finish;
 mod follow;
 mod frame;
@@ -30,11 +31,13 @@ mod resize;
 mod simd;
 mod webp;
 
+pub mod coding;
 pub mod cut;
 pub mod encode;
 pub mod tile;
 
 pub use decoder::{Decoded, Decoder, Image, StageNs};
+pub use device::Placed;
 pub use error::{DecodeError, EncodeError, TransformError};
 pub use follow::Geometry;
 pub use header::{Header, probe};

@@ -3,6 +3,8 @@
 //! Enters: the image's pipeline and draws, the bytes of a PNG. Leaves: `[H, W]` u8, each the
 //! value of one pixel of the file. Never: a mixture of values, a colour, a look at the image.
 
+mod columns;
+
 use crate::decoder::Decoder;
 use crate::error::DecodeError;
 use crate::follow::{Geometry, Line};
@@ -10,6 +12,10 @@ use crate::geometry::Placement;
 use crate::header::Parsed;
 use crate::opened::{Region, room};
 use crate::pipeline::Pipeline;
+use columns::Columns;
+
+/// Room behind a mask's values, so that all are picked in whole vectors.
+const PICKED_BEHIND: usize = 15;
 
 impl Decoder {
     /// Samples the mask of an image, by nearest neighbour, where the image's pixels go.
@@ -87,28 +93,32 @@ impl Decoder {
         let bytes = u64::from(region.columns()) * u64::from(region.rows());
         self.limits
             .check_scratch(&header, bytes + layout.scratch_bytes())?;
-        let values = room(&mut self.frame, bytes as usize);
-        layout.read_values(&region, values)?;
+        let values = room(&mut self.frame, bytes as usize + PICKED_BEHIND);
+        layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?;
 
         let steps = orientation.steps(region.columns() as usize, region.rows() as usize);
-        let across: Vec<isize> = columns
-            .iter()
-            .flatten()
-            .map(|column| steps.start + steps.x * (column - left) as isize)
-            .collect();
-        for (line, row) in out.chunks_exact_mut(columns.len()).zip(&rows) {
+        let across = columns.iter().flatten();
+        let across = across.map(|column| steps.x * (column - left) as isize);
+        // Mirrored columns count down from the first.
+        let first = across.clone().min().expect("columns are shown");
+        let across = Columns::new(across.map(|at| (at - first) as usize).collect());
+        for (index, row) in rows.iter().enumerate() {
+            let (done, line) = out.split_at_mut(index * columns.len());
+            let line = &mut line[..columns.len()];
             let Some(row) = row else {
                 line.fill(fill);
                 continue;
             };
-            let down = steps.y * (row - top) as isize;
+            if index > 0 && rows[index - 1] == Some(*row) {
+                line.copy_from_slice(&done[done.len() - columns.len()..]);
+                continue;
+            }
+            let at = steps.start + first + steps.y * (row - top) as isize;
             let (before, line) = line.split_at_mut(border);
             let (line, behind) = line.split_at_mut(across.len());
             before.fill(fill);
             behind.fill(fill);
-            for (value, at) in line.iter_mut().zip(&across) {
-                *value = values[(at + down) as usize];
-            }
+            across.pick(&values[at as usize..], line);
         }
         Ok(geometry)
     }

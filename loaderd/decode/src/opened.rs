@@ -93,7 +93,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Reads a region of the image at `eighths`/8 of full size into `pixels`. `frame` is
-    /// scratch for formats that are decoded as a whole.
+    /// scratch for formats that are decoded as a whole, and for a PNG's data.
     pub(crate) fn read(
         self,
         eighths: u32,
@@ -108,7 +108,7 @@ impl<'a> Opened<'a> {
         let out = room(pixels, bytes);
         match self {
             Opened::Jpeg(_) => unreachable!("returned above"),
-            Opened::Png(layout) => layout.read(region, out)?,
+            Opened::Png(layout) => layout.read(region, frame, out)?,
             Opened::WebP(layout) => layout.read(region, frame, out)?,
             Opened::Gif(layout) => layout.read(region, frame, out)?,
         }
@@ -162,12 +162,12 @@ fn read_jpeg(
     Ok(rows)
 }
 
-/// The first `bytes` of a scratch buffer, grown if need be; contents are leftovers.
-pub(crate) fn room(buffer: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if buffer.len() < bytes {
+/// The first `count` elements of a scratch buffer, grown if need be; contents are leftovers.
+pub(crate) fn room<T: Clone + Default>(buffer: &mut Vec<T>, count: usize) -> &mut [T] {
+    if buffer.len() < count {
         // Nothing in it is worth copying to the new place.
         buffer.clear();
-        buffer.resize(bytes, 0);
+        buffer.resize(count, T::default());
     }
-    &mut buffer[..bytes]
+    &mut buffer[..count]
 }

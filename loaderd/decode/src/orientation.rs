@@ -50,7 +50,7 @@ impl Orientation {
     }
 
     /// Whether (x, y) of the stored image run against the upright image's axes.
-    fn mirrors(self) -> (bool, bool) {
+    pub(crate) fn mirrors(self) -> (bool, bool) {
         (
             matches!(self.0, 2 | 3 | 7 | 8),
             matches!(self.0, 3 | 4 | 6 | 7),

@@ -3,9 +3,12 @@
 //! Enters: the bytes of a PNG, a region. Leaves: RGB rows of that region: grey repeated,
 //! palettes looked up, 16 bits rounded to 8, transparency dropped, as Pillow's
 //! `convert("RGB")` does. Of an animated PNG that is the image which readers show that
-//! know no animation. Never: colour management, or more memory than three rows.
+//! know no animation. Never: colour management, or more memory than a piece of the image
+//! data and four rows.
 
+mod filter;
 mod rows;
+mod samples;
 
 use zlib_rs::crc32::crc32;
 
@@ -14,7 +17,8 @@ use crate::header::Header;
 use crate::magic::Format;
 use crate::opened::Region;
 use crate::orientation::Orientation;
-use rows::{Rows, Samples};
+use rows::{Rows, buffer_bytes};
+use samples::Samples;
 
 const SIGNATURE_BYTES: usize = 8;
 
@@ -197,7 +201,8 @@ impl<'a> Layout<'a> {
 
     /// Bytes that [`read`](Self::read) allocates besides its output.
     pub(crate) fn scratch_bytes(&self) -> u64 {
-        2 * (self.samples.row_bytes(self.width) + 1) + 3 * u64::from(self.width)
+        let row_bytes = self.samples.row_bytes(self.width);
+        buffer_bytes(self.all_bytes(), row_bytes) + row_bytes + 3 * u64::from(self.width)
     }
 
     /// Where the file's passes lie, with their columns and rows. One that has no columns
@@ -216,14 +221,17 @@ impl<'a> Layout<'a> {
         })
     }
 
+    /// Bytes of all rows, with their filters.
+    fn all_bytes(&self) -> u64 {
+        self.passes()
+            .map(|(_, columns, rows)| (self.samples.row_bytes(columns) + 1) * u64::from(rows))
+            .sum()
+    }
+
     /// Refuses a few bytes that claim to be a large image, before any memory is taken
     /// for it.
     pub(crate) fn check_data(&self) -> Result<(), DecodeError> {
-        let bytes: u64 = self
-            .passes()
-            .map(|(_, columns, rows)| (self.samples.row_bytes(columns) + 1) * u64::from(rows))
-            .sum();
-        if self.data_bytes.saturating_mul(DEFLATE_RATIO_MAX) >= bytes {
+        if self.data_bytes.saturating_mul(DEFLATE_RATIO_MAX) >= self.all_bytes() {
             return Ok(());
         }
         Err(corrupt(format!(
@@ -233,9 +241,14 @@ impl<'a> Layout<'a> {
     }
 
     /// Writes the region's pixels to `out`, RGB without gaps. Rows below it are not
-    /// decoded, unless the file is interlaced.
-    pub(crate) fn read(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
-        self.read_as::<3>(region, out, Samples::to_rgb)
+    /// decoded, unless the file is interlaced. `scratch` is room for image data.
+    pub(crate) fn read(
+        &self,
+        region: &Region,
+        scratch: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        self.read_as::<3>(region, scratch, out, Samples::to_rgb)
     }
 
     /// Refuses pixels that are not one value of at most 8 bits each.
@@ -248,17 +261,29 @@ impl<'a> Layout<'a> {
 
     /// Writes the region's values as the file has them, grey levels or places in a palette,
     /// to `out`, a byte each without gaps. They must have been checked.
-    pub(crate) fn read_values(&self, region: &Region, out: &mut [u8]) -> Result<(), DecodeError> {
-        self.read_as::<1>(region, out, Samples::to_values)
+    pub(crate) fn read_values(
+        &self,
+        region: &Region,
+        scratch: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<(), DecodeError> {
+        self.read_as::<1>(region, scratch, out, Samples::to_values)
     }
 
     fn read_as<const CHANNELS: usize>(
         &self,
         region: &Region,
+        scratch: &mut Vec<u8>,
         out: &mut [u8],
         convert: impl Fn(Samples<'a>, &[u8], usize, &mut [u8]),
     ) -> Result<(), DecodeError> {
-        let mut rows = Rows::new(self.data, self.samples.row_bytes(self.width) as usize);
+        let row_bytes = self.samples.row_bytes(self.width);
+        let all_bytes = if self.interlaced {
+            self.all_bytes()
+        } else {
+            (row_bytes + 1) * u64::from(region.bottom)
+        };
+        let mut rows = Rows::new(self.data, all_bytes, row_bytes, scratch)?;
         let mut colours = vec![0; self.width as usize * CHANNELS];
         let stride = region.columns() as usize * CHANNELS;
         for ([left, top, across, down], columns, count) in self.passes() {

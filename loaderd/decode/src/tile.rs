@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use crate::cut::{Cuttable, Region};
-use crate::decoder::{Decoder, Image};
+use crate::decoder::Decoder;
 use crate::error::DecodeError;
 use crate::header::probe;
 use crate::jpeg::segments::{
@@ -227,19 +227,10 @@ pub fn verify(original: &[u8], tiled: &[u8], limits: &Limits) -> Result<(), Diff
         .cut(&window, &mut cut)
         .ok_or(Differs::NotCuttable)?;
     let (_, part) = decode("cut of the tiled file", &cut)?;
-    if !rows(&image, &middle).eq(rows(&part, &window.region)) {
+    if !image.rows_of(&middle).eq(part.rows_of(&window.region)) {
         return Err(differ("pixels of a cut"));
     }
     Ok(())
-}
-
-/// The region's pixels, row by row.
-fn rows<'a>(image: &'a Image, region: &Region) -> impl Iterator<Item = &'a [u8]> {
-    let stride = image.width as usize * 3;
-    let columns = region.left as usize * 3..region.right as usize * 3;
-    image.rgb[region.top as usize * stride..region.bottom as usize * stride]
-        .chunks_exact(stride)
-        .map(move |row| &row[columns.clone()])
 }
 
 /// The metadata segments of a file, one after the other, and what lies behind its end; none where

@@ -18,12 +18,7 @@ fn whole(encoded: &[u8]) -> Image {
 
 /// The region's pixels, without gaps.
 fn crop(image: &Image, region: &Region) -> Vec<u8> {
-    let stride = image.width as usize * 3;
-    let columns = region.left as usize * 3..region.right as usize * 3;
-    image.rgb[region.top as usize * stride..region.bottom as usize * stride]
-        .chunks_exact(stride)
-        .flat_map(|row| row[columns.clone()].to_vec())
-        .collect()
+    image.rows_of(region).flatten().copied().collect()
 }
 
 /// A part of `side` pixels, from two shares of it.

@@ -212,6 +212,64 @@ proptest! {
         prop_assert!(agree(shown, whole), "mask: {shown:?} of {whole:?}");
     }
 
+    /// Every kind of mask, against `interpolate(mode="nearest")` written out.
+    #[test]
+    fn masks_are_sampled_by_nearest(
+        kind in prop::sample::select(vec![(0u8, 1u8), (0, 2), (0, 4), (0, 8), (3, 1), (3, 2), (3, 4), (3, 8)]),
+        size in (1..200u32, 1..60u32),
+        grid in (1..160u32, 1..60u32),
+        flips in (any::<bool>(), any::<bool>()),
+        exif in 1..=8u8,
+        interlaced in any::<bool>(),
+        seed in any::<u32>(),
+    ) {
+        let ((width, height), (columns, rows)) = (size, grid);
+        let (colour, depth) = kind;
+        // In runs, as masks have them.
+        let mut values = noise(seed);
+        let mut samples: Vec<u16> = Vec::new();
+        while samples.len() < (width * height) as usize {
+            let next = values.next().unwrap();
+            let value = (next >> 8 & ((1 << depth) - 1)) as u16;
+            samples.extend(std::iter::repeat_n(value, 1 + next as usize % 19));
+        }
+        samples.truncate((width * height) as usize);
+        let mut png = Png::new(width, height, colour, depth, samples.clone());
+        png.interlaced = interlaced;
+        png.before = files::png_chunk(b"eXIf", &files::exif(exif));
+        if colour == 3 {
+            png.before.extend(files::png_chunk(b"PLTE", &[9; 3 * 256][..3 << depth]));
+        }
+        let list = json!([
+            {"name": "Resize", "size": [rows, columns]},
+            {"name": "RandomHorizontalFlip", "p": u8::from(flips.0)},
+            {"name": "RandomVerticalFlip", "p": u8::from(flips.1)},
+        ]);
+        let pipeline = Pipeline::parse(&list, Options::default()).unwrap();
+        let (found, _) = mask(&pipeline, &png.file(), seed).unwrap();
+        // The stored picture, upright.
+        let (w, h) = if exif >= 5 { (height, width) } else { (width, height) };
+        let mut stored = vec![0; samples.len()];
+        for y in 0..height {
+            for x in 0..width {
+                let (to_x, to_y) = upright(exif, (x, y), width, height);
+                stored[(to_y * w + to_x) as usize] = samples[(y * width + x) as usize] as u8;
+            }
+        }
+        let nearest = |at: u32, from: u32, to: u32, flipped: bool| {
+            let at = if flipped { to - 1 - at } else { at };
+            ((at as f32 * (from as f32 / to as f32)).floor() as u32).min(from - 1)
+        };
+        let mut expected = Vec::new();
+        for y in 0..rows {
+            for x in 0..columns {
+                let (x, y) = (nearest(x, w, columns, flips.0), nearest(y, h, rows, flips.1));
+                expected.push(stored[(y * w + x) as usize]);
+            }
+        }
+        prop_assert_eq!(found, expected);
+    }
+
     /// Whatever a file says: an error or values of the file, and the same twice.
     #[test]
     fn hostile_masks_do_no_harm(

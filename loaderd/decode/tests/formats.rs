@@ -48,6 +48,43 @@ fn mean_difference(a: &[u8], b: &[u8]) -> f64 {
     sum as f64 / a.len() as f64
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Scans of all components are read by our entropy decoder, those of one by libjpeg's: the
+    /// coefficients are the same, so the pixels are.
+    #[test]
+    fn our_entropy_decoder_reads_as_libjpegs(
+        width in 1u32..90,
+        height in 1u32..90,
+        kind in 0..Subsampling::ALL.len(),
+        quality in 1u8..=100,
+        restart_mcus in prop_oneof![Just(0u16), 1u16..9],
+        optimise: bool,
+        contrast in 1u32..=256,
+        seed: u32,
+    ) {
+        let subsampling = Subsampling::ALL[kind];
+        let mut next = noise(seed);
+        let pixels: Vec<u8> = (0..width * height * subsampling.channels() as u32)
+            .map(|index| (next() % contrast + index % (257 - contrast)) as u8)
+            .collect();
+        let encode = |scans| {
+            let encoder = Encoder {
+                quality,
+                subsampling,
+                scans,
+                optimise,
+                restart_mcus,
+                ..Encoder::default()
+            };
+            encoder.encode(&pixels, width, height).unwrap()
+        };
+        let (ours, libjpegs) = (encode(Scans::Sequential), encode(Scans::Separate));
+        prop_assert_eq!(whole(&ours).rgb, whole(&libjpegs).rgb);
+    }
+}
+
 /// A crop of a decoder's whole image, as planes.
 fn cut(image: &Image, left: usize, top: usize, width: usize, height: usize) -> Vec<u8> {
     let mut planes = Vec::with_capacity(3 * width * height);

@@ -3,6 +3,7 @@
 //! In: columns, what is known of their sizes, batches. Out: a published map. It decides which columns
 //! the map has room for, and no list in it grows with the rows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -21,6 +22,7 @@ use crate::field::{BytesLayout, FixedKind, RaggedKind};
 use crate::fixed;
 use crate::gather::{Gathered, gather};
 use crate::locate::{Files, Locator};
+use crate::tiled::TiledForm;
 
 /// What all mapped fixed columns may take per row.
 const FIXED_ROW_BYTES_MAX: usize = 64;
@@ -41,7 +43,7 @@ const NULL_CHECK_BYTES_MAX: u64 = 1 << 30;
 pub(crate) struct Columns<'a> {
     pub(crate) bytes: &'a [(Column, BytesLayout)],
     /// The tiled form of each of them, where there is one to be read instead.
-    pub(crate) tiled: &'a [Option<(Column, BytesLayout)>],
+    pub(crate) tiled: &'a [Option<TiledForm>],
     pub(crate) fixed: &'a [(Column, FixedKind)],
     pub(crate) variable: &'a [(Column, RaggedKind)],
 }
@@ -50,8 +52,8 @@ struct BytesColumn {
     column: Column,
     /// None for a column that Lance reads as a whole.
     locator: Option<Locator>,
-    /// Its tiled form, which goes first.
-    tiled: Option<(Column, Locator)>,
+    /// Its tiled form, which goes first, and the fragments in which it does not.
+    tiled: Option<(Column, Locator, HashSet<u32>)>,
     /// Rows that have a tiled form.
     tiled_rows: u64,
     /// None where there is no place to keep.
@@ -102,14 +104,16 @@ impl Build {
         target: Target,
     ) -> Self {
         let mut writer = MapWriter::new(target);
-        let locator = |(column, layout): &(Column, BytesLayout)| {
-            let locator = || Locator::new(dataset, column.field_id, *layout);
+        let locator = |column: &Column, layout: BytesLayout| {
+            let locator = || Locator::new(dataset, column.field_id, layout);
             layout.is_blob().then(locator)
         };
         let bytes = columns.bytes.iter().zip(columns.tiled).map(|(own, tiled)| {
-            let locator_of_own = locator(own);
-            let tiled = tiled.as_ref();
-            let tiled = tiled.and_then(|tiled| Some((tiled.0.clone(), locator(tiled)?)));
+            let locator_of_own = locator(&own.0, own.1);
+            let tiled = tiled.as_ref().and_then(|form| {
+                let locator = locator(&form.column, form.layout)?;
+                Some((form.column.clone(), locator, form.stale.clone()))
+            });
             let is_mapped = locator_of_own.is_some() || tiled.is_some();
             BytesColumn {
                 column: own.0.clone(),
@@ -144,7 +148,7 @@ impl Build {
         let variable = self.variable.iter().filter(|c| c.values.is_some());
         bytes
             .map(|c| &c.column)
-            .chain(tiled.map(|(column, _)| column))
+            .chain(tiled.map(|(column, ..)| column))
             .chain(fixed.map(|c| &c.column))
             .chain(variable.map(|c| &c.column))
     }
@@ -311,13 +315,15 @@ impl BytesColumn {
             let descriptors: StructArray = self.column.array(batch).as_struct().clone();
             (locator, descriptors)
         });
-        let mut tiled = self.tiled.as_mut().map(|(column, locator)| {
+        let mut tiled = self.tiled.as_mut().map(|(column, locator, stale)| {
             let descriptors: StructArray = column.array(batch).as_struct().clone();
-            (locator, descriptors)
+            (locator, descriptors, stale)
         });
         for (row, &address) in addresses.iter().enumerate() {
             let mut place = Place::Null;
-            if let Some((locator, descriptors)) = &mut tiled {
+            if let Some((locator, descriptors, stale)) = &mut tiled
+                && !stale.contains(&((address >> 32) as u32))
+            {
                 place = locator.locate(descriptors, row, address, files)?;
                 self.tiled_rows += u64::from(place != Place::Null);
             }

@@ -4,7 +4,7 @@
 //! Tags need write access: a dataset that cannot be written to is read unprotected, and the reason
 //! is kept. It never touches a tag whose name does not begin with `loaderd-`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lance::Dataset;
-use lance::dataset::refs::Ref;
+use lance::dataset::refs::{Ref, TagContents};
 use serde::{Deserialize, Serialize};
 
 use crate::SnapshotError;
@@ -89,7 +89,7 @@ impl Hold {
             Err(error) => refused(error),
         };
         if protect == Protect::Keep && hold.owned.is_some() {
-            hold.protection = match tag_keep(dataset, run).await {
+            hold.protection = match tag_keep(dataset, run, async || ()).await {
                 Ok(tag) => Protection::Tag(tag),
                 Err(error) => {
                     // One tag without the other is no protection of the kind that was asked for.
@@ -151,7 +151,12 @@ async fn tag_run(dataset: &Dataset, run: &str) -> lance::Result<String> {
 }
 
 /// `loaderd-keep-<host>-<boot>-<run>`, with `.2`, `.3`, … for further versions that a run keeps.
-async fn tag_keep(dataset: &Dataset, run: &str) -> lance::Result<String> {
+/// `taken` is called where a tag is there already, before it is looked at.
+async fn tag_keep(
+    dataset: &Dataset,
+    run: &str,
+    mut taken: impl AsyncFnMut(),
+) -> lance::Result<String> {
     let base = format!("{KEEP_PREFIX}{}-{}", machine(), tag_safe(run));
     let mut n = 1_u32;
     loop {
@@ -162,7 +167,13 @@ async fn tag_keep(dataset: &Dataset, run: &str) -> lance::Result<String> {
         match dataset.tags().create(&tag, version_of(dataset)).await {
             Ok(()) => return Ok(tag),
             Err(lance::Error::RefConflict { .. }) => {
-                let held = dataset.tags().get(&tag).await?;
+                taken().await;
+                let held = match dataset.tags().get(&tag).await {
+                    Ok(held) => held,
+                    // It was pruned just now: it is free.
+                    Err(lance::Error::RefNotFound { .. }) => continue,
+                    Err(error) => return Err(error),
+                };
                 if held.version == dataset.version_id() && held.branch == dataset.manifest().branch
                 {
                     return Ok(tag);
@@ -233,56 +244,107 @@ impl fmt::Display for PrunedTag {
 /// keeps a version that such a run reads. The result is sorted by name. With `dry_run` nothing is changed.
 ///
 /// # Errors
-/// Where the dataset cannot be opened, or a tag cannot be removed.
+/// Where the dataset cannot be opened, or a tag cannot be removed, or be put back on.
 pub fn prune_tags(
     uri: &str,
     older_than: Duration,
     dry_run: bool,
 ) -> Result<Vec<PrunedTag>, SnapshotError> {
     let location = Location::parse(uri)?;
-    wait(async {
-        let dataset = dataset::open(&location, &VersionRef::Latest).await?;
-        let tags = dataset.tags().list().await.map_err(|error| {
-            SnapshotError::lance(format!("list the tags of {}", location.uri()), error)
-        })?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
+    wait(prune(&location, older_than, dry_run, async || ()))
+}
+
+/// `decided` is called when it is known what goes, before it does.
+///
+/// Lance deletes a tag whatever was done with it meanwhile. A run may have started since the tags
+/// were listed, and counts on a kept tag that it found: but it puts its own tag on before it looks
+/// for that one, so a second look, behind the deletion, finds the run, and the kept tag is put back.
+async fn prune(
+    location: &Location,
+    older_than: Duration,
+    dry_run: bool,
+    decided: impl AsyncFnOnce(),
+) -> Result<Vec<PrunedTag>, SnapshotError> {
+    let dataset = dataset::open(location, &VersionRef::Latest).await?;
+    let tags = list(location, &dataset).await?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let machine = machine();
+    let read = versions_read(&tags, &machine);
+    let mut pruned = Vec::new();
+    for (name, contents) in tags {
+        let put_on = contents
+            .created_at
+            .map(|time| u64::try_from(time.timestamp()).unwrap_or_default())
             .unwrap_or_default();
-        let machine = machine();
-        let read: HashSet<_> = tags
-            .iter()
-            .filter(|(name, _)| is_alive(name, &machine))
-            .map(|(_, contents)| (contents.branch.clone(), contents.version))
-            .collect();
-        let mut pruned = Vec::new();
-        for (name, contents) in tags {
-            let put_on = contents
-                .created_at
-                .map(|time| u64::try_from(time.timestamp()).unwrap_or_default())
-                .unwrap_or_default();
-            let age = now.saturating_sub(Duration::from_secs(put_on));
-            let kept = name.starts_with(KEEP_PREFIX);
-            let ours = kept || name.starts_with(RUN_PREFIX);
-            let needed = is_alive(&name, &machine)
-                || (kept && read.contains(&(contents.branch.clone(), contents.version)));
-            if !ours || age < older_than || needed {
-                continue;
-            }
-            if !dry_run {
-                dataset.tags().delete(&name).await.map_err(|error| {
-                    SnapshotError::lance(format!("delete the tag {name}"), error)
-                })?;
-            }
-            pruned.push(PrunedTag {
+        let age = now.saturating_sub(Duration::from_secs(put_on));
+        let kept = name.starts_with(KEEP_PREFIX);
+        let ours = kept || name.starts_with(RUN_PREFIX);
+        let version = (contents.branch, contents.version);
+        let needed = is_alive(&name, &machine) || (kept && read.contains(&version));
+        if ours && age >= older_than && !needed {
+            let tag = PrunedTag {
                 name,
-                version: contents.version,
+                version: version.1,
                 age,
                 removed: !dry_run,
-            });
+            };
+            pruned.push((tag, version));
         }
-        pruned.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(pruned)
+    }
+    pruned.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    decided().await;
+    if !dry_run {
+        for (PrunedTag { name, .. }, _) in &pruned {
+            match dataset.tags().delete(name).await {
+                Ok(()) | Err(lance::Error::RefNotFound { .. }) => {}
+                Err(error) => {
+                    return Err(SnapshotError::lance(
+                        format!("delete the tag {name}"),
+                        error,
+                    ));
+                }
+            }
+        }
+        let read = versions_read(&list(location, &dataset).await?, &machine);
+        let mut gone = Vec::new();
+        for (tag, version) in pruned {
+            if !tag.name.starts_with(KEEP_PREFIX) || !read.contains(&version) {
+                gone.push((tag, version));
+                continue;
+            }
+            let to = Ref::Version(version.0, Some(version.1));
+            match dataset.tags().create(&tag.name, to).await {
+                Ok(()) | Err(lance::Error::RefConflict { .. }) => {}
+                Err(error) => {
+                    let action = format!("put the tag {} back on", tag.name);
+                    return Err(SnapshotError::lance(action, error));
+                }
+            }
+        }
+        pruned = gone;
+    }
+    Ok(pruned.into_iter().map(|(tag, _)| tag).collect())
+}
+
+async fn list(
+    location: &Location,
+    dataset: &Dataset,
+) -> Result<HashMap<String, TagContents>, SnapshotError> {
+    dataset.tags().list().await.map_err(|error| {
+        SnapshotError::lance(format!("list the tags of {}", location.uri()), error)
     })
+}
+
+/// The versions that runs of this machine's living processes read.
+fn versions_read(
+    tags: &HashMap<String, TagContents>,
+    machine: &str,
+) -> HashSet<(Option<String>, u64)> {
+    let alive = tags.iter().filter(|(name, _)| is_alive(name, machine));
+    let versions = alive.map(|(_, contents)| (contents.branch.clone(), contents.version));
+    versions.collect()
 }
 
 /// Whether `tag` is a run's, put on by a process of this machine that still runs.
@@ -297,6 +359,8 @@ fn is_alive(tag: &str, machine: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
+
     use super::*;
 
     #[test]
@@ -307,6 +371,62 @@ mod tests {
             let tag = format!("{KEEP_PREFIX}{}-{}.2", machine(), tag_safe(run));
             lance::dataset::refs::check_valid_tag(&tag).unwrap();
         }
+    }
+
+    /// A dataset of one row, and where it lies.
+    async fn dataset(folder: &Path) -> (Location, Arc<Dataset>) {
+        let uri = folder.join("data.lance").to_str().unwrap().to_owned();
+        let rows =
+            RecordBatch::try_from_iter([("id", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+        let rows = rows.unwrap();
+        let reader = RecordBatchIterator::new([Ok(rows.clone())], rows.schema());
+        let dataset = Dataset::write(reader, &uri, None).await.unwrap();
+        (Location::parse(&uri).unwrap(), Arc::new(dataset))
+    }
+
+    async fn names(dataset: &Dataset) -> Vec<String> {
+        let tags = dataset.tags().list().await.unwrap();
+        let mut names: Vec<String> = tags.into_keys().collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_run_that_starts_in_the_moment_of_a_prune_keeps_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = wait(async {
+            let (location, dataset) = dataset(folder.path()).await;
+            let kept = tag_keep(&dataset, "run", async || ()).await.unwrap();
+            let mut hold = None;
+            let starts = async || hold = Some(Hold::take(&dataset, Protect::Keep, "run").await);
+            let pruned = prune(&location, Duration::ZERO, false, starts).await?;
+            let mut hold = hold.unwrap();
+            assert_eq!(*hold.protection(), Protection::Tag(kept.clone()));
+            let (_, run) = hold.owned.take().unwrap();
+            assert_eq!(names(&dataset).await, [kept.clone(), run.clone()]);
+            assert_eq!(pruned, []);
+            // Once the run is over, the tag goes as any other.
+            dataset.tags().delete(&run).await.unwrap();
+            let pruned = prune(&location, Duration::ZERO, false, async || ()).await?;
+            assert_eq!(pruned[0].name, kept);
+            assert_eq!(names(&dataset).await, [""; 0]);
+            Ok(())
+        });
+        checked.unwrap();
+    }
+
+    #[test]
+    fn a_tag_that_is_pruned_before_it_is_looked_at_is_put_on_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = wait(async {
+            let (_, dataset) = dataset(folder.path()).await;
+            let kept = tag_keep(&dataset, "run", async || ()).await.unwrap();
+            let prune = async || dataset.tags().delete(&kept).await.unwrap();
+            assert_eq!(tag_keep(&dataset, "run", prune).await.unwrap(), kept);
+            assert_eq!(names(&dataset).await, [kept]);
+            Ok(())
+        });
+        checked.unwrap();
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::request::{
 };
 use crate::runtime::wait;
 use crate::scan::build;
-use crate::tiled::{tiled_forms, tiled_name};
+use crate::tiled::{TiledForm, tiled_forms, tiled_name};
 use crate::{SnapshotError, locate, slow};
 
 /// How to get one row's payload.
@@ -49,7 +49,8 @@ pub struct Snapshot {
     identity: String,
     metadata: BTreeMap<String, String>,
     bytes: Vec<(Column, BytesLayout)>,
-    tiled: Vec<Option<(Column, BytesLayout)>>,
+    tiled: Vec<Option<TiledForm>>,
+    tiled_stale: Vec<Option<(usize, usize)>>,
     fixed: Vec<(Column, FixedKind)>,
     variable: Vec<(Column, RaggedKind)>,
     map: PageMap,
@@ -79,7 +80,14 @@ impl Snapshot {
         let location = Location::parse(&request.uri)?;
         let dataset = Arc::new(wait(open(&location, &request.version))?);
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
-        let tiled = tiled_forms(&dataset, &request.bytes_columns, &request.tiled_columns);
+        let names = &request.bytes_columns;
+        let tiled = wait(tiled_forms(
+            &location,
+            &dataset,
+            names,
+            &request.tiled_columns,
+        ))?;
+        let (tiled, tiled_stale) = (tiled.forms, tiled.stale);
         let fixed = fixed_columns(&location, &dataset, &request.fixed_columns)?;
         let variable = variable_columns(&location, &dataset, &request.variable_columns)?;
         // Before anything is scanned: what is read must stay.
@@ -119,6 +127,7 @@ impl Snapshot {
             metadata: metadata.into_iter().collect(),
             bytes,
             tiled,
+            tiled_stale,
             fixed,
             variable,
             map,
@@ -211,8 +220,24 @@ impl Snapshot {
     /// The column that holds the tiled form of bytes column `column`, and in how many of the
     /// selected rows it is read instead. None where the dataset has none, or it was not asked for.
     pub fn tiled(&self, column: usize) -> Option<(&str, u64)> {
-        let (form, _) = self.tiled[column].as_ref()?;
-        Some((&form.name, self.map.description().tiled_rows[column]))
+        let form = self.tiled[column].as_ref()?;
+        Some((&form.column.name, self.map.description().tiled_rows[column]))
+    }
+
+    /// In how many fragments of how many the tiled form of bytes column `column` is left alone,
+    /// because rows or images were written anew since. None where it is in none, or was not asked for.
+    pub fn tiled_stale(&self, column: usize) -> Option<(usize, usize)> {
+        self.tiled_stale[column]
+    }
+
+    /// Name of bytes column `column`.
+    pub fn bytes_name(&self, column: usize) -> &str {
+        &self.bytes[column].0.name
+    }
+
+    /// How many bytes columns there are.
+    pub fn bytes_columns(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Where the payload of row `index` lies, for bytes column `column`.
@@ -318,20 +343,24 @@ impl Snapshot {
         indices: &[u64],
     ) -> Result<Vec<Option<Vec<u8>>>, SnapshotError> {
         let addresses = self.addresses(indices)?;
-        let read = |(column, layout): &(Column, BytesLayout), addresses: &[u64]| {
-            wait(slow::bytes(&self.dataset, column, *layout, addresses))
+        let mut values: Vec<Option<Vec<u8>>> = vec![None; addresses.len()];
+        let mut fill = |column, layout, rows: &dyn Fn(u64) -> bool| {
+            let missing = |at: &usize| values[*at].is_none() && rows(addresses[*at]);
+            let missing: Vec<usize> = (0..values.len()).filter(missing).collect();
+            let wanted: Vec<u64> = missing.iter().map(|&at| addresses[at]).collect();
+            let read = wait(slow::bytes(&self.dataset, column, layout, &wanted))?;
+            for (at, value) in missing.into_iter().zip(read) {
+                values[at] = value;
+            }
+            Ok::<_, SnapshotError>(())
         };
-        let Some(tiled) = &self.tiled[column] else {
-            return read(&self.bytes[column], &addresses);
-        };
-        let mut values = read(tiled, &addresses)?;
-        let missing = |at: &usize| values[*at].is_none();
-        let missing: Vec<usize> = (0..values.len()).filter(missing).collect();
-        let rest: Vec<u64> = missing.iter().map(|&at| addresses[at]).collect();
-        let rest = read(&self.bytes[column], &rest)?;
-        for (at, value) in missing.into_iter().zip(rest) {
-            values[at] = value;
+        if let Some(form) = &self.tiled[column] {
+            fill(&form.column, form.layout, &|address| {
+                !form.is_stale(address)
+            })?;
         }
+        let (column, layout) = &self.bytes[column];
+        fill(column, *layout, &|_| true)?;
         Ok(values)
     }
 

@@ -14,7 +14,7 @@ mod drop;
 mod fragment;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,8 +29,11 @@ use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::request::VersionRef;
 use crate::runtime::wait;
+use crate::tiled::fresh::{Judged, ids, judge, remove_marks};
 use crate::tiled::{TILED_OF_KEY, tiled_form};
 use crate::{SnapshotError, dataset};
+
+pub(crate) use fragment::live;
 
 use checkpoint::Checkpoint;
 use fragment::Work;
@@ -138,16 +141,25 @@ pub struct TileReport {
     pub fragments_written: u64,
     /// Fragments written for nothing, because somebody else rewrote them meanwhile.
     pub fragments_lost: u64,
+    /// Fragments whose tiled images were replaced, or taken out, because rows or images had been
+    /// written anew since.
+    pub fragments_anew: u64,
+    /// Fragments that were compacted since they got tiles, and keep them.
+    pub fragments_compacted: u64,
     /// The version in which the tiled column has the original's name, where that was dropped.
     pub dropped: Option<u64>,
     /// Whether there is a tiled column now.
     is_there: bool,
+    /// Whether tiles lie in the originals' files.
+    is_shared: bool,
 }
 
 /// The columns that a run works on.
 struct Target {
     source: Column,
     source_layout: BytesLayout,
+    /// The numbers of its fields.
+    source_ids: Vec<i32>,
     /// The tiled column, with its numbers.
     field: Field,
     layout: BytesLayout,
@@ -157,11 +169,7 @@ struct Target {
 
 impl Target {
     fn ids(&self) -> Vec<i32> {
-        let schema = Schema {
-            fields: vec![self.field.clone()],
-            metadata: HashMap::new(),
-        };
-        schema.fields_pre_order().map(|field| field.id).collect()
+        ids(&self.field)
     }
 }
 
@@ -191,8 +199,9 @@ pub fn tile_column(
     let Some(same) = options.drop_original.filter(|_| report.is_there) else {
         return Ok(report);
     };
-    if report.counts.already > 0 {
-        // What is tiled in the original column has to be in the other one before it can go.
+    if report.counts.already > 0 || report.is_shared {
+        // What is tiled in the original column has to be in the other one before it can go, and the
+        // other one in files of its own.
         let copied = pass(&location, options, true, begin, tile)?;
         report.version = copied.version.or(report.version);
     }
@@ -213,7 +222,13 @@ fn pass(
     let dataset = Arc::new(wait(dataset::open(location, &VersionRef::Latest))?);
     let target = target(location, &dataset, options)?;
     let mut checkpoint = Checkpoint::open(location, options, &target, copy)?;
-    let mut work = Work::plan(&dataset, &target, &checkpoint)?;
+    let judged = match &target.existing {
+        Some(form) => {
+            wait(async { Ok(judge(&dataset, target.source.field_id, form.field_id).await) })?
+        }
+        None => Judged::default(),
+    };
+    let mut work = Work::plan(&dataset, &target, &checkpoint, &judged.stale, copy)?;
     begin(work.rows());
     let mut report = TileReport {
         version: None,
@@ -223,8 +238,14 @@ fn pass(
         fragments_resumed: work.written.len() as u64,
         fragments_written: 0,
         fragments_lost: 0,
+        fragments_anew: 0,
+        fragments_compacted: judged.unmarked as u64,
         dropped: None,
         is_there: target.existing.is_some(),
+        is_shared: dataset
+            .fragments()
+            .iter()
+            .any(|it| fragment::shares(it, &target)),
     };
     for task in std::mem::take(&mut work.tasks) {
         let entry = task.run(&dataset, &target, copy, tile)?;
@@ -234,13 +255,16 @@ fn pass(
     for entry in &work.written {
         report.counts.add(&entry.counts);
     }
-    work.written.retain(|entry| entry.file.is_some());
-    if !work.written.is_empty() {
+    work.written
+        .retain(|entry| entry.file.is_some() || entry.is_anew);
+    if !work.written.is_empty() || judged.unmarked > 0 {
+        let anew = work.written.iter().filter(|entry| entry.is_anew);
+        report.fragments_anew = anew.count() as u64;
         let committed = wait(commit::add(location, &target, &work.written))?;
         report.version = Some(committed.version);
         report.is_there = true;
         report.fragments_lost = committed.lost;
-        report.fragments_written = work.written.len() as u64 - committed.lost;
+        report.fragments_written = committed.written;
     }
     checkpoint.remove()?;
     Ok(report)
@@ -283,6 +307,8 @@ fn target(
         _ => BytesLayout::BlobV2,
     };
     let schema = dataset.schema();
+    let source_ids = schema.field_by_id(source.field_id).map(ids);
+    let source_ids = source_ids.expect("a column of this schema");
     if let Some(of) = field_of(schema, source.field_id).and_then(|it| it.metadata.get(TILED_OF_KEY))
     {
         return Err(no(format!("it is the tiled form of {of:?} itself")));
@@ -296,10 +322,14 @@ fn target(
             return Err(no(format!("its tiled form is the column {:?}", form.name)));
         }
         let field = field_of(schema, form.field_id).expect("a column of this schema");
+        let mut field = field.clone();
+        // They are no part of what a data file says of its column.
+        remove_marks(&mut field);
         return Ok(Target {
             source,
             source_layout,
-            field: field.clone(),
+            source_ids,
+            field,
             layout,
             existing: Some(form),
         });
@@ -318,6 +348,7 @@ fn target(
     Ok(Target {
         source,
         source_layout,
+        source_ids,
         field: merged.fields.pop().expect("the field that was added"),
         layout,
         existing: None,

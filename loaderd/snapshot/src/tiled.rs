@@ -1,16 +1,55 @@
-//! Which column holds the tiled form of another.
+//! Which column holds the tiled form of another, and in which fragments it can be read.
 //!
-//! In: a dataset's schema. Out: for a column of images, the column of the same images rewritten as
-//! tiled JPEGs, by metadata of its field. It reads no data: which rows have one, the map says.
+//! In: a dataset's version. Out: for a column of images, the column of the same images rewritten as
+//! tiled JPEGs, by metadata of its field, and the fragments in which those may be of other images.
+//! It reads no data for that: which rows have a tiled form, the map says. Only a sample of images
+//! that have none is read, for those who ask.
+
+pub(crate) mod fresh;
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use lance::Dataset;
 use lance_core::datatypes::Schema;
+use lance_file::version::ConcreteFileVersion;
+use lance_table::format::Fragment;
 
 use crate::column::{Column, columns};
 use crate::field::{BytesLayout, FieldKind};
+use crate::location::Location;
+use crate::request::VersionRef;
+use crate::runtime::wait;
+use crate::tile::live;
+use crate::{SnapshotError, dataset, slow};
+
+use fresh::{files_of, ids, judge, leave_marks};
 
 /// The key of the field metadata that names the column whose tiled form a column is.
 pub const TILED_OF_KEY: &str = "loaderd:tiled-of";
+
+/// A column of tiled images, to be read in the place of another.
+pub(crate) struct TiledForm {
+    pub(crate) column: Column,
+    pub(crate) layout: BytesLayout,
+    /// Fragments in which it is not to be read.
+    pub(crate) stale: HashSet<u32>,
+}
+
+impl TiledForm {
+    /// Whether the tile of the row at `address`, if there is one, may be of another image.
+    pub(crate) fn is_stale(&self, address: u64) -> bool {
+        self.stale.contains(&((address >> 32) as u32))
+    }
+}
+
+/// The tiled forms of some columns.
+pub(crate) struct TiledForms {
+    /// For each, the form to read, if there is one.
+    pub(crate) forms: Vec<Option<TiledForm>>,
+    /// For each, in how many fragments of how many its form is left alone.
+    pub(crate) stale: Vec<Option<(usize, usize)>>,
+}
 
 /// The blob column of `schema` that holds the tiled form of column `name`.
 pub(crate) fn tiled_form(schema: &Schema, name: &str) -> Option<(Column, BytesLayout)> {
@@ -25,20 +64,116 @@ pub(crate) fn tiled_form(schema: &Schema, name: &str) -> Option<(Column, BytesLa
     }
 }
 
-/// For each of `names`, its tiled form, if it is among `wanted` and has one.
-pub(crate) fn tiled_forms(
-    dataset: &Dataset,
+/// For each of `names`, its tiled form, if it is among `wanted` and has one that can be read.
+pub(crate) async fn tiled_forms(
+    location: &Location,
+    version: &Dataset,
     names: &[String],
     wanted: &[String],
-) -> Vec<Option<(Column, BytesLayout)>> {
-    let form = |name: &String| {
-        let wanted = wanted.contains(name);
-        wanted.then(|| tiled_form(dataset.schema(), name)).flatten()
+) -> Result<TiledForms, SnapshotError> {
+    let mut found = TiledForms {
+        forms: Vec::new(),
+        stale: Vec::new(),
     };
-    names.iter().map(form).collect()
+    for name in names {
+        let is_wanted = wanted.contains(name);
+        let form = is_wanted.then(|| tiled_form(version.schema(), name));
+        let Some((form, layout)) = form.flatten() else {
+            found.forms.push(None);
+            found.stale.push(None);
+            continue;
+        };
+        let source = dataset::column(location, version, name)?;
+        let judged = judge(version, source.field_id, form.field_id).await;
+        let (stale, all) = (judged.stale.len(), judged.fragments);
+        found.stale.push((stale > 0).then_some((stale, all)));
+        found.forms.push((stale < all).then_some(TiledForm {
+            column: form,
+            layout,
+            stale: judged.stale,
+        }));
+    }
+    Ok(found)
+}
+
+/// Leaves marks anew in `schema` for `fragments`, whose columns were copied to other files: for the
+/// tiled forms that are no more stale in `version`, which holds the same rows.
+pub(crate) async fn carry_marks(version: &Dataset, schema: &mut Schema, fragments: &[Fragment]) {
+    for source in columns(version.schema()) {
+        let Some((form, _)) = tiled_form(schema, &source.name) else {
+            continue;
+        };
+        let (images, tiles) = (source.field_id, form.field_id);
+        let stale = judge(version, images, tiles).await.stale;
+        let is_fresh = |fragment: &Fragment| !stale.contains(&(fragment.id as u32));
+        leave_marks(schema, images, tiles, fragments, is_fresh);
+    }
 }
 
 /// The name of a tiled form.
-pub(crate) fn tiled_name(form: &Option<(Column, BytesLayout)>) -> Option<String> {
-    form.as_ref().map(|(column, _)| column.name.clone())
+pub(crate) fn tiled_name(form: &Option<TiledForm>) -> Option<String> {
+    form.as_ref().map(|form| form.column.name.clone())
+}
+
+/// Images of a column that are read as they came.
+pub struct UntiledSample {
+    /// The column.
+    pub column: String,
+    /// Some of its images from a fragment without tiled ones, or with stale ones; none where there is
+    /// no such fragment.
+    pub images: Vec<Vec<u8>>,
+}
+
+/// For each column of bytes in the latest version that is not the tiled form of another, up to
+/// `count` images that have no tiled form. Blocks for reading those.
+///
+/// # Errors
+/// Where the dataset cannot be opened, or Lance fails to read it.
+pub fn sample_untiled(uri: &str, count: usize) -> Result<Vec<UntiledSample>, SnapshotError> {
+    let location = Location::parse(uri)?;
+    wait(async {
+        let dataset = Arc::new(dataset::open(&location, &VersionRef::Latest).await?);
+        let schema = dataset.schema();
+        let format = dataset.manifest().data_storage_format.lance_file_format();
+        let is_legacy = format == ConcreteFileVersion::V1;
+        let mut samples = Vec::new();
+        for column in columns(schema) {
+            let FieldKind::Bytes(layout) = column.kind else {
+                continue;
+            };
+            // Lance panics when it looks for blobs there.
+            if layout.is_blob() && is_legacy {
+                continue;
+            }
+            let field = schema.field_by_id(column.field_id);
+            if field.is_none_or(|field| field.metadata.contains_key(TILED_OF_KEY)) {
+                continue;
+            }
+            let form = tiled_form(schema, &column.name).map(|(form, _)| form.field_id);
+            let (stale, form) = match form {
+                Some(id) => (
+                    judge(&dataset, column.field_id, id).await.stale,
+                    schema.field_by_id(id).map(ids).unwrap_or_default(),
+                ),
+                None => Default::default(),
+            };
+            let untiled = dataset.get_fragments().into_iter().find(|fragment| {
+                let is_tiled = files_of(fragment.metadata(), &form).is_some();
+                !is_tiled || stale.contains(&(fragment.id() as u32))
+            });
+            let mut images = Vec::new();
+            if let Some(fragment) = untiled {
+                let rows = live(&fragment).await?.into_iter().take(count);
+                let rows = rows.map(|row| (fragment.id() as u64) << 32 | u64::from(row));
+                let rows: Vec<u64> = rows.collect();
+                let values = slow::bytes(&dataset, &column, layout, &rows).await?;
+                images = values.into_iter().flatten().collect();
+            }
+            samples.push(UntiledSample {
+                column: column.name,
+                images,
+            });
+        }
+        Ok(samples)
+    })
 }

@@ -93,7 +93,8 @@ done, the others end to end:
   read alone  an extent, from asking for it to having it, many at a time
   read        the same end to end, waiting for decode threads that are behind included
   header, decode, resize, augment, finish
-              an image, on its decode thread
+              an image, on its decode thread; finish is part of resize where nothing
+              comes between
   hand-over   a batch, from being published to the consumer having it
   gap         from one batch to the next at the consumer, its own step included
 A quantile is left out where too few were measured for it: p99.9 takes a thousand.
@@ -305,6 +306,7 @@ impl Bench<'_> {
         };
         report.verdict = advice::verdict(&report);
         report.advice = advice::advice(&report);
+        report.advice.extend(self.tiling()?);
         Ok(report)
     }
 

@@ -6,6 +6,7 @@
 //! folders that a session would make.
 
 use anyhow::{Result, bail};
+use loaderd_gpu::Places;
 use serde::Serialize;
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use super::{Socket, say};
 
 mod dataset;
 mod folders;
+mod gpu;
 mod kernel;
 mod programs;
 mod resources;
@@ -45,8 +47,14 @@ The exit code is 1 where a check has failed, else 0.
   versions  {loaderd, protocol, step_log_schema, libjpeg_turbo, lance, page_map_format};
             the last two are null in a build without Lance
 Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors, cores,
-memory, dataset, direct_io, page_cache, state, cache, temporary, runtime, daemon, jpeg,
-lance, python. direct_io and page_cache are left out where there are no files to read.";
+memory, dataset, direct_io, page_cache, tiles, state, cache, temporary, runtime, daemon,
+jpeg, lance, python, gpu_driver, gpu_devices, nvjpeg, gpu_pinned, gpu_export, mps. direct_io
+and page_cache are left out where there are no files to read, tiles where no Lance dataset
+with images is named, and all after gpu_driver where no GPU can be used. No images are decoded
+on GPUs so far.
+
+LOADERD_LIBCUDA and LOADERD_NVJPEG name these libraries where they are not found, or where
+another is to be used.";
 
 /// How a check came out; the worst is the largest.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +129,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         .chain(dataset::checks(&place, &files))
         .chain(folders::checks(&arguments.socket))
         .chain(programs::checks(&arguments.socket))
+        .chain(gpu::checks(&Places::of_process()))
         .collect();
     if arguments.json {
         let worst = checks.iter().map(|check| check.verdict).max();

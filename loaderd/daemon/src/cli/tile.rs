@@ -59,14 +59,17 @@ Only JPEGs with Huffman coding and 8 bits can be tiled. The report counts the ot
 they are. EXIF, ICC and all other metadata are kept, and so is what lies behind the picture's end,
 such as a motion photo's film.
 
-Who replaces images in the original column must drop the tiled one first, and tile again: a tiled
-form is taken for its image's as long as it is there.
+A tiled image never stands for another. Where images were replaced, or rows were written anew for
+another column's sake, the originals are read, in the whole fragment that holds them, until this is
+run again; loaders say so. It is best run after a compaction too, before older versions are cleaned
+up: what was compacted keeps its tiled images only where the versions in between are still there,
+or it was run since. Images that lie outside of the dataset (external blobs) are taken to stay as
+they are.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
 2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,
-whatever --verify says, and is best done before the dataset is compacted. It makes two versions more: one without the
-originals, and one with the name changed. Older versions hold the originals until Lance's clean-up
-removes them.";
+whatever --verify says. It makes two versions more: one without the originals, and one with the name
+changed. Older versions hold the originals until Lance's clean-up removes them.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Verify {
@@ -165,13 +168,16 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
             fragments_written,
             fragments_resumed,
             fragments_lost,
+            fragments_anew,
+            fragments_compacted,
             ..
         } = report;
         let mut json = serde_json::json!({
             "uri": uri, "column": arguments.column, "into": report.into,
             "stored": report.layout.name(), "version": report.version,
             "fragments_written": fragments_written, "fragments_resumed": fragments_resumed,
-            "fragments_lost": fragments_lost, "dropped": report.dropped,
+            "fragments_lost": fragments_lost, "fragments_anew": fragments_anew,
+            "fragments_compacted": fragments_compacted, "dropped": report.dropped,
         });
         let counts = serde_json::to_value(counts).expect("counts are plain data");
         if let (Some(json), serde_json::Value::Object(counts)) = (json.as_object_mut(), counts) {
@@ -181,6 +187,10 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
         return;
     }
     match report.version {
+        Some(version) if *counts == TileCounts::default() => say(format_args!(
+            "{uri}: nothing to tile in column {:?}; version {version}",
+            arguments.column
+        )),
         Some(version) => say(format_args!(
             "{uri}: {} in column {:?} ({}); version {version}",
             summary(counts),
@@ -201,6 +211,18 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
         let resumed = report.fragments_resumed;
         say(format_args!(
             "{resumed} fragments had been written by a run before"
+        ));
+    }
+    if report.fragments_anew > 0 {
+        let anew = report.fragments_anew;
+        say(format_args!(
+            "in {anew} fragments rows or images had been written anew since: their tiled images were replaced"
+        ));
+    }
+    if report.fragments_compacted > 0 {
+        let compacted = report.fragments_compacted;
+        say(format_args!(
+            "{compacted} fragments had been compacted since: they keep their tiled images"
         ));
     }
     if report.fragments_lost > 0 {

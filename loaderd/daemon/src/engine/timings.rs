@@ -16,11 +16,12 @@ pub struct Timings {
     pub header: Histogram,
     /// Of an image: entropy decoding, inverse DCT, colour conversion.
     pub decode: Histogram,
-    /// Of an image that is resized: resizing.
+    /// Of an image that is resized: resizing, and what `finish` is otherwise where nothing comes
+    /// between.
     pub resize: Histogram,
     /// Of an image whose transforms have any: colour, RandAugment, padding.
     pub augment: Histogram,
-    /// Of an image: normalising, casting, writing to the slot.
+    /// Of an image that is written to the slot as a whole: normalising, casting, writing.
     pub finish: Histogram,
 }
 
@@ -36,6 +37,8 @@ impl Timings {
         if stages.augment_ns > 0 {
             self.augment.record(stages.augment_ns);
         }
-        self.finish.record(stages.finish_ns);
+        if stages.finish_ns > 0 {
+            self.finish.record(stages.finish_ns);
+        }
     }
 }

@@ -206,7 +206,16 @@ impl Source for Lance {
         self.0.check().map_err(io)
     }
     fn notices(&self) -> Vec<String> {
-        vec![self.0.protection().to_string()]
+        let stale = (0..self.0.bytes_columns()).filter_map(|column| {
+            let (stale, all) = self.0.tiled_stale(column)?;
+            let (name, uri) = (self.0.bytes_name(column), self.0.uri());
+            Some(format!(
+                "column {name:?}: the tiled images of {stale} of {all} fragments are left alone, because rows or \
+                 images were written anew since: `loaderd tile {uri} --column {name}` makes new ones"
+            ))
+        });
+        let protection = self.0.protection().to_string();
+        std::iter::once(protection).chain(stale).collect()
     }
     fn warnings(&self) -> Vec<String> {
         match self.0.protection() {

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
     _mm256_set1_ps,
 };
 
-use super::{Frame, GROUP, Levels};
+use super::{Frame, GROUP, Levels, Slot};
 
 /// The same code, compiled for wider registers.
 #[target_feature(enable = "avx2,f16c")]
@@ -18,6 +18,17 @@ pub(super) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
         frame,
         levels,
         out,
+        |bytes, gain, bias, to| float16_row(bytes, gain, bias, to),
+        |values, to| float16_store(values, to),
+    );
+}
+
+/// The same of one row.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn put(slot: &mut Slot<'_>, row: usize, samples: &[u8]) {
+    slot.put_with(
+        row,
+        samples,
         |bytes, gain, bias, to| float16_row(bytes, gain, bias, to),
         |values, to| float16_store(values, to),
     );

@@ -66,10 +66,12 @@ pub fn png_chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
 }
 
 pub fn zlib(bytes: &[u8]) -> Vec<u8> {
+    zlib_by(bytes, DeflateConfig::default())
+}
+
+pub fn zlib_by(bytes: &[u8], config: DeflateConfig) -> Vec<u8> {
     let mut room = vec![0; compress_bound(bytes.len()) + 64];
-    compress_slice(&mut room, bytes, DeflateConfig::default())
-        .0
-        .to_vec()
+    compress_slice(&mut room, bytes, config).0.to_vec()
 }
 
 /// A PNG to be written.
@@ -119,7 +121,7 @@ impl Png {
     }
 
     /// Rows with their filters: one after the other, all five.
-    fn filtered(&self) -> Vec<u8> {
+    pub fn filtered(&self) -> Vec<u8> {
         let channels = Png::channels(self.colour);
         let pixel_bytes = (channels * usize::from(self.depth)).div_ceil(8);
         let passes: &[[u32; 4]] = if self.interlaced {
@@ -183,10 +185,15 @@ impl Png {
     }
 
     pub fn file(&self) -> Vec<u8> {
+        self.file_of(zlib(&self.filtered()).chunks(self.split))
+    }
+
+    /// The file with these bodies of IDAT chunks.
+    pub fn file_of<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
         let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
         file.extend(self.header());
         file.extend(&self.before);
-        for part in zlib(&self.filtered()).chunks(self.split) {
+        for part in parts {
             file.extend(png_chunk(b"IDAT", part));
         }
         file.extend(png_chunk(b"IEND", b""));

@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lance::Dataset;
@@ -18,19 +19,25 @@ use super::{Target, TileCounts, TileOptions};
 use crate::SnapshotError;
 use crate::field::BytesLayout;
 use crate::location::Location;
+use crate::tiled::fresh::files_of;
+
+/// Another number for every change of what a line means: what was written before is not taken over.
+const FORMAT: u32 = 2;
 
 /// One fragment that is done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) fragment: u64,
-    /// The data file that holds the originals: its random name tells this fragment from others that
-    /// had or will have its number.
+    /// The data files that hold the originals: their random names tell this fragment from others
+    /// that had or will have its number, and from itself when other images were written to it.
     pub(super) source: Option<String>,
     pub(super) physical_rows: Option<usize>,
     /// Rows that were deleted then have no tile.
     pub(super) deletions: Option<DeletionFile>,
     /// The tiles; none where no image got one.
     pub(super) file: Option<DataFile>,
+    /// Whether they replace tiles that may be of other images.
+    pub(super) is_anew: bool,
     pub(super) counts: TileCounts,
 }
 
@@ -42,17 +49,11 @@ impl Entry {
     }
 
     /// Whether `fragment` still has the rows that this was written for.
-    pub(super) fn fits(&self, fragment: &Fragment, source: i32) -> bool {
+    pub(super) fn fits(&self, fragment: &Fragment, target: &Target) -> bool {
         self.fragment == fragment.id
             && self.physical_rows == fragment.physical_rows
-            && source_file(fragment, source) == self.source.as_ref()
+            && files_of(fragment, &target.source_ids) == self.source
     }
-}
-
-/// The name of the data file with the values of field `id`.
-pub(super) fn source_file(fragment: &Fragment, id: i32) -> Option<&String> {
-    let file = fragment.files.iter().find(|it| it.fields.contains(&id))?;
-    Some(&file.path)
 }
 
 /// The file in the state folder. Locked while a run works.
@@ -73,6 +74,7 @@ impl Checkpoint {
         std::fs::create_dir_all(folder)
             .map_err(|e| SnapshotError::record("create the state folder", folder, e))?;
         let key = serde_json::json!([
+            FORMAT,
             location.uri(),
             options.column,
             target.field.name,
@@ -82,21 +84,16 @@ impl Checkpoint {
         ]);
         let name = blake3::hash(key.to_string().as_bytes()).to_hex();
         let path = folder.join(format!("{}.tile", &name[..32]));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
+        let locked = locked(&path, || ());
+        let locked = locked
             .map_err(|e| SnapshotError::record("open the record of tiled fragments", &path, e))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive)
-            == Err(rustix::io::Errno::WOULDBLOCK)
-        {
+        let Some(mut file) = locked else {
             return Err(super::refused(
                 location,
                 &options.column,
                 "another loaderd is at it: wait for that one",
             ));
-        }
+        };
         let mut lines = Vec::new();
         file.read_to_end(&mut lines)
             .map_err(|e| SnapshotError::record("read the record of tiled fragments", &path, e))?;
@@ -134,7 +131,7 @@ impl Checkpoint {
         let mut entries = self.entries.iter().rev();
         let entry = entries.find(|entry| {
             !entry.is_committed(fragment)
-                && entry.fits(fragment, target.source.field_id)
+                && entry.fits(fragment, target)
                 && (entry.deletions.is_none() || entry.deletions == fragment.deletion_file)
         })?;
         let is_there = entry.file.as_ref().is_none_or(|file| {
@@ -163,10 +160,68 @@ impl Checkpoint {
     }
 }
 
+/// The file at `path`, created where it is missing, with a lock that nobody else has; none where
+/// somebody has it. `opened` is called in the moment between opening and locking, in which whoever
+/// had the lock may finish and remove the file: then its successor is tried.
+fn locked(path: &Path, mut opened: impl FnMut()) -> std::io::Result<Option<File>> {
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).append(true).create(true).open(path)?;
+        opened();
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let mine = file.metadata()?;
+        match std::fs::metadata(path) {
+            Ok(found) if (found.dev(), found.ino()) == (mine.dev(), mine.ino()) => {
+                return Ok(Some(file));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Whether clean-up has left a file that no version has.
 fn is_whole(data: &Path, file: &DataFile, layout: BytesLayout) -> bool {
     let size = std::fs::metadata(data.join(&file.path)).map_or(0, |found| found.len());
     let expected = file.file_size_bytes.get().map_or(1, |size| size.get());
     let stem = file.path.strip_suffix(".lance").unwrap_or(&file.path);
     size >= expected && (layout != BytesLayout::BlobV2 || data.join(stem).is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_on_a_file_that_was_removed_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        let mut first = locked(&path, || ()).unwrap();
+        assert!(first.is_some());
+        assert!(locked(&path, || ()).unwrap().is_none());
+        // The first one is done in the moment in which the second has opened the file; a third one
+        // may come at once, or not.
+        for is_followed in [false, true] {
+            let mut third = None;
+            let mut calls = 0;
+            let second = locked(&path, || {
+                calls += 1;
+                if calls == 1 {
+                    std::fs::remove_file(&path).unwrap();
+                    first = None;
+                    third = is_followed.then(|| locked(&path, || ()).unwrap().unwrap());
+                }
+            });
+            let second = second.unwrap();
+            assert_eq!(second.is_none(), is_followed);
+            assert_eq!(calls, 2);
+            first = second.or(third);
+            assert!(first.is_some() && locked(&path, || ()).unwrap().is_none());
+        }
+    }
 }

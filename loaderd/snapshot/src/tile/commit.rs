@@ -17,6 +17,7 @@ use super::checkpoint::Entry;
 use crate::error::words;
 use crate::location::Location;
 use crate::request::VersionRef;
+use crate::tiled::fresh::{judge, leave_marks};
 use crate::tiled::tiled_form;
 use crate::{SnapshotError, dataset};
 
@@ -28,33 +29,43 @@ const TOMBSTONE: i32 = -2;
 /// What a commit made.
 pub(super) struct Committed {
     pub(super) version: u64,
+    /// Fragments that have the tiles that were written for them.
+    pub(super) written: u64,
     /// Fragments that are not there any more.
     pub(super) lost: u64,
 }
 
-/// Adds the files to the dataset.
+/// Adds the files to the dataset, and marks which fragments have their own images' tiles now.
 pub(super) async fn add(
     location: &Location,
     target: &Target,
     entries: &[Entry],
 ) -> Result<Committed, SnapshotError> {
-    let mut lost = 0;
-    let committed = retrying(location, |latest| {
-        let schema = schema(location, target, latest)?;
+    let (mut written, mut lost) = (0, 0);
+    let (images, tiles) = (target.source.field_id, target.field.id);
+    let committed = retrying(location, async |latest| {
+        let mut schema = schema(location, target, latest)?;
         let mut fragments = latest.fragments().to_vec();
-        lost = 0;
+        let mut stale = judge(latest, images, tiles).await.stale;
+        (written, lost) = (0, 0);
         for entry in entries {
-            let fits = |it: &&mut Fragment| entry.fits(it, target.source.field_id);
-            match fragments.iter_mut().find(fits) {
-                Some(fragment) => put(fragment, target, entry),
+            match fragments.iter_mut().find(|it| entry.fits(it, target)) {
+                Some(fragment) => {
+                    put(fragment, target, entry);
+                    stale.remove(&(fragment.id as u32));
+                    written += u64::from(entry.file.is_some());
+                }
                 None => lost += 1,
             }
         }
+        let is_fresh = |fragment: &Fragment| !stale.contains(&(fragment.id as u32));
+        leave_marks(&mut schema, images, tiles, &fragments, is_fresh);
         Ok((fragments, schema))
     })
     .await?;
     Ok(Committed {
         version: committed.version_id(),
+        written,
         lost,
     })
 }
@@ -62,12 +73,12 @@ pub(super) async fn add(
 /// Commits what `change` makes of the latest version, again where somebody was faster.
 pub(super) async fn retrying(
     location: &Location,
-    mut change: impl FnMut(&Dataset) -> Result<(Vec<Fragment>, Schema), SnapshotError>,
+    mut change: impl AsyncFnMut(&Dataset) -> Result<(Vec<Fragment>, Schema), SnapshotError>,
 ) -> Result<Dataset, SnapshotError> {
     let mut reason = String::new();
     for _ in 0..TRIES_MAX {
         let latest = dataset::open(location, &VersionRef::Latest).await?;
-        let (fragments, schema) = change(&latest)?;
+        let (fragments, schema) = change(&latest).await?;
         let merge = Operation::Merge {
             fragments,
             schema,
@@ -117,7 +128,8 @@ fn schema(location: &Location, target: &Target, latest: &Dataset) -> Result<Sche
     Ok(schema)
 }
 
-/// Puts a fragment's new file in the place of the one before, if there was one.
+/// Puts a fragment's new file in the place of the one before, if there was one, or nothing where no
+/// image got a tiled form.
 fn put(fragment: &mut Fragment, target: &Target, entry: &Entry) {
     take_out(fragment, &target.ids());
     fragment.files.extend(entry.file.clone());

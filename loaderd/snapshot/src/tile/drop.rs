@@ -16,7 +16,6 @@ use lance::dataset::transaction::{Operation, TransactionBuilder};
 use lance_core::datatypes::{Field, Schema};
 use lance_table::format::DataFile;
 
-use super::checkpoint::source_file;
 use super::commit::{conflict, retrying, take_out};
 use super::fragment::{live, without_tile};
 use super::{SameFn, TileCounts, refused};
@@ -24,7 +23,8 @@ use crate::column::Column;
 use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::request::VersionRef;
-use crate::tiled::{TILED_OF_KEY, tiled_form};
+use crate::tiled::fresh::remove_marks;
+use crate::tiled::{TILED_OF_KEY, carry_marks, tiled_form};
 use crate::{SnapshotError, dataset, slow};
 
 /// Rows of other columns that are copied together, where each is small.
@@ -80,7 +80,7 @@ pub(super) async fn drop_original(
             name,
             format!(
                 "it can't be dropped, because the image at row address {address} is not its tiled form ({why}); if \
-                 images were replaced since, drop the column {:?} and tile them again",
+                 it was replaced just now, run it again, else drop the column {:?} and tile anew",
                 form.name
             ),
         ));
@@ -91,7 +91,7 @@ pub(super) async fn drop_original(
         rewritten.push(without_originals(location, &fragment, name, &ids).await?);
     }
     let read = dataset.fragments().clone();
-    let dropped = retrying(location, |latest| {
+    let dropped = retrying(location, async |latest| {
         // What is not in this version was not looked at.
         if *latest.fragments() != read {
             return Err(conflict(location, "it has other rows now"));
@@ -112,6 +112,8 @@ pub(super) async fn drop_original(
         let form = form.ok_or_else(|| conflict(location, "its columns are others now"))?;
         form.metadata
             .insert(TAKES_NAME_KEY.to_owned(), name.to_owned());
+        // Another column's images may be among what was copied.
+        carry_marks(latest, &mut schema, &fragments).await;
         Ok((fragments, schema))
     })
     .await?;
@@ -143,6 +145,7 @@ pub(super) async fn finish_rename(
     let form = std::mem::replace(&mut field.name, name.to_owned());
     field.metadata.remove(TILED_OF_KEY);
     field.metadata.remove(TAKES_NAME_KEY);
+    remove_marks(field);
     let rename = Operation::Project {
         schema,
         preserves_nullability: true,
@@ -242,13 +245,9 @@ async fn without_originals(
     ids: &[i32],
 ) -> Result<Option<DataFile>, SnapshotError> {
     let files = &fragment.metadata().files;
-    let Some(path) = source_file(fragment.metadata(), ids[0]) else {
+    let Some(file) = files.iter().find(|file| file.fields.contains(&ids[0])) else {
         return Ok(None);
     };
-    let file = files
-        .iter()
-        .find(|file| file.path == *path)
-        .expect("it has this file");
     let one = |field: &Field| Schema {
         fields: vec![field.clone()],
         metadata: Default::default(),

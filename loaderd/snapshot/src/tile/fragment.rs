@@ -4,6 +4,7 @@
 //! windows, the next one being read meanwhile; a fragment in which nothing can be tiled gets no
 //! file.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,10 +17,10 @@ use lance::dataset::fragment::FileFragment;
 use lance_core::ROW_ADDR;
 use lance_core::datatypes::{BlobHandling, Schema};
 use lance_core::utils::deletion::DeletionVector;
-use lance_table::format::DataFile;
+use lance_table::format::{DataFile, Fragment};
 use tokio::task::JoinHandle;
 
-use super::checkpoint::{Checkpoint, Entry, source_file};
+use super::checkpoint::{Checkpoint, Entry};
 use super::write::Writer;
 use super::{Target, Tile, TileCounts, TileFn};
 use crate::SnapshotError;
@@ -28,6 +29,7 @@ use crate::field::BytesLayout;
 use crate::locate;
 use crate::runtime::{runtime, wait};
 use crate::slow;
+use crate::tiled::fresh::files_of;
 
 /// Images that are read and tiled together: at most so many, …
 const WINDOW_ROWS_MAX: usize = 64;
@@ -54,6 +56,10 @@ pub(super) struct Task {
     missing: Vec<u32>,
     /// Whether other rows of it have one.
     is_partial: bool,
+    /// Whether what it has may be of other images, so that all its rows count as missing.
+    is_stale: bool,
+    /// Whether what it has is to be copied in any case.
+    is_shared: bool,
 }
 
 impl Work {
@@ -61,6 +67,8 @@ impl Work {
         dataset: &Arc<Dataset>,
         target: &Target,
         checkpoint: &Checkpoint,
+        stale: &HashSet<u32>,
+        copy: bool,
     ) -> Result<Self, SnapshotError> {
         let mut work = Self {
             tasks: Vec::new(),
@@ -71,16 +79,21 @@ impl Work {
                 work.written.push(entry);
                 continue;
             }
-            let is_partial = source_file(fragment.metadata(), target.field.id).is_some();
+            let is_stale = stale.contains(&(fragment.id() as u32));
+            let has_tiles = files_of(fragment.metadata(), &target.ids()).is_some();
+            let is_partial = has_tiles && !is_stale;
             let missing = match is_partial {
                 true => wait(without_tile(&fragment, target.field.id, target.layout))?,
                 false => wait(live(&fragment))?,
             };
-            if !missing.is_empty() {
+            let is_shared = copy && is_partial && shares(fragment.metadata(), target);
+            if !missing.is_empty() || is_shared {
                 work.tasks.push(Task {
                     fragment,
                     missing,
                     is_partial,
+                    is_stale,
+                    is_shared,
                 });
             }
         }
@@ -98,7 +111,7 @@ impl Work {
 
 impl Task {
     /// Tiles the fragment's images and writes its file. `copy`: images that are tiled already are
-    /// taken over, so that the original column can go.
+    /// taken over, and tiles that lie in the originals' own file, so that the original column can go.
     pub(super) fn run(
         self,
         dataset: &Arc<Dataset>,
@@ -121,6 +134,9 @@ impl Task {
             pending: Vec::new(),
             next: 0,
         };
+        if self.is_shared {
+            sink.begin()?;
+        }
         let (mut window, mut rest) = split(&self.missing, WINDOW_ROWS_FIRST);
         let mut reading = self.read(dataset, target, window)?;
         while !window.is_empty() {
@@ -135,9 +151,10 @@ impl Task {
         }
         Ok(Entry {
             fragment: metadata.id,
-            source: source_file(&metadata, target.source.field_id).cloned(),
+            source: files_of(&metadata, &target.source_ids),
             physical_rows: metadata.physical_rows,
             file: sink.finish(metadata.physical_rows)?,
+            is_anew: self.is_stale,
             deletions: metadata.deletion_file,
             counts,
         })
@@ -211,13 +228,18 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    fn begin(&mut self) -> Result<(), SnapshotError> {
+        self.writer = Some(Writer::start(self.task.fragment.clone(), self.target)?);
+        Ok(())
+    }
+
     /// Takes the values of these rows, which lie behind all others so far.
     fn put(&mut self, rows: &[u32], values: Values) -> Result<(), SnapshotError> {
         if self.writer.is_none() {
             if values.iter().all(Option::is_none) {
                 return Ok(());
             }
-            self.writer = Some(Writer::start(self.task.fragment.clone(), self.target)?);
+            self.begin()?;
         }
         for (&row, value) in rows.iter().zip(values) {
             self.fill(row)?;
@@ -300,8 +322,17 @@ impl Sink<'_> {
     }
 }
 
+/// Whether a compaction has put tiles into the originals' file, from which those can't be dropped:
+/// Lance copies a blob v1 by its value only.
+pub(super) fn shares(fragment: &Fragment, target: &Target) -> bool {
+    let tiles = files_of(fragment, &target.ids());
+    target.layout == BytesLayout::BlobV1
+        && tiles.is_some()
+        && tiles == files_of(fragment, &target.source_ids)
+}
+
 /// The live rows of a fragment.
-pub(super) async fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
+pub(crate) async fn live(fragment: &FileFragment) -> Result<Vec<u32>, SnapshotError> {
     let failed = |error| SnapshotError::lance("count a fragment's rows", error);
     let rows = fragment.physical_rows().await.map_err(failed)? as u32;
     let deleted = fragment.get_deletion_vector().await.map_err(failed)?;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Bench;
 use super::report::Stage;
+use crate::cli::untiled::{SAMPLE, worth_tiling};
 use crate::clock;
 use crate::histogram::Histogram;
 use crate::source::Payload;
@@ -139,6 +140,28 @@ impl Bench<'_> {
             }
         }
         Ok(shared)
+    }
+
+    /// What tiling would do for the crops, in words; none where there are none, or no need.
+    pub(super) fn tiling(&self) -> Result<Option<String>> {
+        let is_crop = |step: &Value| {
+            let name = step["name"].as_str();
+            name.is_some_and(|name| name.ends_with("Crop"))
+        };
+        let steps = self.transform.as_ref().and_then(Value::as_array);
+        let crops = steps.is_some_and(|steps| steps.iter().any(is_crop));
+        let (uri, column) = (self.source.uri(), &self.column);
+        if !self.is_bytes || !crops || uri.starts_with("memory:") {
+            return Ok(None);
+        }
+        let indices: Vec<u64> = self.indices().take(SAMPLE).collect();
+        let images = self.bytes_of(&indices)?;
+        let found = worth_tiling(images.iter().flatten().map(|image| &**image));
+        Ok(found.map(|found| {
+            format!(
+                "tiling: {found}: `loaderd tile {uri} --column {column}` has crops cut out before they are decoded"
+            )
+        }))
     }
 
     /// Decoding alone, on so many threads, from memory.

@@ -12,10 +12,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use loaderd_read::{FileSet, Mode};
+#[cfg(feature = "lance")]
+use loaderd_snapshot::UntiledSample;
 use rustix::fs::{Mode as FileMode, OFlags};
 
 use super::Check;
 use super::kernel::trial;
+#[cfg(feature = "lance")]
+use crate::cli::untiled::{SAMPLE, worth_tiling};
 
 /// Entries of the folder that are looked at.
 const ENTRIES_MAX: usize = 100_000;
@@ -140,7 +144,44 @@ pub(super) fn checks(place: &Place, files: &[PathBuf]) -> Vec<Check> {
         (Ok(what), None) => Check::ok("dataset", format!("{shown}: {what}on some file system")),
     }];
     checks.extend(reading(path, files));
+    checks.extend(tiles(path, named));
     checks
+}
+
+/// Whether there are JPEGs that could be tiled, for those who can look at them.
+#[cfg(feature = "lance")]
+fn tiles(path: &Path, named: bool) -> Option<Check> {
+    if !named || !path.join("_versions").is_dir() {
+        return None;
+    }
+    let uri = path.display();
+    let samples = match loaderd_snapshot::sample_untiled(&uri.to_string(), SAMPLE) {
+        Ok(samples) => samples,
+        Err(error) => {
+            let mend = "check the dataset and its data files";
+            return Some(Check::missing("tiles", format!("not known: {error}"), mend));
+        }
+    };
+    let (mut found, mut mends) = (Vec::new(), Vec::new());
+    for UntiledSample { column, images } in &samples {
+        if let Some(words) = worth_tiling(images.iter().map(Vec::as_slice)) {
+            found.push(format!("column {column:?}: {words}"));
+            mends.push(format!("`loaderd tile {uri} --column {column}`"));
+        }
+    }
+    match (samples.is_empty(), found.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some(Check::ok(
+            "tiles",
+            "no image that should be tiled was found",
+        )),
+        (false, false) => Some(Check::slow("tiles", found.join(", "), mends.join(", "))),
+    }
+}
+
+#[cfg(not(feature = "lance"))]
+fn tiles(_path: &Path, _named: bool) -> Option<Check> {
+    None
 }
 
 /// Opens the dataset where there is one, for those who can.

@@ -1,0 +1,46 @@
+//! Whether images are worth tiling.
+//!
+//! Enters: a sample of encoded images. Leaves: how many of them could be tiled. Nothing is written.
+
+use loaderd_decode::Limits;
+use loaderd_decode::tile::tile;
+
+/// Images that are looked at.
+pub(super) const SAMPLE: usize = 16;
+
+/// How many of these could be tiled and are not, in words; none where it is the lesser part, so that
+/// a dataset with a few odd images left is not spoken of.
+pub(super) fn worth_tiling<'a>(images: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+    let limits = Limits::default();
+    let (mut all, mut untiled) = (0, 0);
+    for image in images {
+        all += 1;
+        untiled += usize::from(tile(image, &limits).is_ok());
+    }
+    (untiled * 2 > all)
+        .then(|| format!("{untiled} of {all} images looked at are JPEGs without tiles"))
+}
+
+#[cfg(test)]
+mod tests {
+    use loaderd_decode::encode::Encoder;
+
+    use super::*;
+
+    #[test]
+    fn only_what_could_be_tiled_counts() {
+        let pixels: Vec<u8> = (0..128 * 128 * 3_u32)
+            .map(|at| (at.wrapping_mul(at) >> 5) as u8)
+            .collect();
+        let jpeg = Encoder::default().encode(&pixels, 128, 128).unwrap();
+        let tiled = tile(&jpeg, &Limits::default()).unwrap().jpeg;
+        let found = worth_tiling([&jpeg[..], &jpeg, &tiled]);
+        assert_eq!(
+            found.unwrap(),
+            "2 of 3 images looked at are JPEGs without tiles"
+        );
+        assert_eq!(worth_tiling([&jpeg[..], &tiled]), None);
+        assert_eq!(worth_tiling([b"no image".as_slice()]), None);
+        assert_eq!(worth_tiling([]), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! What can be wrong with a GPU and its libraries, with the facts and the way out.
+
+use crate::Version;
+
+/// Why a GPU, or nvJPEG, can't be used. Displayed, it says what was found; [`mend`](Self::mend)
+/// says what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// The driver's library can't be opened.
+    #[error("{library} can't be opened: {reason}")]
+    NoDriver {
+        /// Its name, or the path that was given.
+        library: String,
+        /// The loader's words.
+        reason: String,
+    },
+    /// The driver is older than what we ask for.
+    #[error("{library} offers CUDA {found}, and {least} is the least")]
+    DriverTooOld {
+        /// The driver's library.
+        library: String,
+        /// What it offers.
+        found: Version,
+        /// What is needed.
+        least: Version,
+    },
+    /// The driver's library lacks a function.
+    #[error("{library} lacks {symbol}")]
+    DriverSymbol {
+        /// The driver's library.
+        library: String,
+        /// The function's name.
+        symbol: &'static str,
+    },
+    /// A call of the driver's failed.
+    #[error("{call}: {name} ({code}), by {library}")]
+    Driver {
+        /// The function called.
+        call: &'static str,
+        /// The driver's name for the error.
+        name: String,
+        /// Its number.
+        code: i32,
+        /// The driver's library.
+        library: String,
+    },
+    /// No nvJPEG was found that could be used.
+    #[error("no nvJPEG: {}", tried.join("; "))]
+    NoNvjpeg {
+        /// What was tried, and why it was not taken.
+        tried: Vec<String>,
+    },
+    /// A call of nvJPEG's failed.
+    #[error("{call}: {name} ({status}), by {library}")]
+    Nvjpeg {
+        /// The function called.
+        call: &'static str,
+        /// nvJPEG's name for the status.
+        name: &'static str,
+        /// Its number.
+        status: i32,
+        /// The library's file.
+        library: String,
+    },
+    /// The kernel refused something.
+    #[error("{what}: {reason}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's words.
+        reason: String,
+    },
+}
+
+impl GpuError {
+    /// The way out, as a sentence without a period.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            GpuError::NoDriver { .. } => {
+                "install NVIDIA's driver, 525 or later; in a container, run it with `--gpus all`; \
+                 LOADERD_LIBCUDA names a libcuda elsewhere"
+            }
+            GpuError::DriverTooOld { .. } => {
+                "install NVIDIA's driver 525 or later (580 or later for CUDA 13)"
+            }
+            GpuError::DriverSymbol { .. } => {
+                "install NVIDIA's driver anew: this library is none of theirs, or not whole; unset \
+                 LOADERD_LIBCUDA"
+            }
+            GpuError::Driver { code, call, .. } => driver_mend(*code, call),
+            GpuError::NoNvjpeg { .. } => {
+                "pip install nvidia-nvjpeg (CUDA 13) or nvidia-nvjpeg-cu12 into the environment \
+                 that trains, or name the file with LOADERD_NVJPEG"
+            }
+            GpuError::Nvjpeg { status, .. } => nvjpeg_mend(*status),
+            GpuError::System { .. } => {
+                "free some memory; let memfd_create through the seccomp filter"
+            }
+        }
+    }
+}
+
+/// Codes are those of cuda.h, `cudaError_enum`.
+fn driver_mend(code: i32, call: &str) -> &'static str {
+    match code {
+        1 | 2 if call == "cuMemHostRegister" => {
+            "free some memory; a container or virtual machine may forbid its driver to pin memory"
+        }
+        2 => "free memory on the GPU: `nvidia-smi` shows who has it",
+        34 => {
+            "this is the toolkit's stub: take its folder off LD_LIBRARY_PATH, and install \
+             NVIDIA's driver"
+        }
+        46 => {
+            "another process has the GPU for itself, or it takes none: `nvidia-smi -c DEFAULT`, \
+             or use MPS"
+        }
+        100 => {
+            "no GPU is given to this process: see CUDA_VISIBLE_DEVICES; in a container, run it \
+             with `--gpus all`"
+        }
+        800 | 801 => "this GPU, or how it is handed to this machine, does not offer that",
+        802 => "start the fabric manager: `systemctl start nvidia-fabricmanager`",
+        803 => {
+            "the kernel's driver and libcuda are of different versions: restart the machine, or \
+             the container after the host's driver was changed"
+        }
+        804 => "remove the CUDA compatibility package, or install a driver that it knows",
+        805..=810 => {
+            "start the MPS control daemon anew (`nvidia-cuda-mps-control -d`), or unset \
+             CUDA_MPS_PIPE_DIRECTORY"
+        }
+        999 => "load the driver's module (`nvidia-modprobe -u -c 0`), and see `dmesg`",
+        _ => "see `nvidia-smi` and the kernel's log (`dmesg`)",
+    }
+}
+
+/// Statuses are those of nvjpeg.h, `nvjpegStatus_t`.
+fn nvjpeg_mend(status: i32) -> &'static str {
+    match status {
+        3 | 4 | 10 => "such an image is decoded on the CPU instead",
+        5 => "free memory on the GPU: `nvidia-smi` shows who has it",
+        6 | 8 => {
+            "see `nvidia-smi`; a driver older than the library gives this as well: update it, or \
+             name an older nvJPEG with LOADERD_NVJPEG"
+        }
+        7 | 9 => "this GPU has no such decoder: nothing to mend",
+        _ => "name another nvJPEG with LOADERD_NVJPEG",
+    }
+}

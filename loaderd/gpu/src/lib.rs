@@ -1,0 +1,33 @@
+//! The GPU's libraries, loaded at run time, and which JPEG goes where.
+//!
+//! Enters: the machine, and the headers of JPEGs. Leaves: devices and what they can do,
+//! nvJPEG's decoders behind safe owners, and a [`routing`] for each JPEG. Nothing is linked:
+//! the same binary works with and without a GPU, and what is missing is a [`GpuError`] with
+//! its mend. Never: a panic because a library is absent, old or strange; a decision about
+//! batches, threads or memory, which is the caller's.
+
+mod error;
+mod library;
+mod places;
+
+pub mod cuda;
+pub mod nvjpeg;
+pub mod routing;
+
+pub use error::GpuError;
+pub use places::Places;
+
+/// A version of CUDA, such as 12.4: what a driver offers, or a library was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The first number.
+    pub major: u32,
+    /// The second.
+    pub minor: u32,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}

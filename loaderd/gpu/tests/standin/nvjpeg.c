@@ -1,0 +1,331 @@
+/* A stand-in for libnvjpeg: it reads nothing and decodes nothing. Where a test asks for a
+   decode, it writes WRITTEN to the destination's first three bytes, which are host memory.
+   It ends the process where a handle goes before what was made with it.
+
+   MAJOR=N        its own major version
+   BUILT_FOR=N    the CUDA version that it says it was built for
+   CREATE=N       what nvjpegCreateEx answers
+   HARDWARE=N     what nvjpegCreateEx answers for the engines
+   DECODE=N       what a batch answers that was not begun anew after an error, and the first
+   SKIPS          the second image of a batch is reported as a success, and left out
+   UNSUPPORTED    no JPEG is supported
+   PHASE=N        what the second phase of a decode in phases answers
+   LACKS_BATCHES  nvjpegDecodeBatchedEx is missing */
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifndef MAJOR
+#define MAJOR 13
+#endif
+#ifndef BUILT_FOR
+#define BUILT_FOR 13
+#endif
+#ifndef CREATE
+#define CREATE 0
+#endif
+#ifndef HARDWARE
+#define HARDWARE 0
+#endif
+#ifndef DECODE
+#define DECODE 0
+#endif
+#ifndef PHASE
+#define PHASE 0
+#endif
+#define WRITTEN 0x5a
+
+typedef struct {
+    unsigned char *channel[4];
+    size_t pitch[4];
+} image;
+
+struct thing {
+    const char *kind;
+    int batch, failed, phase;
+    const unsigned char *data;
+};
+
+static int handles, things;
+
+static void must(int holds, const char *what) {
+    if (!holds) {
+        fprintf(stderr, "stand-in libnvjpeg: %s\n", what);
+        abort();
+    }
+}
+
+static int make(void *handle, const char *kind, struct thing **out) {
+    must(handle == &handles && handles > 0, "this is no handle");
+    things++;
+    *out = calloc(1, sizeof(struct thing));
+    (*out)->kind = kind;
+    return 0;
+}
+
+static int end(struct thing *thing, const char *kind) {
+    must(thing && thing->kind == kind, "destroyed as something else");
+    things--;
+    free(thing);
+    return 0;
+}
+
+static const char STATE[] = "state", STREAM[] = "stream", PARAMS[] = "params",
+                  DECODER[] = "decoder", PINNED[] = "pinned", DEVICE[] = "device";
+
+int nvjpegGetProperty(int which, int *value) {
+    *value = which == 0 ? MAJOR : which;
+    return 0;
+}
+
+int nvjpegGetCudartProperty(int which, int *value) {
+    *value = which == 0 ? BUILT_FOR : 0;
+    return 0;
+}
+
+int nvjpegCreateEx(int backend, void *device, void *pinned, unsigned flags, void **handle) {
+    must(!device && !pinned && flags == 0, "unexpected allocators or flags");
+    if (CREATE)
+        return CREATE;
+    if (backend == 3 && HARDWARE)
+        return HARDWARE;
+    handles++;
+    *handle = &handles;
+    return 0;
+}
+
+int nvjpegDestroy(void *handle) {
+    must(handle == &handles && handles > 0, "a handle was destroyed twice");
+    if (--handles == 0)
+        must(things == 0, "a handle went before what was made with it");
+    return 0;
+}
+
+int nvjpegGetHardwareDecoderInfo(void *handle, unsigned *engines, unsigned *cores) {
+    (void)handle;
+    *engines = 7;
+    *cores = 1;
+    return 0;
+}
+
+int nvjpegJpegStateCreate(void *handle, struct thing **state) {
+    return make(handle, STATE, state);
+}
+
+int nvjpegJpegStateDestroy(struct thing *state) {
+    return end(state, STATE);
+}
+
+int nvjpegDecodeBatchedInitialize(void *handle, struct thing *state, int batch, int threads,
+                                  int format) {
+    must(handle == &handles && state->kind == STATE, "no state");
+    must(threads == 1 && format == 5, "threads of its own, or another format");
+    state->batch = batch;
+    state->failed = 0;
+    return batch > 0 ? 0 : 2;
+}
+
+int nvjpegDecodeBatchedPreAllocate(void *handle, struct thing *state, int batch, int width,
+                                   int height, int subsampling, int format) {
+    must(handle == &handles && state->batch == batch && format == 5, "not set up for that");
+    return width > 0 && height > 0 && subsampling >= 0 ? 0 : 2;
+}
+
+static int batch(struct thing *state, const unsigned char *const *data, const size_t *lengths,
+                 image *images, void *stream) {
+    static int decodes;
+    must(stream != NULL, "no stream");
+    must(!state->failed, "a batch after a failed one was not begun anew");
+    if (DECODE && decodes++ == 0) {
+        state->failed = 1;
+        return DECODE;
+    }
+    for (int i = 0; i < state->batch; i++) {
+        must(lengths[i] > 1 && data[i][0] == 0xff, "no JPEG");
+#ifdef SKIPS
+        if (i == 1)
+            continue;
+#endif
+        for (int channel = 0; channel < 3; channel++)
+            images[i].channel[0][channel] = WRITTEN;
+    }
+    return 0;
+}
+
+int nvjpegDecodeBatched(void *handle, struct thing *state, const unsigned char *const *data,
+                        const size_t *lengths, image *images, void *stream) {
+    must(handle == &handles, "no handle");
+    return batch(state, data, lengths, images, stream);
+}
+
+#ifndef LACKS_BATCHES
+int nvjpegDecodeBatchedEx(void *handle, struct thing *state, const unsigned char *const *data,
+                          const size_t *lengths, image *images, struct thing **params,
+                          void *stream) {
+    must(handle == &handles, "no handle");
+    for (int i = 0; i < state->batch; i++)
+        must(params[i]->kind == PARAMS, "no parameters");
+    return batch(state, data, lengths, images, stream);
+}
+#endif
+
+static int answer(int *is_supported) {
+#ifdef UNSUPPORTED
+    *is_supported = 1;
+#else
+    *is_supported = 0;
+#endif
+    return 0;
+}
+
+int nvjpegDecodeBatchedSupported(void *handle, struct thing *stream, int *is_supported) {
+    must(handle == &handles && stream->data, "nothing was parsed");
+    return answer(is_supported);
+}
+
+int nvjpegDecodeBatchedSupportedEx(void *handle, struct thing *stream, struct thing *params,
+                                   int *is_supported) {
+    must(handle == &handles && stream->data && params->kind == PARAMS, "nothing was parsed");
+    return answer(is_supported);
+}
+
+int nvjpegJpegStreamCreate(void *handle, struct thing **stream) {
+    return make(handle, STREAM, stream);
+}
+
+int nvjpegJpegStreamDestroy(struct thing *stream) {
+    return end(stream, STREAM);
+}
+
+int nvjpegJpegStreamParseHeader(void *handle, const unsigned char *data, size_t length,
+                                struct thing *stream) {
+    must(handle == &handles && stream->kind == STREAM, "no stream");
+    if (length < 2 || data[0] != 0xff)
+        return 3;
+    stream->data = data;
+    return 0;
+}
+
+int nvjpegJpegStreamParse(void *handle, const unsigned char *data, size_t length, int metadata,
+                          int copy, struct thing *stream) {
+    must(metadata == 0 && copy == 0, "copies were asked for");
+    return nvjpegJpegStreamParseHeader(handle, data, length, stream);
+}
+
+int nvjpegJpegStreamGetJpegEncoding(struct thing *stream, int *encoding) {
+    must(stream->data != NULL, "nothing was parsed");
+    *encoding = 0xc0;
+    return 0;
+}
+
+int nvjpegJpegStreamGetFrameDimensions(struct thing *stream, unsigned *width,
+                                       unsigned *height) {
+    must(stream->data != NULL, "nothing was parsed");
+    *width = 120;
+    *height = 90;
+    return 0;
+}
+
+int nvjpegJpegStreamGetComponentsNum(struct thing *stream, unsigned *components) {
+    must(stream->data != NULL, "nothing was parsed");
+    *components = 3;
+    return 0;
+}
+
+int nvjpegJpegStreamGetChromaSubsampling(struct thing *stream, int *subsampling) {
+    must(stream->data != NULL, "nothing was parsed");
+    *subsampling = 2;
+    return 0;
+}
+
+int nvjpegDecodeParamsCreate(void *handle, struct thing **params) {
+    return make(handle, PARAMS, params);
+}
+
+int nvjpegDecodeParamsDestroy(struct thing *params) {
+    return end(params, PARAMS);
+}
+
+int nvjpegDecodeParamsSetOutputFormat(struct thing *params, int format) {
+    must(params->kind == PARAMS && format == 5, "another format");
+    return 0;
+}
+
+int nvjpegDecodeParamsSetScaleFactor(struct thing *params, int scale) {
+    must(params->kind == PARAMS, "no parameters");
+    return scale >= 0 && scale <= 3 ? 0 : 2;
+}
+
+int nvjpegDecoderCreate(void *handle, int backend, struct thing **decoder) {
+    must(backend == 2, "another backend");
+    return make(handle, DECODER, decoder);
+}
+
+int nvjpegDecoderDestroy(struct thing *decoder) {
+    return end(decoder, DECODER);
+}
+
+int nvjpegDecoderJpegSupported(struct thing *decoder, struct thing *stream,
+                               struct thing *params, int *is_supported) {
+    must(decoder->kind == DECODER && stream->data && params->kind == PARAMS, "not parsed");
+    return answer(is_supported);
+}
+
+int nvjpegDecoderStateCreate(void *handle, struct thing *decoder, struct thing **state) {
+    must(decoder->kind == DECODER, "no decoder");
+    return make(handle, STATE, state);
+}
+
+int nvjpegBufferPinnedCreate(void *handle, void *allocator, struct thing **buffer) {
+    must(!allocator, "an allocator");
+    return make(handle, PINNED, buffer);
+}
+
+int nvjpegBufferPinnedDestroy(struct thing *buffer) {
+    return end(buffer, PINNED);
+}
+
+int nvjpegBufferDeviceCreate(void *handle, void *allocator, struct thing **buffer) {
+    must(!allocator, "an allocator");
+    return make(handle, DEVICE, buffer);
+}
+
+int nvjpegBufferDeviceDestroy(struct thing *buffer) {
+    return end(buffer, DEVICE);
+}
+
+int nvjpegStateAttachPinnedBuffer(struct thing *state, struct thing *buffer) {
+    must(state->kind == STATE && buffer->kind == PINNED, "attached to something else");
+    return 0;
+}
+
+int nvjpegStateAttachDeviceBuffer(struct thing *state, struct thing *buffer) {
+    must(state->kind == STATE && buffer->kind == DEVICE, "attached to something else");
+    return 0;
+}
+
+int nvjpegDecodeJpegHost(void *handle, struct thing *decoder, struct thing *state,
+                         struct thing *params, struct thing *stream) {
+    must(handle == &handles && decoder->kind == DECODER, "no decoder");
+    must(params->kind == PARAMS && stream->data, "nothing was parsed");
+    state->phase = 1;
+    return 0;
+}
+
+int nvjpegDecodeJpegTransferToDevice(void *handle, struct thing *decoder, struct thing *state,
+                                     struct thing *parsed, void *stream) {
+    must(handle == &handles && decoder->kind == DECODER && parsed->data, "no decoder");
+    must(state->phase == 1 && stream, "phases out of order");
+    state->phase = 2;
+    return PHASE;
+}
+
+int nvjpegDecodeJpegDevice(void *handle, struct thing *decoder, struct thing *state,
+                           image *destination, void *stream) {
+    must(handle == &handles && decoder->kind == DECODER, "no decoder");
+    must(state->phase == 2 && stream, "phases out of order");
+    for (int channel = 0; channel < 3; channel++)
+        destination->channel[0][channel] = WRITTEN;
+    return 0;
+}
