@@ -251,10 +251,19 @@ struct Session {
     oversize: AtomicU64,
 }
 
+/// A batch that the user has been handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handed {
+    /// Step of the run.
+    pub step: u64,
+    /// The step log has a record of it. Without one there is nothing to mark as delivered.
+    pub is_logged: bool,
+}
+
 /// What is remembered of a batch that a client has.
 #[derive(Clone)]
 struct Lent {
-    step: u64,
+    handed: Handed,
     /// Of its memfd, where it has one.
     _memory: Option<Arc<Reserved>>,
 }
@@ -373,10 +382,10 @@ impl SessionHandle {
         Ok(step < count)
     }
 
-    /// The user has the batch. Returns the step where this is news.
-    pub fn delivered(&self, lease: u64) -> Result<Option<u64>, UnknownLease> {
+    /// The user has the batch. Returns what it is where this is news.
+    pub fn delivered(&self, lease: u64) -> Result<Option<Handed>, UnknownLease> {
         let lent = self.session.lock().slots.deliver(lease)?;
-        Ok(lent.map(|lent| lent.step))
+        Ok(lent.map(|lent| lent.handed))
     }
 
     /// The client is done with the batch.

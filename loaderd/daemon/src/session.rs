@@ -243,9 +243,12 @@ impl Session<'_> {
                     }
                 }
                 ToDaemon::Delivered { lease } => {
-                    if let Some(step) = handle.delivered(lease).map_err(unknown)? {
+                    if let Some(handed) = handle.delivered(lease).map_err(unknown)? {
                         delivered.fetch_add(1, Ordering::Relaxed);
-                        self.shared.log.delivered(rank.job.key.job, rank.rank, step);
+                        if handed.is_logged {
+                            let job = rank.job.key.job;
+                            self.shared.log.delivered(job, rank.rank, handed.step);
+                        }
                     }
                 }
                 ToDaemon::Release { lease } => handle.release(lease).map_err(unknown)?,

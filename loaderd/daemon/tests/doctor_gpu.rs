@@ -33,10 +33,18 @@ const NAMES: [&str; 6] = [
 
 /// Name, verdict, what was found, and the mend, of each of the GPU's checks.
 fn doctor(variables: &[(&str, &Path)]) -> Vec<(String, String, String, String)> {
+    doctor_with(&[], variables)
+}
+
+fn doctor_with(
+    arguments: &[&str],
+    variables: &[(&str, &Path)],
+) -> Vec<(String, String, String, String)> {
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_loaderd"));
     command
         .args(["doctor", "--json"])
+        .args(arguments)
         .env("LOADERD_STATE", home.path().join("state"))
         .env("LOADERD_CACHE", home.path().join("cache"))
         .env("LOADERD_SOCKET", home.path().join("socket"))
@@ -176,12 +184,28 @@ fn a_driver_that_can_not_be_used_leaves_one_line() {
     }
     let taken = on("taken", &["RETAIN=46"], &[]);
     assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(taken[1].2.starts_with("0 Stand-in 0 ("), "{taken:?}");
     assert!(
         taken[1]
             .2
             .contains("cuDevicePrimaryCtxRetain: CUDA_ERROR_DEVICE_UNAVAILABLE")
     );
     assert!(taken[1].3.contains("nvidia-smi -c DEFAULT"), "{taken:?}");
+}
+
+#[test]
+fn a_driver_that_does_not_answer_leaves_the_rest_of_the_report() {
+    let [cuda, _] = build("wedged", &["WEDGED"], &[]);
+    let found = doctor_with(&["--gpu-wait=1"], &[("LOADERD_LIBCUDA", &cuda)]);
+    let [(name, verdict, found, mend)] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!((name.as_str(), verdict.as_str()), ("gpu_driver", "missing"));
+    assert_eq!(
+        found,
+        "the driver does not answer (1 s): images are decoded on CPU cores"
+    );
+    assert!(mend.contains("nvidia-smi"), "{mend}");
 }
 
 #[test]

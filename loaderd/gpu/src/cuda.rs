@@ -22,7 +22,8 @@ use crate::error::GpuError;
 use crate::library::{Library, SUCCESS};
 use crate::places::Places;
 
-pub use context::{Context, Entered, Registered, Stream};
+pub(crate) use context::Entered;
+pub use context::{Context, Registered, Stream};
 pub use device::{ComputeMode, Device};
 pub use memory::DeviceMemory;
 pub use mps::Mps;

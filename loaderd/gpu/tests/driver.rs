@@ -178,7 +178,6 @@ fn trials_leave_nothing_behind() {
     memory_holds_what_is_put_there(&context, &stream);
     drop(context);
     std::thread::spawn(move || {
-        let _current = shared.enter().unwrap();
         shared.try_registration(4096).unwrap();
     })
     .join()

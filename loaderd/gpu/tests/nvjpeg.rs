@@ -275,6 +275,17 @@ fn support_is_the_librarys_to_grant() {
 }
 
 #[test]
+fn a_decoder_that_is_not_finished_leaves_in_order() {
+    // The stand-in ends the process where a buffer goes before the state that has it.
+    let handle = handle("attach", Backend::GpuHybrid, &["ATTACH=5"]).unwrap();
+    let error = HybridDecoder::new(&handle).err().unwrap().to_string();
+    assert!(
+        error.starts_with("nvjpegStateAttachDeviceBuffer: NVJPEG_STATUS_ALLOCATOR_FAILURE"),
+        "{error}"
+    );
+}
+
+#[test]
 fn phases_follow_each_other_and_begin_anew_after_an_error() {
     let handle = handle("phases", Backend::GpuHybrid, &[]).unwrap();
     let mut jpeg = JpegStream::new(&handle).unwrap();

@@ -5,6 +5,9 @@
 //! session's own code. It never changes a setting, and leaves nothing behind but the
 //! folders that a session would make.
 
+use std::io::Write;
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use loaderd_gpu::Places;
 use serde::Serialize;
@@ -31,6 +34,9 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Seconds that the GPU's driver has to answer in
+    #[arg(long, hide = true, default_value_t = 20)]
+    gpu_wait: u64,
 }
 
 const FORMAT: &str = "\
@@ -50,8 +56,9 @@ Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors
 memory, dataset, direct_io, page_cache, tiles, state, cache, temporary, runtime, daemon,
 jpeg, lance, python, gpu_driver, gpu_devices, nvjpeg, gpu_pinned, gpu_export, mps. direct_io
 and page_cache are left out where there are no files to read, tiles where no Lance dataset
-with images is named, and all after gpu_driver where no GPU can be used. No images are decoded
-on GPUs so far.
+with images is named, and all after gpu_driver where no GPU can be used. A driver that does
+not answer for 20 s is left alone: the check that it holds up is missing, and those after it
+are left out. No images are decoded on GPUs so far.
 
 LOADERD_LIBCUDA and LOADERD_NVJPEG name these libraries where they are not found, or where
 another is to be used.";
@@ -123,14 +130,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     // Before anything else: what the daemon takes decides, and it takes what it may.
     let limits = resources::Limits::take();
     let (place, files) = dataset::find(arguments.place.as_deref());
-    let checks: Vec<Check> = kernel::checks(&limits)
+    let mut checks: Vec<Check> = kernel::checks(&limits)
         .into_iter()
         .chain(resources::checks(&limits, files.len()))
         .chain(dataset::checks(&place, &files))
         .chain(folders::checks(&arguments.socket))
         .chain(programs::checks(&arguments.socket))
-        .chain(gpu::checks(&Places::of_process()))
         .collect();
+    let wait = Duration::from_secs(arguments.gpu_wait);
+    let (gpu, has_answered) = gpu::checks(Places::of_process(), wait);
+    checks.extend(gpu);
     if arguments.json {
         let worst = checks.iter().map(|check| check.verdict).max();
         let report = json!({
@@ -142,11 +151,29 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     } else {
         show(&checks);
     }
-    let failed: Vec<&str> = of(&checks, Verdict::Failed).collect();
+    let outcome = outcome(&checks);
+    if !has_answered {
+        leave(&outcome);
+    }
+    outcome
+}
+
+fn outcome(checks: &[Check]) -> Result<()> {
+    let failed: Vec<&str> = of(checks, Verdict::Failed).collect();
     if !failed.is_empty() {
         bail!("sessions can't work here: {} failed", failed.join(", "));
     }
     Ok(())
+}
+
+/// Ends the process without asking the GPU's library, whose driver may never answer.
+fn leave(outcome: &Result<()>) -> ! {
+    if let Err(error) = outcome {
+        crate::note(format_args!("loaderd: {error}"));
+    }
+    let _ = std::io::stdout().flush();
+    // SAFETY: nothing of ours is left to be done at exit.
+    unsafe { libc::_exit(i32::from(outcome.is_err())) }
 }
 
 fn of(checks: &[Check], verdict: Verdict) -> impl Iterator<Item = &'static str> {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::Receiver;
 use loaderd_wire::message::{Failure, OnLogError};
 
-use super::{Event, Finished, Lent, Outlet, Session};
+use super::{Event, Finished, Handed, Lent, Outlet, Session};
 use crate::batch::Batch;
 use crate::clock;
 use crate::steplog::StepLog;
@@ -96,7 +96,9 @@ impl Publisher {
             self.end_stream(error.into(), turn);
             return false;
         }
-        if let Err(error) = self.log.prepare(records) {
+        let logged = self.log.prepare(records);
+        let is_logged = logged.is_ok();
+        if let Err(error) = logged {
             if self.session.job.request.on_log_error == OnLogError::Stop {
                 self.end_stream(error.into(), turn);
                 return false;
@@ -117,7 +119,10 @@ impl Publisher {
                 None => (None, None),
             };
             let lent = Lent {
-                step: batch.step(),
+                handed: Handed {
+                    step: batch.step(),
+                    is_logged,
+                },
                 _memory: memory,
             };
             let lease = self.session.lock().slots.publish(batch.slot, lent);
@@ -159,5 +164,59 @@ impl Publisher {
     fn abandon(&self, batch: &Batch) {
         self.session.lock().slots.abandon(batch.slot);
         self.session.wake.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use loaderd_decode::Limits;
+    use loaderd_read::Mode;
+    use loaderd_wire::segment::Segment;
+    use serde_json::json;
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::job::Job;
+    use crate::memory::SlotMemory;
+    use crate::steplog::file_in;
+
+    #[test]
+    fn batches_without_a_record_are_known_when_they_are_handed_out() {
+        const WAIT: Duration = Duration::from_secs(20);
+        let folder = tempfile::tempdir().unwrap();
+        let path = file_in(folder.path());
+        let log = Arc::new(StepLog::open(&path, None).unwrap());
+        let request = json!({
+            "uri": "memory:rows=4", "columns": ["label"], "batch_size": 1, "rank": 0,
+            "world_size": 1, "on_log_error": "continue",
+        });
+        let request = serde_json::from_value(request).unwrap();
+        let job = Arc::new(Job::open(&request, "a", &log).unwrap());
+        let segment = Arc::new(Segment::create(job.layout.slot_bytes, 1).unwrap());
+        let engine = Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None).unwrap();
+        let (events, inbox) = crossbeam_channel::unbounded();
+        let outlet = Box::new(move |event| events.send(event).is_ok());
+        let (session, _) = engine
+            .session(job, 0, segment, log.clone(), Mode::Auto, outlet)
+            .unwrap();
+        session.start(1, 0, 0).unwrap();
+        // With one slot, the next batch is made when this one is released.
+        let handed_out = || {
+            let Event::Ready(ready, _) = inbox.recv_timeout(WAIT).unwrap() else {
+                panic!("no batch");
+            };
+            let handed = session.delivered(ready.lease).unwrap();
+            (ready.lease, handed.unwrap())
+        };
+        let (lease, first) = handed_out();
+        assert_eq!((first.step, first.is_logged), (0, true));
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.busy_timeout(WAIT).unwrap();
+        other.execute_batch("DROP TABLE steps").unwrap();
+        session.release(lease).unwrap();
+        let (_, second) = handed_out();
+        assert_eq!((second.step, second.is_logged), (1, false));
     }
 }

@@ -91,7 +91,7 @@ impl StepLog {
         self.ask(|reply| Request::Prepare(records, reply))
     }
 
-    /// Marks a step as handed out, some time soon.
+    /// Marks a step that was prepared as handed out, some time soon.
     pub fn delivered(&self, job: i64, rank: u32, step: u64) {
         // The writer outlives every session, so a failed send can only be its panic,
         // which `prepare` reports.
@@ -134,12 +134,14 @@ struct Writer {
     closing: Arc<AtomicBool>,
     /// [`FULL_DISK_WAIT`], but in tests.
     full_wait: Duration,
-    /// When the disk was found full; None once something could be written again. Who goes on
-    /// without a record waits once, and not for every batch.
+    /// When the disk was found full; None once steps could be recorded again. Less than that
+    /// may fit into what the files have, and says nothing of the disk. Who goes on without a
+    /// record waits once, and not for every batch.
     full_since: Option<Instant>,
     /// That was said in the daemon's log.
     full_said: bool,
-    /// Steps to be marked as delivered; kept until that could be written.
+    /// Steps to be marked as delivered; kept until that could be written. Each has a record, so
+    /// that they are no more than were on their way when writing failed.
     delivered: Vec<(i64, u32, u64)>,
     /// Steps published without a record, by job; kept until that could be written.
     unlogged: BTreeMap<i64, u64>,
@@ -178,6 +180,7 @@ impl Writer {
             let transaction = db.transaction()?;
             let now_ms = now_ms();
             let mut mismatches = Vec::new();
+            let changes = transaction.total_changes();
             for (records, _) in &prepare {
                 let mut mismatch = None;
                 for record in records {
@@ -187,6 +190,7 @@ impl Writer {
                 }
                 mismatches.push(mismatch);
             }
+            let has_recorded = transaction.total_changes() > changes;
             for (job, rank, step) in &delivered {
                 store::deliver(&transaction, *job, *rank, *step, now_ms)?;
             }
@@ -194,10 +198,13 @@ impl Writer {
                 store::add_unlogged(&transaction, *job, *steps)?;
             }
             transaction.commit()?;
-            Ok(mismatches)
+            Ok((mismatches, has_recorded))
         });
         match written {
-            Ok(mismatches) => {
+            Ok((mismatches, has_recorded)) => {
+                if has_recorded {
+                    (self.full_since, self.full_said) = (None, false);
+                }
                 self.unlogged.clear();
                 for ((_, reply), mismatch) in prepare.into_iter().zip(mismatches) {
                     let answer = match mismatch {
@@ -227,15 +234,8 @@ impl Writer {
         mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StepLogError> {
         loop {
-            let changes = self.db.total_changes();
             let error = match work(&mut self.db) {
-                Ok(value) => {
-                    // Where nothing was to be written, that says nothing of the disk.
-                    if self.db.total_changes() > changes {
-                        (self.full_since, self.full_said) = (None, false);
-                    }
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             let path = self.path.clone();

@@ -68,8 +68,9 @@ impl Context {
         self.retained.device
     }
 
-    /// Makes the context current for this thread until the answer is dropped.
-    pub fn enter(&self) -> Result<Entered<'_>, GpuError> {
+    /// Makes the context current for this thread until the answer is dropped. Answers are to be
+    /// dropped in reverse order, which is ours to see to.
+    pub(crate) fn enter(&self) -> Result<Entered<'_>, GpuError> {
         let driver = self.driver();
         // SAFETY: the context is retained as long as `self`.
         driver.check("cuCtxPushCurrent", unsafe {
@@ -126,7 +127,7 @@ impl Context {
 
 /// A context that is current for this thread.
 #[must_use = "the context is current only until this is dropped"]
-pub struct Entered<'a> {
+pub(crate) struct Entered<'a> {
     driver: &'a Driver,
     _of_this_thread: PhantomData<*const ()>,
 }

@@ -83,9 +83,9 @@ impl BatchDecoder {
     /// # Safety
     ///
     /// The stream of the batch before is done with it. Until `stream` is done with this one,
-    /// the state is not dropped, all of `encoded` stays as it is, and each destination
-    /// is device memory with room for its image's rows, of which nobody else makes use: neither
-    /// other threads nor work queued before, on this stream or another.
+    /// neither the state nor any of `params` is dropped, all of `encoded` stays as it is, and
+    /// each destination is device memory with room for its image's rows, of which nobody else
+    /// makes use: neither other threads nor work queued before, on this stream or another.
     pub unsafe fn decode(
         &mut self,
         encoded: &[&[u8]],
@@ -124,7 +124,7 @@ impl BatchDecoder {
                 )
             })?;
         } else {
-            // SAFETY: as above, of four arrays.
+            // SAFETY: as above, of four arrays; `params` holds what the fourth points to.
             handle.check("nvjpegDecodeBatchedEx", unsafe {
                 (handle.api().batched_ex)(
                     handle.raw(),

@@ -46,13 +46,7 @@ impl HybridDecoder {
             },
             api.decoder_destroy,
         )?;
-        let state = Owned::new(
-            handle,
-            "nvjpegDecoderStateCreate",
-            // SAFETY: as above.
-            |api, handle, raw| unsafe { (api.decoder_state_create)(handle, decoder.raw(), raw) },
-            api.state_destroy,
-        )?;
+        let params = Params::new(handle, Scale::Full)?;
         let pinned = Owned::new(
             handle,
             "nvjpegBufferPinnedCreate",
@@ -67,6 +61,14 @@ impl HybridDecoder {
             |api, handle, raw| unsafe { (api.device_create)(handle, null, raw) },
             api.device_destroy,
         )?;
+        // Last, so that it goes first where an error leaves early: see the fields.
+        let state = Owned::new(
+            handle,
+            "nvjpegDecoderStateCreate",
+            // SAFETY: as above.
+            |api, handle, raw| unsafe { (api.decoder_state_create)(handle, decoder.raw(), raw) },
+            api.state_destroy,
+        )?;
         // SAFETY: both were made above, and the buffer outlives the state.
         handle.check("nvjpegStateAttachPinnedBuffer", unsafe {
             (api.attach_pinned)(state.raw(), pinned.raw())
@@ -80,7 +82,7 @@ impl HybridDecoder {
             _pinned: pinned,
             _device: device,
             decoder,
-            params: Params::new(handle, Scale::Full)?,
+            params,
             phase: Phase::Idle,
         })
     }

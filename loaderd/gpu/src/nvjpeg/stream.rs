@@ -28,42 +28,36 @@ impl JpegStream {
 
     /// Reads the header of `encoded`: enough to ask what it holds, and who decodes it.
     pub fn parse_header<'a>(&'a mut self, encoded: &'a [u8]) -> Result<ParsedJpeg<'a>, GpuError> {
-        let handle = self.owned.handle();
-        // SAFETY: `encoded` is borrowed for as long as the answer, which alone uses the stream.
-        handle.check("nvjpegJpegStreamParseHeader", unsafe {
-            (handle.api().stream_parse_header)(
-                handle.raw(),
-                encoded.as_ptr(),
-                encoded.len(),
-                self.owned.raw(),
-            )
-        })?;
-        Ok(ParsedJpeg {
-            stream: self,
-            _encoded: encoded,
-            is_whole: false,
-        })
+        self.read(encoded, false)
     }
 
     /// Reads all of `encoded`, without a copy, for a decode in phases.
     pub fn parse<'a>(&'a mut self, encoded: &'a [u8]) -> Result<ParsedJpeg<'a>, GpuError> {
-        let handle = self.owned.handle();
-        // SAFETY: as above; neither metadata nor the bytes themselves are copied, and these
-        // are borrowed as long as the answer.
-        handle.check("nvjpegJpegStreamParse", unsafe {
-            (handle.api().stream_parse)(
-                handle.raw(),
-                encoded.as_ptr(),
-                encoded.len(),
-                0,
-                0,
-                self.owned.raw(),
-            )
-        })?;
+        self.read(encoded, true)
+    }
+
+    fn read<'a>(
+        &'a mut self,
+        encoded: &'a [u8],
+        is_whole: bool,
+    ) -> Result<ParsedJpeg<'a>, GpuError> {
+        let (handle, stream) = (self.owned.handle(), self.owned.raw());
+        let (api, raw) = (handle.api(), handle.raw());
+        let (data, length) = (encoded.as_ptr(), encoded.len());
+        // SAFETY: here and below, `encoded` is borrowed for as long as the answer, which alone
+        // uses the stream.
+        let header = || unsafe { (api.stream_parse_header)(raw, data, length, stream) };
+        // SAFETY: as above; neither metadata nor the bytes themselves are copied.
+        let whole = || unsafe { (api.stream_parse)(raw, data, length, 0, 0, stream) };
+        if is_whole {
+            handle.check("nvjpegJpegStreamParse", whole())?;
+        } else {
+            handle.check("nvjpegJpegStreamParseHeader", header())?;
+        }
         Ok(ParsedJpeg {
             stream: self,
             _encoded: encoded,
-            is_whole: true,
+            is_whole,
         })
     }
 }

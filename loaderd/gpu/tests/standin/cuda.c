@@ -4,6 +4,7 @@
 
    VERSION=N      what cuDriverGetVersion says
    INIT=N         what cuInit answers
+   WEDGED         cuInit never answers, and the process can't leave by way of the library
    REGISTER=N     what cuMemHostRegister answers
    EXPORT=N       what cuMemExportToShareableHandle answers
    RETAIN=N       what cuDevicePrimaryCtxRetain answers
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #ifndef VERSION
 #define VERSION 13000
@@ -56,7 +58,18 @@ int cuDriverGetVersion(int *version) {
     return 0;
 }
 
+#ifdef WEDGED
+__attribute__((destructor)) static void leave(void) {
+    for (;;)
+        pause();
+}
+#endif
+
 int cuInit(unsigned flags) {
+#ifdef WEDGED
+    for (;;)
+        pause();
+#endif
     return flags ? 1 : INIT;
 }
 

@@ -9,6 +9,7 @@
    DECODE=N       what a batch answers that was not begun anew after an error, and the first
    SKIPS          the second image of a batch is reported as a success, and left out
    UNSUPPORTED    no JPEG is supported
+   ATTACH=N       what attaching a device buffer answers
    PHASE=N        what the second phase of a decode in phases answers
    LACKS_BATCHES  nvjpegDecodeBatchedEx is missing */
 
@@ -31,6 +32,9 @@
 #ifndef DECODE
 #define DECODE 0
 #endif
+#ifndef ATTACH
+#define ATTACH 0
+#endif
 #ifndef PHASE
 #define PHASE 0
 #endif
@@ -45,6 +49,9 @@ struct thing {
     const char *kind;
     int batch, failed, phase;
     const unsigned char *data;
+    /* Of a state: the buffers that it has; of a buffer: whether a state has it. */
+    struct thing *buffers[2];
+    int is_attached;
 };
 
 static int handles, things;
@@ -66,6 +73,10 @@ static int make(void *handle, const char *kind, struct thing **out) {
 
 static int end(struct thing *thing, const char *kind) {
     must(thing && thing->kind == kind, "destroyed as something else");
+    must(!thing->is_attached, "a buffer went before the state that has it");
+    for (int i = 0; i < 2; i++)
+        if (thing->buffers[i])
+            thing->buffers[i]->is_attached = 0;
     things--;
     free(thing);
     return 0;
@@ -297,11 +308,17 @@ int nvjpegBufferDeviceDestroy(struct thing *buffer) {
 
 int nvjpegStateAttachPinnedBuffer(struct thing *state, struct thing *buffer) {
     must(state->kind == STATE && buffer->kind == PINNED, "attached to something else");
+    state->buffers[0] = buffer;
+    buffer->is_attached = 1;
     return 0;
 }
 
 int nvjpegStateAttachDeviceBuffer(struct thing *state, struct thing *buffer) {
     must(state->kind == STATE && buffer->kind == DEVICE, "attached to something else");
+    if (ATTACH)
+        return ATTACH;
+    state->buffers[1] = buffer;
+    buffer->is_attached = 1;
     return 0;
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Enters: where libraries may lie. Leaves: checks. Sessions do without a GPU, so that none
 //! of these fails; where none is plugged in, nothing is amiss. Trials are done on the first
-//! device, and undone.
+//! device, and undone. They are done in a thread, which a driver may hold for ever.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use loaderd_gpu::cuda::{self, ComputeMode, Context, Device, Driver, Mps};
 use loaderd_gpu::nvjpeg::{Backend, Handle, Nvjpeg};
@@ -18,31 +20,79 @@ use crate::cli::size;
 const PINNED_BYTES: usize = 1 << 20;
 const ON_CPU: &str = "images are decoded on CPU cores";
 
-pub(super) fn checks(places: &Places) -> Vec<Check> {
+/// Names of the checks, in their order.
+const NAMES: [&str; 6] = [
+    "gpu_driver",
+    "gpu_devices",
+    "nvjpeg",
+    "gpu_pinned",
+    "gpu_export",
+    "mps",
+];
+
+/// What was found, the last of it that the driver does not answer where it doesn't within
+/// `wait`. Its thread is left to it then, and so is false returned: the process can't count
+/// on leaving in the usual way, by which the driver's library would be asked as well.
+pub(super) fn checks(places: Places, wait: Duration) -> (Vec<Check>, bool) {
+    let (sender, found) = mpsc::channel();
+    std::thread::spawn(move || look(&places, &sender));
+    let end = Instant::now() + wait;
+    let mut checks = Vec::new();
+    loop {
+        match found.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(check) => checks.push(check),
+            Err(RecvTimeoutError::Disconnected) => return (checks, true),
+            Err(RecvTimeoutError::Timeout) => break,
+        }
+    }
+    // After the last one, only the context is given back, of which nothing is reported.
+    if let Some(name) = NAMES.get(checks.len()) {
+        checks.push(Check::missing(
+            name,
+            format!(
+                "the driver does not answer ({} s): {ON_CPU}",
+                wait.as_secs()
+            ),
+            "see whether `nvidia-smi` answers, and the kernel's log (`dmesg`); reset the GPU, or \
+             restart the machine",
+        ));
+    }
+    (checks, false)
+}
+
+fn look(places: &Places, checks: &Sender<Check>) {
+    // Who listens no more has said so.
+    let say = |check| {
+        let _ = checks.send(check);
+    };
     let driver = match Driver::open(places) {
         Ok(driver) => driver,
         Err(error) => {
             let is_wanted = places.libcuda.is_some() || cuda::is_plugged_in(Path::new("/"));
-            return vec![without(&error, is_wanted)];
+            return say(without(&error, is_wanted));
         }
     };
     let found = format!("CUDA {} by {}", driver.version(), driver.library());
-    let mut checks = vec![Check::ok("gpu_driver", found)];
-    let usable = driver.devices().and_then(|devices| {
-        let context = driver.context(0)?;
-        Ok((devices, context))
-    });
-    match usable {
-        Ok((all, context)) => {
-            checks.push(devices(&all));
-            checks.push(nvjpeg(places, driver.version(), &context));
-            checks.push(pinned(&context));
-            checks.push(export(&context));
-            checks.push(mps(&Mps::of_process()));
-        }
-        Err(error) => checks.push(missing("gpu_devices", &error)),
-    }
-    checks
+    say(Check::ok("gpu_driver", found));
+    let all = match driver.devices() {
+        Ok(all) => devices(&all),
+        Err(error) => return say(missing("gpu_devices", &error)),
+    };
+    let context = match driver.context(0) {
+        Ok(context) => context,
+        Err(error) => return say(no_context(&all, &error)),
+    };
+    say(all);
+    say(nvjpeg(places, driver.version(), &context));
+    say(pinned(&context));
+    say(export(&context));
+    say(mps(&Mps::of_process()));
+}
+
+/// `all`: the devices, the first of which gives no context.
+fn no_context(all: &Check, error: &GpuError) -> Check {
+    let found = format!("{}: {error}", all.found);
+    Check::missing("gpu_devices", found, error.mend())
 }
 
 /// `is_wanted`: a GPU is plugged in, or the driver's library was named.

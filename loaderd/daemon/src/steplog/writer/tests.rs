@@ -166,6 +166,13 @@ fn a_full_disk_is_waited_for_once() {
     answer.recv().unwrap().unwrap();
     let (again, waited) = timed(&mut writer, many_steps(id));
     assert!(again.is_err() && waited < wait, "{again:?}, {waited:?}");
+    // Neither do marks, which fit into the pages that there are.
+    let changes = writer.db.total_changes();
+    writer.serve(vec![Request::Unlogged(id, 1)]);
+    writer.serve(vec![Request::Delivered(id, 0, 0)]);
+    assert!(writer.db.total_changes() > changes && writer.delivered.is_empty());
+    let (again, waited) = timed(&mut writer, many_steps(id));
+    assert!(again.is_err() && waited < wait, "{again:?}, {waited:?}");
 
     free(&writer);
     prepare(&mut writer, many_steps(id)).unwrap();
