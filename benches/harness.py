@@ -94,11 +94,16 @@ class Daemon:
 
     def __enter__(self) -> Daemon:
         deadline = time.monotonic() + 20
-        while not os.path.exists(self.socket):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                raise SystemExit(f"the daemon does not start:\n{self.log.read_text()}")
-            time.sleep(0.01)
+        try:
+            while not os.path.exists(self.socket):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"the daemon does not start:\n{self.log.read_text()}")
+                time.sleep(0.01)
+        except BaseException:
+            # Nobody calls __exit__ where this one ends early.
+            self._process.kill()
+            self._process.wait()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
