@@ -241,7 +241,8 @@ impl fmt::Display for PrunedTag {
 
 /// Takes off tags that loaderd put on `uri` at least `older_than` ago, `run` and `keep` alike.
 /// Other tags stay, and so does a run's tag whose process is still alive on this machine, and what
-/// keeps a version that a run's tag which stays is on. The result is sorted by name. With `dry_run` nothing is changed.
+/// keeps a version that a run's tag which stays is on. The result is sorted by name. With `dry_run`
+/// nothing is changed.
 ///
 /// # Errors
 /// Where the dataset cannot be opened, or a tag cannot be removed, or be put back on.
