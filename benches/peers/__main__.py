@@ -119,7 +119,7 @@ def run_child(task: str, name: str, group: str | None, *options: str) -> dict[st
             print(done.stderr, file=sys.stderr)
         raise Failed(said[-1] if said else f"status {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "said": done.stderr.strip()} if task == "measure" else found
+    return found
 
 
 class Bench:
