@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use loaderd_decode as decode;
-use loaderd_read::{Backend, Buffer, EngineReport, Mode};
+use loaderd_decode::cut::Pieces;
+use loaderd_read::{Backend, Buffer, EngineReport, Extent, Mode};
 use loaderd_wire::message::{Failure, FailureKind, OnBadSample, Ready};
 use loaderd_wire::segment::Segment;
 
@@ -69,6 +70,10 @@ pub type Outlet = Box<dyn Fn(Event) -> bool + Send + Sync>;
 
 enum Encoded {
     Read(Buffer),
+    /// Read from here, and nothing is known yet of where its segments lie.
+    New(Buffer, Extent),
+    /// The parts that its crop takes.
+    Pieces(Box<Pieced>),
     Shared(Arc<[u8]>),
     /// In the file that this text names.
     Named(Vec<u8>),
@@ -77,9 +82,32 @@ enum Encoded {
 impl Encoded {
     fn bytes(&self) -> &[u8] {
         match self {
-            Encoded::Read(buffer) => buffer,
+            Encoded::Read(buffer) | Encoded::New(buffer, _) => buffer,
+            Encoded::Pieces(_) => unreachable!("pieces are put together before they are decoded"),
             Encoded::Shared(bytes) => bytes,
             Encoded::Named(_) => unreachable!("files are read before they are decoded"),
+        }
+    }
+}
+
+/// Parts of a JPEG that were read.
+struct Pieced {
+    pieces: Pieces,
+    /// The header; where it was read in one go with the body, that buffer holds it, and what lies
+    /// between.
+    head: Option<Buffer>,
+    body: Buffer,
+}
+
+impl Pieced {
+    fn rebuild(&self, out: &mut Vec<u8>) {
+        let (head, body) = (self.pieces.head().len(), self.pieces.body());
+        match &self.head {
+            Some(buffer) => self.pieces.rebuild(buffer, &self.body, out),
+            None => {
+                let body = &self.body[body.start as usize..];
+                self.pieces.rebuild(&self.body[..head], body, out);
+            }
         }
     }
 }
@@ -187,6 +215,7 @@ impl Engine {
                 start: None,
                 last_stream: 0,
                 redo: Vec::new(),
+                whole: Vec::new(),
                 ended: false,
             }),
             wake: Condvar::new(),
@@ -197,6 +226,7 @@ impl Engine {
             timings: self.timings.clone(),
             memory: self.memory.clone(),
             oversize: AtomicU64::new(0),
+            read_bytes: AtomicU64::new(0),
         });
         let feeder = Feeder::new(
             session.clone(),
@@ -249,6 +279,8 @@ struct Session {
     memory: Arc<SlotMemory>,
     /// Batches that were too large for their slot. A mere count: relaxed.
     oversize: AtomicU64,
+    /// Bytes that the reader has brought. As above.
+    read_bytes: AtomicU64,
 }
 
 /// A batch that the user has been handed.
@@ -273,6 +305,8 @@ struct State {
     start: Option<Start>,
     last_stream: u64,
     redo: Vec<(Arc<Batch>, usize)>,
+    /// Images (row, tensor) whose parts did not do: they are to be read whole.
+    whole: Vec<(Arc<Batch>, usize, usize)>,
     ended: bool,
 }
 
@@ -295,6 +329,13 @@ impl Session {
 
     fn is_current(&self, batch: &Batch) -> bool {
         batch.stream == self.stream.load(Ordering::Relaxed) && !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// The parts of an image that were read can't be decoded: what is wrong, if anything is, the
+    /// whole of it shows.
+    fn read_whole(&self, batch: &Arc<Batch>, row: usize, tensor: usize) {
+        self.lock().whole.push((batch.clone(), row, tensor));
+        self.wake.notify_all();
     }
 
     /// Follows up on a part of a batch that is done with.
@@ -398,6 +439,11 @@ impl SessionHandle {
     /// Slots by state: free, filling, ready, leased.
     pub fn slots(&self) -> [u32; 4] {
         self.session.lock().slots.counts()
+    }
+
+    /// Bytes read so far from the dataset's files.
+    pub fn read_bytes(&self) -> u64 {
+        self.session.read_bytes.load(Ordering::Relaxed)
     }
 
     /// Batches so far that were too large for their slot.

@@ -12,6 +12,7 @@ use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
 use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
 
+use crate::cuts::Cuts;
 use crate::source::{self, Source, SourceError, SourceRequest};
 use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError, TiledRead};
 
@@ -34,6 +35,9 @@ pub struct Job {
     pub source: Box<dyn Source>,
     /// Image columns that are read from their tiled form.
     pub tiled: BTreeMap<String, TiledRead>,
+    /// By number of the source's columns of bytes: what is known of their images' segments, where
+    /// crops may be read by themselves.
+    cuts: Vec<Option<Cuts>>,
     /// Steps and shares.
     pub steps: Steps,
     /// One per tensor of `layout`, in its order.
@@ -160,6 +164,7 @@ impl Job {
         Ok(Job {
             run: run.into(),
             request: request.clone(),
+            cuts: cuts(source.as_ref(), &names, &chosen.origins),
             source,
             tiled,
             steps,
@@ -170,6 +175,17 @@ impl Job {
             resume_at,
             ranks: Mutex::default(),
         })
+    }
+
+    /// What is known of the images that a tensor is made of, where crops of them may be read.
+    pub(crate) fn cuts(&self, tensor: usize) -> Option<&Cuts> {
+        match &self.origins[tensor] {
+            Origin::Image {
+                input: Input::Bytes(column),
+                ..
+            } => self.cuts[*column].as_ref(),
+            _ => None,
+        }
     }
 
     /// Takes a rank for a session; each may be taken once at a time. Waits for up to
@@ -262,6 +278,26 @@ fn tiled(source: &dyn Source, columns: &[String]) -> BTreeMap<String, TiledRead>
             let (column, rows) = source.tiled(number)?;
             let column = column.to_owned();
             Some((name.clone(), TiledRead { column, rows }))
+        })
+        .collect()
+}
+
+/// Of the source's columns of bytes, those that lie in files and of which images are made.
+fn cuts(source: &dyn Source, columns: &[String], origins: &[Origin]) -> Vec<Option<Cuts>> {
+    let is_image = |number: usize| {
+        let input = Input::Bytes(number);
+        let images =
+            |origin: &Origin| matches!(origin, Origin::Image { input: of, .. } if *of == input);
+        origins.iter().any(images)
+    };
+    let folder = loaderd_wire::paths::cache_dir().ok();
+    let columns = columns.iter().enumerate();
+    columns
+        .map(|(number, name)| {
+            source.files().filter(|_| is_image(number))?;
+            let tiled = source.tiled(number).map_or("", |(tiled, _)| tiled);
+            let key = [source.identity(), source.selection_hash(), name, tiled];
+            Cuts::of(folder.as_deref()?, &key, source.rows())
         })
         .collect()
 }

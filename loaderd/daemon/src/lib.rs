@@ -10,6 +10,7 @@ pub mod jobs;
 
 mod batch;
 mod completion;
+mod cuts;
 pub mod engine;
 pub mod memory;
 pub mod slots;

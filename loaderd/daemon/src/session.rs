@@ -303,6 +303,7 @@ impl Session<'_> {
                 version: job.source.version(),
                 delivered: delivered.load(Ordering::Relaxed),
                 oversize: handle.upgrade().map_or(0, |handle| handle.oversize()),
+                read_bytes: handle.upgrade().map_or(0, |handle| handle.read_bytes()),
                 slots: handle.upgrade().map_or([0; 4], |handle| handle.slots()),
             }),
         );

@@ -11,11 +11,16 @@
 //! depends on the neighbours of its chroma sample: their MCUs are kept as well. The region's
 //! pixels are then the whole file's, bit for bit.
 
+mod index;
+
+use std::ops::Range;
+
 use crate::jpeg::segments::{
     APP0, APP14, DHT, DQT, DRI, EOI, Frame, RST0, SOF0, SOF1, SOI, SOS, Segment, is_metadata,
     scan_is_whole, segment, word,
 };
 pub use crate::opened::Region;
+pub use index::{INDEX_BYTES, Index, Pieces};
 
 /// A JPEG from which regions can be cut.
 #[derive(Debug, Clone)]
@@ -86,6 +91,16 @@ impl<'a> Cuttable<'a> {
         if !scan_is_whole(&encoded[scan.body], &frame) {
             return None;
         }
+        Cuttable::with(encoded, frame, interval, scan.whole.end)
+    }
+
+    /// None unless the interval divides a row of MCUs, or is a number of whole rows.
+    fn with(
+        encoded: &'a [u8],
+        frame: Frame,
+        interval: u32,
+        scan_at: usize,
+    ) -> Option<Cuttable<'a>> {
         let mcus = frame.mcus();
         let span = if mcus.0.is_multiple_of(interval) {
             (interval, 1)
@@ -97,7 +112,7 @@ impl<'a> Cuttable<'a> {
         Some(Cuttable {
             encoded,
             frame,
-            scan_at: scan.whole.end,
+            scan_at,
             interval,
             span,
             segments: (mcus.0 / span.0, mcus.1.div_ceil(span.1)),
@@ -175,14 +190,14 @@ impl<'a> Cuttable<'a> {
         let (from, to) = (u64::from(window.columns.0), u64::from(window.columns.1));
         let (top, bottom) = (u64::from(window.rows.0), u64::from(window.rows.1));
         let mut kept = 0u8;
-        self.each_segment(|number, data| {
+        self.each_segment(|number, bytes| {
             let (row, column) = (number / across, number % across);
             if (top..bottom).contains(&row) && (from..to).contains(&column) {
                 if (row, column) != (top, from) {
                     out.extend([0xff, RST0 + kept % 8]);
                     kept = kept.wrapping_add(1);
                 }
-                out.extend_from_slice(data);
+                out.extend_from_slice(&self.encoded[bytes]);
             }
         })?;
         out.extend([0xff, EOI]);
@@ -216,9 +231,9 @@ impl<'a> Cuttable<'a> {
         }
     }
 
-    /// Calls `visit` with the number and the data of each segment, in order. None as soon as
-    /// a marker is not the one that the picture has at its place.
-    fn each_segment(&self, mut visit: impl FnMut(u64, &[u8])) -> Option<()> {
+    /// Calls `visit` with the number of each segment, in order, and where its data lie. None
+    /// as soon as a marker is not the one that the picture has at its place.
+    fn each_segment(&self, mut visit: impl FnMut(u64, Range<usize>)) -> Option<()> {
         let last = u64::from(self.segments.0) * u64::from(self.segments.1) - 1;
         let (mut number, mut start) = (0u64, self.scan_at);
         for offset in memchr::memchr_iter(0xff, &self.encoded[self.scan_at..]) {
@@ -226,11 +241,11 @@ impl<'a> Cuttable<'a> {
             match *self.encoded.get(at + 1)? {
                 0 => continue,
                 EOI if number == last => {
-                    visit(number, &self.encoded[start..at]);
+                    visit(number, start..at);
                     return Some(());
                 }
                 marker if number < last && marker == RST0 + (number % 8) as u8 => {
-                    visit(number, &self.encoded[start..at]);
+                    visit(number, start..at);
                     number += 1;
                     start = at + 2;
                 }

@@ -19,7 +19,7 @@ use crate::limits::Limits;
 use crate::opened::{Opened, Region, Rows, room};
 use crate::orientation::Orientation;
 use crate::pipeline::{Options, Pipeline};
-use crate::region::{Need, eighths_for};
+use crate::region::{Need, Wanted};
 use crate::resize::{self, FractionalBox, Resampler, Target, View};
 use crate::transforms::Layout;
 
@@ -167,20 +167,14 @@ impl Decoder {
         let geometry = self.augmenter.follow(Geometry::of(&upright, width, height));
         let augmented = pipeline.augment_bytes();
         self.limits.check_scratch(&header, augmented)?;
-        let place = orientation.stored(&upright, header.width, header.height);
-        let eighths = if parsed.shrinks() {
-            eighths_for(&place, pipeline.options().fast_dct)
-        } else {
-            8
-        };
-        let x = Need::of(&place.x, place.filter, eighths);
-        let y = Need::of(&place.y, place.filter, eighths);
-        let region = Region {
-            left: x.decode.0,
-            right: x.decode.1,
-            top: y.decode.0,
-            bottom: y.decode.1,
-        };
+        let wanted = Wanted::of(pipeline, &header, &upright, parsed.shrinks());
+        let region = wanted.region();
+        let Wanted {
+            place,
+            eighths,
+            x,
+            y,
+        } = wanted;
         let mut stages = StageNs {
             header_ns: ns_since(clock),
             ..StageNs::default()
@@ -200,7 +194,7 @@ impl Decoder {
         };
         let mut decoded_pixels = 0;
         let mut is_finished = false;
-        if x.blank() || y.blank() {
+        if wanted.blank() {
             // Crops have moved the picture out of sight; borders are all there is.
             Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
             frame.columns = (0, 0);

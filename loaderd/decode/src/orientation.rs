@@ -35,6 +35,11 @@ impl Orientation {
         self.0
     }
 
+    /// The orientation of this EXIF value; none outside of 1 to 8.
+    pub(crate) fn of_value(value: u8) -> Option<Orientation> {
+        (1..=8).contains(&value).then_some(Orientation(value))
+    }
+
     /// Whether rows of the stored image are columns of the upright one.
     pub fn swaps(self) -> bool {
         self.0 >= 5

@@ -5,7 +5,61 @@
 //! than the resize's filter touches, save one against rounding.
 
 use crate::geometry::{Axis, Placement};
+use crate::header::Header;
+use crate::opened::Region;
+use crate::pipeline::Pipeline;
 use crate::transforms::Interpolation;
+
+/// What an image's draws take of it as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// The placement in the stored image's own axes.
+    pub(crate) place: Placement,
+    /// Scale of the DCT.
+    pub(crate) eighths: u32,
+    pub(crate) x: Need,
+    pub(crate) y: Need,
+}
+
+impl Wanted {
+    /// What `upright`, drawn on the image as it stands upright, takes of one with this header,
+    /// which the decoder can shrink or not.
+    pub(crate) fn of(
+        pipeline: &Pipeline,
+        header: &Header,
+        upright: &Placement,
+        shrinks: bool,
+    ) -> Wanted {
+        let orientation = pipeline.options().orientation_of(header);
+        let place = orientation.stored(upright, header.width, header.height);
+        let eighths = if shrinks {
+            eighths_for(&place, pipeline.options().fast_dct)
+        } else {
+            8
+        };
+        Wanted {
+            place,
+            eighths,
+            x: Need::of(&place.x, place.filter, eighths),
+            y: Need::of(&place.y, place.filter, eighths),
+        }
+    }
+
+    /// The pixels to decode, at the scale; empty where nothing of the picture is in sight.
+    pub(crate) fn region(&self) -> Region {
+        Region {
+            left: self.x.decode.0,
+            right: self.x.decode.1,
+            top: self.y.decode.0,
+            bottom: self.y.decode.1,
+        }
+    }
+
+    /// Whether nothing of the picture is in sight.
+    pub(crate) fn blank(&self) -> bool {
+        self.x.blank() || self.y.blank()
+    }
+}
 
 /// How far the DCT may shrink the image, in eighths: as long as the source box keeps
 /// 1.5 times the target's pixels in both dimensions (once, with `fast_dct`), since its

@@ -367,6 +367,10 @@ pub struct SessionStatus {
     /// Batches whose ragged columns were too large for a slot.
     #[serde(default)]
     pub oversize: u64,
+    /// Bytes read from the dataset's files, row by row; what is read in large windows by Lance
+    /// does not count.
+    #[serde(default)]
+    pub read_bytes: u64,
     /// Slots by state: free, filling, ready, leased.
     pub slots: [u32; 4],
 }

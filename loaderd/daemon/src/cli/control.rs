@@ -90,6 +90,7 @@ fn show(status: &DaemonStatus) {
         "version",
         "delivered",
         "oversize",
+        "read",
         "free",
         "filling",
         "ready",
@@ -104,6 +105,7 @@ fn show(status: &DaemonStatus) {
             session.version.to_string(),
             session.delivered.to_string(),
             session.oversize.to_string(),
+            size::show(session.read_bytes),
         ];
         cells.extend(session.slots.iter().map(u32::to_string));
         table.add_row(cells);

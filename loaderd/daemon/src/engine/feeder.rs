@@ -4,18 +4,21 @@
 //! everything of a batch that is not decoded. It alone reads files, through a ring that
 //! belongs to its thread.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use loaderd_plan::Order;
+use loaderd_decode::cut::Pieces;
+use loaderd_plan::{Draws, Order};
 use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
 use loaderd_wire::message::{Failure, FailureKind};
 
 use super::worker::null;
-use super::{Encoded, NAP, Reading, Session, Start, Task};
+use super::{Encoded, NAP, Pieced, Reading, Session, Start, Task};
 use crate::batch::{Batch, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::{Payload, Variable};
@@ -27,14 +30,52 @@ pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 
+/// Header and crop of an image are one read where no more bytes than this lie between them: on
+/// most disks, another request costs more.
+const GAP_BYTES_MAX: u32 = 16 << 10;
+
 /// A read that waits or is under way.
 struct Part {
     batch: Arc<Batch>,
     row: usize,
     tensor: usize,
     extent: Extent,
+    of: Of,
     /// When it was asked for, where that is timed.
     asked: Option<Instant>,
+}
+
+/// What a read brings.
+enum Of {
+    /// The whole value.
+    All,
+    /// The same, of an image whose segments are not known.
+    New,
+    /// Header and crop of an image.
+    Crop(Pieces),
+    /// One of them.
+    Half(Half, Rc<Joint>),
+}
+
+#[derive(Clone, Copy)]
+enum Half {
+    Head,
+    Body,
+}
+
+/// Header and crop of an image, read by themselves.
+struct Joint {
+    pieces: Pieces,
+    /// The half that came first.
+    first: Cell<Option<Got>>,
+}
+
+/// What became of a read.
+enum Got {
+    Bytes(Buffer),
+    /// It is not wanted any more.
+    Dropped,
+    Failed(Failure),
 }
 
 /// How to get at the bytes of a row.
@@ -92,7 +133,7 @@ impl Feeder {
         let mut reading: Vec<Option<Part>> = Vec::new();
         loop {
             // 1. What others want of us.
-            let (slots, redo) = {
+            let (slots, redo, whole) = {
                 let mut state = self.session.lock();
                 loop {
                     if let Some(start) = state.start.take() {
@@ -109,6 +150,7 @@ impl Feeder {
                     let idle = waiting.is_empty()
                         && reader.as_ref().is_none_or(|reader| reader.in_flight() == 0)
                         && state.redo.is_empty()
+                        && state.whole.is_empty()
                         && !(wants_slot && state.slots.counts()[0] > 0);
                     if !idle {
                         break;
@@ -121,6 +163,7 @@ impl Feeder {
                         .0;
                 }
                 let redo = std::mem::take(&mut state.redo);
+                let whole = std::mem::take(&mut state.whole);
                 let left = feeding
                     .as_ref()
                     .map_or(0, |f| self.session.job.steps.count() - f.next);
@@ -142,11 +185,14 @@ impl Feeder {
                     // those that wait are dropped whole.
                     return;
                 }
-                (slots, redo)
+                (slots, redo, whole)
             };
             // 2. Plan: rows of new batches, replacements of bad rows.
             for (batch, row) in redo {
                 self.redo(&batch, row, &mut waiting);
+            }
+            for (batch, row, tensor) in whole {
+                self.read_whole(batch, row, tensor, &mut waiting);
             }
             if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
                 self.plan(feeding, &slots, &mut waiting);
@@ -243,13 +289,9 @@ impl Feeder {
             for row in 0..batch.rows.len() {
                 for (tensor, input) in batch.image_tensors() {
                     match self.find(input, batch.index(row)) {
-                        Found::Extent(extent) => parts.push(Part {
-                            batch: batch.clone(),
-                            row,
-                            tensor,
-                            extent,
-                            asked: None,
-                        }),
+                        Found::Extent(extent) => {
+                            self.ask(batch, row, tensor, extent, |part| parts.push(part));
+                        }
                         Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
                         Found::Null => null(session, batch, row, tensor),
                         Found::Slow => {
@@ -302,18 +344,93 @@ impl Feeder {
         for (tensor, input) in batch.image_tensors() {
             match self.find(input, index) {
                 // To the front: its batch waits for nothing else.
-                Found::Extent(extent) => waiting.push_front(Part {
-                    batch: batch.clone(),
-                    row,
-                    tensor,
-                    extent,
-                    asked: None,
-                }),
+                Found::Extent(extent) => {
+                    self.ask(batch, row, tensor, extent, |part| waiting.push_front(part));
+                }
                 Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
                 Found::Null => null(session, batch, row, tensor),
                 Found::Slow => self.read_slow(input, vec![(batch.clone(), row, tensor)]),
             }
         }
+    }
+
+    /// Reads an image anew, with nothing left out.
+    fn read_whole(
+        &self,
+        batch: Arc<Batch>,
+        row: usize,
+        tensor: usize,
+        waiting: &mut VecDeque<Part>,
+    ) {
+        let input = self.session.job.origins[tensor].input();
+        let input = input.expect("an image is fetched");
+        let Found::Extent(extent) = self.find(input, batch.index(row)) else {
+            unreachable!("it was read in parts");
+        };
+        waiting.push_front(Part {
+            batch,
+            row,
+            tensor,
+            extent,
+            of: Of::All,
+            asked: None,
+        });
+    }
+
+    /// The reads that bring a value: of an image whose segments are known, what its crop takes.
+    fn ask(
+        &self,
+        batch: &Arc<Batch>,
+        row: usize,
+        tensor: usize,
+        extent: Extent,
+        mut put: impl FnMut(Part),
+    ) {
+        let part = |extent, of| Part {
+            batch: batch.clone(),
+            row,
+            tensor,
+            extent,
+            of,
+            asked: None,
+        };
+        let job = &self.session.job;
+        let (Some(cuts), Origin::Image { input, pipeline }) =
+            (job.cuts(tensor), &job.origins[tensor])
+        else {
+            return put(part(extent, Of::All));
+        };
+        let Some(index) = cuts.find(batch.index(row), &extent) else {
+            let of = if cuts.learns() { Of::New } else { Of::All };
+            return put(part(extent, of));
+        };
+        let position = batch.rows[row].position;
+        let mut draws = Draws::new(job.request.seed, batch.epoch, position, input.number());
+        let pieces = index.pieces(pipeline, &mut draws);
+        let Some(pieces) = pieces.filter(|pieces| pieces.body().end <= extent.length) else {
+            return put(part(extent, Of::All));
+        };
+        let (head, body) = (pieces.head(), pieces.body());
+        let within = |from: u32, to: u32| Extent {
+            offset: extent.offset + u64::from(from),
+            length: to - from,
+            file: extent.file,
+        };
+        if body.start - head.end <= GAP_BYTES_MAX {
+            return put(part(within(0, body.end), Of::Crop(pieces)));
+        }
+        let joint = Rc::new(Joint {
+            pieces,
+            first: Cell::new(None),
+        });
+        put(part(
+            within(0, head.end),
+            Of::Half(Half::Head, joint.clone()),
+        ));
+        put(part(
+            within(body.start, body.end),
+            Of::Half(Half::Body, joint),
+        ));
     }
 
     /// How to get at the bytes of a row.
@@ -384,8 +501,7 @@ impl Feeder {
             if !self.session.is_current(&part.batch) || part.batch.failure().is_some() {
                 // The batch is dropped or has failed: its missing parts are done with.
                 let part = waiting.pop_front().expect("just seen");
-                let progress = part.batch.image_done(part.row, false);
-                self.session.after(&part.batch, part.row, progress);
+                self.settle(part, Got::Dropped);
                 continue;
             }
             let tag = match reading.iter().position(Option::is_none) {
@@ -411,33 +527,80 @@ impl Feeder {
             if let (Some(timings), Some(asked)) = (timings, part.asked) {
                 timings.read.record(asked.elapsed().as_nanos() as u64);
             }
-            match result {
+            let got = match result {
                 Ok(buffer) => {
-                    self.hand_on(&part.batch, part.row, part.tensor, Encoded::Read(buffer));
+                    let bytes = buffer.len() as u64;
+                    self.session.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+                    Got::Bytes(buffer)
                 }
                 Err(error) => {
-                    part.batch.fail(failure(
-                        FailureKind::Io,
-                        format!(
-                            "row address {}: {error}",
-                            self.session
-                                .job
-                                .source
-                                .row_address(part.batch.index(part.row))
-                        ),
-                    ));
-                    let progress = part.batch.image_done(part.row, false);
-                    self.session.after(&part.batch, part.row, progress);
+                    let source = &self.session.job.source;
+                    let address = source.row_address(part.batch.index(part.row));
+                    let text = format!("row address {address}: {error}");
+                    Got::Failed(failure(FailureKind::Io, text))
                 }
-            }
+            };
+            self.settle(part, got);
         });
         if let Err(error) = result {
             // The engine itself has failed: no read of it will complete.
-            let text = error.to_string();
+            let failed = failure(FailureKind::Io, error.to_string());
             for part in reading.drain(..).flatten().chain(waiting.drain(..)) {
-                part.batch.fail(failure(FailureKind::Io, text.clone()));
-                let progress = part.batch.image_done(part.row, false);
-                self.session.after(&part.batch, part.row, progress);
+                self.settle(part, Got::Failed(failed.clone()));
+            }
+        }
+    }
+
+    /// A read has come to its end.
+    fn settle(&self, part: Part, got: Got) {
+        let Part {
+            batch,
+            row,
+            tensor,
+            extent,
+            of,
+            ..
+        } = part;
+        let encoded = match (of, got) {
+            (Of::Half(half, joint), got) => {
+                let Some(first) = joint.first.take() else {
+                    // The other half is still to come.
+                    return joint.first.set(Some(got));
+                };
+                match (first, got) {
+                    (Got::Bytes(first), Got::Bytes(second)) => {
+                        let (head, body) = match half {
+                            Half::Head => (second, first),
+                            Half::Body => (first, second),
+                        };
+                        Ok(Encoded::Pieces(Box::new(Pieced {
+                            pieces: joint.pieces,
+                            head: Some(head),
+                            body,
+                        })))
+                    }
+                    (Got::Failed(failed), _) | (_, Got::Failed(failed)) => Err(Some(failed)),
+                    (Got::Dropped, _) | (_, Got::Dropped) => Err(None),
+                }
+            }
+            (_, Got::Dropped) => Err(None),
+            (_, Got::Failed(failed)) => Err(Some(failed)),
+            (Of::All, Got::Bytes(buffer)) => Ok(Encoded::Read(buffer)),
+            (Of::New, Got::Bytes(buffer)) => Ok(Encoded::New(buffer, extent)),
+            (Of::Crop(pieces), Got::Bytes(body)) => Ok(Encoded::Pieces(Box::new(Pieced {
+                pieces,
+                head: None,
+                body,
+            }))),
+        };
+        match encoded {
+            Ok(encoded) => self.hand_on(&batch, row, tensor, encoded),
+            Err(failed) => {
+                if let Some(failed) = failed {
+                    batch.fail(failed);
+                }
+                let progress = batch.image_done(row, false);
+                self.session.after(&batch, row, progress);
             }
         }
     }
