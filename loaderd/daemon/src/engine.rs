@@ -83,7 +83,7 @@ impl Encoded {
     fn bytes(&self) -> &[u8] {
         match self {
             Encoded::Read(buffer) | Encoded::New(buffer, _) => buffer,
-            Encoded::Pieces(_) => unreachable!("pieces are put together before they are decoded"),
+            Encoded::Pieces(_) => unreachable!("only images that are cropped are read in pieces"),
             Encoded::Shared(bytes) => bytes,
             Encoded::Named(_) => unreachable!("files are read before they are decoded"),
         }
@@ -100,14 +100,12 @@ struct Pieced {
 }
 
 impl Pieced {
-    fn rebuild(&self, out: &mut Vec<u8>) {
+    /// Header and body.
+    fn parts(&self) -> (&[u8], &[u8]) {
         let (head, body) = (self.pieces.head().len(), self.pieces.body());
         match &self.head {
-            Some(buffer) => self.pieces.rebuild(buffer, &self.body, out),
-            None => {
-                let body = &self.body[body.start as usize..];
-                self.pieces.rebuild(&self.body[..head], body, out);
-            }
+            Some(buffer) => (buffer, &self.body),
+            None => (&self.body[..head], &self.body[body.start as usize..]),
         }
     }
 }

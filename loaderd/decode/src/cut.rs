@@ -184,29 +184,47 @@ impl<'a> Cuttable<'a> {
     ///
     /// What is wrong inside a segment that is left out goes unseen.
     pub fn cut(&self, window: &Window, out: &mut Vec<u8>) -> Option<()> {
+        self.cut_from(window, &self.encoded[self.scan_at..], self.all(), true, out)
+    }
+
+    /// The same from the segments `numbers`, which `data` are, up to the end-of-image marker or to
+    /// their end.
+    fn cut_from(
+        &self,
+        window: &Window,
+        data: &[u8],
+        numbers: Range<u64>,
+        is_marked: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<()> {
         out.clear();
         self.copy_head(window, out)?;
         let across = u64::from(self.segments.0);
         let (from, to) = (u64::from(window.columns.0), u64::from(window.columns.1));
         let (top, bottom) = (u64::from(window.rows.0), u64::from(window.rows.1));
         let mut kept = 0u8;
-        self.each_segment(|number, bytes| {
+        each_segment(data, numbers, is_marked, |number, bytes| {
             let (row, column) = (number / across, number % across);
             if (top..bottom).contains(&row) && (from..to).contains(&column) {
                 if (row, column) != (top, from) {
                     out.extend([0xff, RST0 + kept % 8]);
                     kept = kept.wrapping_add(1);
                 }
-                out.extend_from_slice(&self.encoded[bytes]);
+                out.extend_from_slice(&data[bytes]);
             }
         })?;
         out.extend([0xff, EOI]);
         Some(())
     }
 
+    /// The numbers of all segments.
+    fn all(&self) -> Range<u64> {
+        0..u64::from(self.segments.0) * u64::from(self.segments.1)
+    }
+
     /// Whether all restart markers are where they belong, up to the end-of-image marker.
     pub fn is_complete(&self) -> bool {
-        self.each_segment(|_, _| {}).is_some()
+        each_segment(&self.encoded[self.scan_at..], self.all(), true, |_, _| {}).is_some()
     }
 
     /// Copies what decoding takes of the header, with the cut picture's size.
@@ -230,30 +248,39 @@ impl<'a> Cuttable<'a> {
             }
         }
     }
+}
 
-    /// Calls `visit` with the number of each segment, in order, and where its data lie. None
-    /// as soon as a marker is not the one that the picture has at its place.
-    fn each_segment(&self, mut visit: impl FnMut(u64, Range<usize>)) -> Option<()> {
-        let last = u64::from(self.segments.0) * u64::from(self.segments.1) - 1;
-        let (mut number, mut start) = (0u64, self.scan_at);
-        for offset in memchr::memchr_iter(0xff, &self.encoded[self.scan_at..]) {
-            let at = self.scan_at + offset;
-            match *self.encoded.get(at + 1)? {
-                0 => continue,
-                EOI if number == last => {
-                    visit(number, start..at);
-                    return Some(());
-                }
-                marker if number < last && marker == RST0 + (number % 8) as u8 => {
-                    visit(number, start..at);
-                    number += 1;
-                    start = at + 2;
-                }
-                _ => return None,
+/// Calls `visit` with the number of each segment of `data`, in order, and where it lies there.
+/// The last one ends at an end-of-image marker, where that is there, or with the data. None as soon
+/// as a marker is not the one that the picture has at its place.
+fn each_segment(
+    data: &[u8],
+    numbers: Range<u64>,
+    is_marked: bool,
+    mut visit: impl FnMut(u64, Range<usize>),
+) -> Option<()> {
+    let last = numbers.end - 1;
+    let (mut number, mut start) = (numbers.start, 0);
+    for at in memchr::memchr_iter(0xff, data) {
+        match *data.get(at + 1)? {
+            0 => continue,
+            EOI if number == last && is_marked => {
+                visit(number, start..at);
+                return Some(());
             }
+            marker if number < last && marker == RST0 + (number % 8) as u8 => {
+                visit(number, start..at);
+                number += 1;
+                start = at + 2;
+            }
+            _ => return None,
         }
-        None
     }
+    if is_marked || number < last {
+        return None;
+    }
+    visit(number, start..data.len());
+    Some(())
 }
 
 /// Columns or rows of a picture, its MCUs and its segments. Spans are `[from, to)`.

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use crate::augment::Augmenter;
-use crate::cut::{Cuttable, Window};
+use crate::cut::{Cuttable, Pieces, Window};
 use crate::error::DecodeError;
 use crate::finish::{self, Frame, Slot};
 use crate::follow::Geometry;
@@ -16,6 +16,7 @@ use crate::geometry::Placement;
 use crate::header::{Header, Parsed};
 use crate::jpeg::Jpeg;
 use crate::limits::Limits;
+use crate::magic::Format;
 use crate::opened::{Opened, Region, Rows, room};
 use crate::orientation::Orientation;
 use crate::pipeline::{Options, Pipeline};
@@ -142,23 +143,47 @@ impl Decoder {
         draws: &mut dyn Iterator<Item = u32>,
         out: &mut [u8],
     ) -> Result<Decoded, DecodeError> {
-        let output = pipeline.output();
-        assert_eq!(out.len() as u64, output.bytes(), "out must hold one image");
-        let decoded = self.decode_untrimmed(pipeline, encoded, draws, out);
+        let clock = Instant::now();
+        let parsed = Parsed::of(encoded)?;
+        let whole = Input::Whole(encoded, parsed);
+        let decoded = self.decode_untrimmed(pipeline, whole, clock, draws, out);
         self.trim();
         decoded
+    }
+
+    /// The same of an image of which only these pieces, header and body, were read: those that
+    /// [`Index::pieces`](crate::cut::Index::pieces) has named for the same pipeline and draws.
+    ///
+    /// None where that can't be, for whatever reason; the whole image then shows what is wrong, if
+    /// anything is.
+    pub fn decode_pieces(
+        &mut self,
+        pipeline: &Pipeline,
+        pieces: &Pieces,
+        parts: (&[u8], &[u8]),
+        draws: &mut dyn Iterator<Item = u32>,
+        out: &mut [u8],
+    ) -> Option<Decoded> {
+        let input = Input::Pieces(pieces, parts);
+        let decoded = self.decode_untrimmed(pipeline, input, Instant::now(), draws, out);
+        self.trim();
+        decoded.ok()
     }
 
     fn decode_untrimmed(
         &mut self,
         pipeline: &Pipeline,
-        encoded: &[u8],
+        input: Input<'_>,
+        clock: Instant,
         draws: &mut dyn Iterator<Item = u32>,
         out: &mut [u8],
     ) -> Result<Decoded, DecodeError> {
-        let clock = Instant::now();
-        let parsed = Parsed::of(encoded)?;
-        let header = parsed.header();
+        let output = pipeline.output();
+        assert_eq!(out.len() as u64, output.bytes(), "out must hold one image");
+        let (header, shrinks) = match &input {
+            Input::Whole(_, parsed) => (parsed.header(), parsed.shrinks()),
+            Input::Pieces(pieces, _) => (pieces.header(), true),
+        };
         self.limits.check_pixels(&header)?;
         let orientation = pipeline.options().orientation_of(&header);
         let (width, height) = orientation.upright(header.width, header.height);
@@ -167,7 +192,7 @@ impl Decoder {
         let geometry = self.augmenter.follow(Geometry::of(&upright, width, height));
         let augmented = pipeline.augment_bytes();
         self.limits.check_scratch(&header, augmented)?;
-        let wanted = Wanted::of(pipeline, &header, &upright, parsed.shrinks());
+        let wanted = Wanted::of(pipeline, &header, &upright, shrinks);
         let region = wanted.region();
         let Wanted {
             place,
@@ -196,7 +221,12 @@ impl Decoder {
         let mut is_finished = false;
         if wanted.blank() {
             // Crops have moved the picture out of sight; borders are all there is.
-            Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
+            match input {
+                Input::Whole(encoded, parsed) => {
+                    Opened::open(&mut self.jpeg, encoded, parsed, &self.limits)?;
+                }
+                Input::Pieces(..) => return Err(not_among()),
+            }
             frame.columns = (0, 0);
             frame.rows = (0, 0);
         } else {
@@ -206,7 +236,7 @@ impl Decoder {
                 0
             };
             let later = canvas + between_passes(&x, &y) + augmented;
-            let rows = self.read(encoded, parsed, eighths, &region, later)?;
+            let rows = self.read(input, eighths, &region, later)?;
             let stride = rows.stride;
             decoded_pixels = u64::from(stride) * u64::from(region.rows());
             stages.decode_ns = ns_since(clock);
@@ -296,8 +326,7 @@ impl Decoder {
     /// will be needed besides.
     fn read(
         &mut self,
-        encoded: &[u8],
-        parsed: Parsed<'_>,
+        input: Input<'_>,
         eighths: u32,
         region: &Region,
         later_bytes: u64,
@@ -315,6 +344,20 @@ impl Decoder {
             let open = Opened::open(jpeg, encoded, parsed, limits)?;
             limits.check_scratch(&header, open.scratch_bytes(region) + bytes)?;
             open.read(eighths, region, frame, pixels)
+        };
+        let (encoded, parsed) = match input {
+            Input::Whole(encoded, parsed) => (encoded, parsed),
+            Input::Pieces(pieces, parts) => {
+                let window = pieces.cut(region, eighths, parts, cut);
+                let window = window.ok_or_else(not_among)?;
+                let small = Parsed::Jpeg(Header {
+                    width: window.width,
+                    height: window.height,
+                    ..pieces.header()
+                });
+                let bytes = later_bytes + cut.len() as u64;
+                return read(cut, small, &window.region, bytes);
+            }
         };
         if let Parsed::Jpeg(header) = &parsed
             && let Some(window) = cut_first(encoded, header, region, eighths, cut)
@@ -415,6 +458,21 @@ impl Decoder {
             self.resampler.free_scratch();
         }
         self.augmenter.trim(SCRATCH_KEPT_BYTES);
+    }
+}
+
+/// What there is of an image.
+enum Input<'a> {
+    Whole(&'a [u8], Parsed<'a>),
+    /// Header and body of the pieces.
+    Pieces(&'a Pieces, (&'a [u8], &'a [u8])),
+}
+
+/// What is needed is not among an image's pieces.
+fn not_among() -> DecodeError {
+    DecodeError::Corrupt {
+        format: Format::Jpeg,
+        message: "not the pieces that were asked for".to_string(),
     }
 }
 

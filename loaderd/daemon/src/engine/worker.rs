@@ -21,8 +21,6 @@ use crate::steplog::BadRow;
 /// Decoding gives way to a training process that wants a core: it is better to wake the
 /// trainer at once than to have the next batch a little earlier.
 const NICE: i32 = 5;
-/// Memory for a JPEG made of its parts, beyond which it is given back, in bytes.
-const REBUILT_KEPT_BYTES: usize = 4 << 20;
 
 /// Works until the pool's channel closes.
 pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
@@ -30,7 +28,6 @@ pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
     // refused, decoding competes on equal terms.
     let _ = rustix::process::setpriority_process(None, NICE);
     let mut decoder = decode::Decoder::new(limits);
-    let mut rebuilt = Vec::new();
     for task in inbox {
         match task {
             Task::Image {
@@ -39,19 +36,7 @@ pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
                 row,
                 tensor,
                 encoded,
-            } => {
-                decode_image(
-                    (&mut decoder, &mut rebuilt),
-                    &session,
-                    &batch,
-                    row,
-                    tensor,
-                    encoded,
-                );
-                if rebuilt.capacity() > REBUILT_KEPT_BYTES {
-                    rebuilt = Vec::new();
-                }
-            }
+            } => decode_image(&mut decoder, &session, &batch, row, tensor, encoded),
             Task::Copy {
                 session,
                 batch,
@@ -75,7 +60,7 @@ pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
 }
 
 fn decode_image(
-    (decoder, rebuilt): (&mut decode::Decoder, &mut Vec<u8>),
+    decoder: &mut decode::Decoder,
     session: &Arc<Session>,
     batch: &Arc<Batch>,
     row: usize,
@@ -96,13 +81,6 @@ fn decode_image(
         },
         encoded => encoded,
     };
-    let bytes = match &encoded {
-        Encoded::Pieces(pieced) => {
-            pieced.rebuild(rebuilt);
-            rebuilt.as_slice()
-        }
-        encoded => encoded.bytes(),
-    };
     let mut misfit = None;
     let frames_ignored = match &job.origins[tensor] {
         Origin::Image { input, pipeline } => {
@@ -111,7 +89,19 @@ fn decode_image(
             // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
             // alone.
             let place = unsafe { batch.part(row, tensor) };
-            let decoded = decoder.decode(pipeline, bytes, &mut draws, place);
+            let decoded = match &encoded {
+                Encoded::Pieces(pieced) => {
+                    let (pieces, parts) = (&pieced.pieces, pieced.parts());
+                    match decoder.decode_pieces(pipeline, pieces, parts, &mut draws, place) {
+                        Some(decoded) => Ok(decoded),
+                        None => {
+                            drop(encoded);
+                            return session.read_whole(batch, row, tensor);
+                        }
+                    }
+                }
+                encoded => decoder.decode(pipeline, encoded.bytes(), &mut draws, place),
+            };
             decoded.map(|decoded| {
                 if let Some(timings) = &session.timings {
                     timings.image(&decoded.stages);
@@ -135,14 +125,14 @@ fn decode_image(
             // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
             // alone.
             let place = unsafe { batch.part(row, tensor) };
-            let placed = decoder.decode_mask(pipeline, bytes, &mut draws, *fill, place);
+            let placed = decoder.decode_mask(pipeline, encoded.bytes(), &mut draws, *fill, place);
             placed.map(|geometry| {
                 misfit = batch.placed(row, tensor, geometry);
                 false
             })
         }
         Origin::Decoded { options, .. } => {
-            let image = decoder.decode_full(bytes, *options);
+            let image = decoder.decode_full(encoded.bytes(), *options);
             image.map(|image| {
                 let frames_ignored = image.frames_ignored;
                 batch.keep(&session.memory, row, tensor, Value::Image(image));
@@ -166,10 +156,6 @@ fn decode_image(
             }
             let progress = batch.image_done(row, false);
             session.after(batch, row, progress);
-        }
-        Err(_) if matches!(encoded, Encoded::Pieces(_)) => {
-            drop(encoded);
-            session.read_whole(batch, row, tensor);
         }
         Err(error) => {
             drop(encoded);

@@ -1,16 +1,15 @@
 //! Where the segments of a JPEG lie, remembered, so that only a crop's are read of it.
 //!
 //! Enters: once, the whole of a JPEG that can be cut; later its index, a pipeline and an image's
-//! draws. Leaves: the bytes of the file that the crop takes; and, once these are read, a file in
-//! which all other segments are empty. Never: I/O, or a decision on the pixels.
+//! draws. Leaves: the bytes of the file that the crop takes; and, once these are read, the cut
+//! picture, as it is cut from the whole. Never: I/O, or a decision on the pixels.
 //!
-//! Such a file is decoded as any other: the cut counts restart markers, and does not look into
-//! segments that it leaves out. Which ones it leaves out is found here by the same code. An index
-//! that is not the file's gives an error or a whole decode, and then the file is to be read whole.
+//! What the decoder needs is found here by its own code, and looked for among what was read: bytes
+//! that are not those of the index give no picture, and then the file is to be read whole.
 
 use std::ops::Range;
 
-use super::{Cuttable, EOI, Frame, RST0};
+use super::{Cuttable, Frame, Region, Window, each_segment};
 use crate::geometry::Placement;
 use crate::header::Header;
 use crate::jpeg;
@@ -71,8 +70,9 @@ impl Index {
         }
         let each = u64::from(across * rows_each(down));
         let mut ends = [0; BANDS_MAX as usize];
-        cuttable.each_segment(|number, bytes| {
-            ends[(number / each) as usize] = bytes.end as u32;
+        let (start, data) = (cuttable.scan_at, &encoded[cuttable.scan_at..]);
+        each_segment(data, cuttable.all(), true, |number, bytes| {
+            ends[(number / each) as usize] = (start + bytes.end) as u32;
         })?;
         Some(Index {
             orientation: header.orientation,
@@ -149,13 +149,7 @@ impl Index {
         pipeline: &Pipeline,
         draws: &mut dyn Iterator<Item = u32>,
     ) -> Option<Pieces> {
-        let header = Header {
-            format: Format::Jpeg,
-            width: self.frame.width,
-            height: self.frame.height,
-            orientation: self.orientation,
-            frames_ignored: false,
-        };
+        let header = self.header();
         let orientation = pipeline.options().orientation_of(&header);
         let (width, height) = orientation.upright(header.width, header.height);
         let upright = Placement::draw(pipeline.geometry(), width, height, draws).ok()?;
@@ -192,6 +186,17 @@ impl Index {
         (u64::from(self.head + body.1 - body.0) * 10 <= u64::from(all) * 9).then_some(pieces)
     }
 
+    /// What the file's header says.
+    pub(crate) fn header(&self) -> Header {
+        Header {
+            format: Format::Jpeg,
+            width: self.frame.width,
+            height: self.frame.height,
+            orientation: self.orientation,
+            frames_ignored: false,
+        }
+    }
+
     /// Where a band's data begin: behind the marker that ends the one before.
     fn start(&self, band: u32) -> u32 {
         match band {
@@ -203,8 +208,7 @@ impl Index {
     /// The JPEG without its bytes.
     fn cuttable(&self) -> Option<Cuttable<'static>> {
         let cuttable = Cuttable::with(&[], self.frame, self.interval, self.head as usize)?;
-        let (across, down) = cuttable.segments;
-        (u64::from(across) * u64::from(down) <= SEGMENTS_MAX).then_some(cuttable)
+        (cuttable.all().end <= SEGMENTS_MAX).then_some(cuttable)
     }
 }
 
@@ -219,28 +223,40 @@ impl Pieces {
         self.body.0..self.body.1
     }
 
-    /// Writes a file that has these bytes of [`head`](Self::head) and [`body`](Self::body), and
-    /// otherwise empty segments, to `out`, whose old contents are lost.
-    ///
-    /// Panics where a part has another length.
-    pub fn rebuild(&self, head: &[u8], body: &[u8], out: &mut Vec<u8>) {
-        assert_eq!(
-            (head.len(), body.len()),
-            (self.head().len(), self.body().len()),
-            "the parts that were asked for"
-        );
-        let count = self
-            .index
-            .cuttable()
-            .map_or(0, |cuttable| cuttable.segments.0 * cuttable.segments.1);
-        out.clear();
-        out.extend_from_slice(head);
-        let marker = |number: u32| [0xff, RST0 + (number % 8) as u8];
-        out.extend((0..self.segments.0).flat_map(marker));
-        out.extend_from_slice(body);
-        // The last segment has none behind it.
-        out.extend((self.segments.1 - 1..count - 1).flat_map(marker));
-        out.extend([0xff, EOI]);
+    /// What the file's header says.
+    pub fn header(&self) -> Header {
+        self.index.header()
+    }
+
+    /// Cuts a region out, as [`Cuttable::window`] and [`Cuttable::cut`] do with the whole file. None
+    /// where it is not among these pieces, where not cutting would be better, and where `head` and
+    /// `body` are not what the index says.
+    pub fn cut(
+        &self,
+        region: &Region,
+        eighths: u32,
+        (head, body): (&[u8], &[u8]),
+        out: &mut Vec<u8>,
+    ) -> Option<Window> {
+        if (head.len(), body.len()) != (self.head().len(), self.body().len()) {
+            return None;
+        }
+        let cuttable = Cuttable::of(head)?;
+        let Index {
+            frame, interval, ..
+        } = self.index;
+        if (cuttable.frame, cuttable.interval, cuttable.scan_at) != (frame, interval, head.len()) {
+            return None;
+        }
+        let window = cuttable.window(region, eighths);
+        let across = cuttable.segments.0;
+        let needed = (window.rows.0 * across, window.rows.1 * across);
+        let (from, to) = self.segments;
+        if !window.pays() || needed.0 < from || needed.1 > to {
+            return None;
+        }
+        cuttable.cut_from(&window, body, from.into()..to.into(), false, out)?;
+        Some(window)
     }
 }
 
