@@ -19,7 +19,7 @@ pub struct Options {
     /// Where data are kept [default: data, beside the benches' sources]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Rounds [default: as many as tell, or 1 with --brief]
+    /// Rounds [default: the bench's own number, or 1 with --brief]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
     /// Rows of a window

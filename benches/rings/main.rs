@@ -64,14 +64,7 @@ impl Contestant {
         self.way.read(extents, &consumer)?;
         let consumer = consumer.borrow();
         let sample = meter.stop(consumer.rows, consumer.bytes);
-        let expected = extents.len() as u64;
-        let found = sample.rows;
-        ensure!(
-            found == expected,
-            "{} gave {found} of {expected} rows",
-            self.name
-        );
-        Ok(sample)
+        sample.of_all(self.name, extents.len() as u64)
     }
 }
 
