@@ -14,4 +14,6 @@ pub mod datasets;
 
 pub mod paths;
 
-pub use loaderd_measure::{cache, data_folder, machine, meter, say, write_json};
+pub use loaderd_measure::{
+    cache, data_folder, machine, meter, options, reader, report, say, write_json,
+};

@@ -19,7 +19,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
@@ -27,6 +26,7 @@ use loaderd_benches::datasets::{IMAGE, LABEL};
 use loaderd_benches::images::files_under;
 use loaderd_benches::machine::{Machine, MemoryWatch, status_bytes};
 use loaderd_benches::meter::{Meter, median};
+use loaderd_benches::report::{say_machine, say_table, table};
 use loaderd_benches::{cache, data_folder, say, write_json};
 use loaderd_plan::{Order, Steps, StepsConfig};
 use loaderd_snapshot::{
@@ -376,24 +376,17 @@ fn order() -> Result<Value> {
 
 /// Prints the answer; returns the targets.
 fn show(machine: &Machine, answer: &Value) -> Vec<Value> {
-    say(format_args!(
-        "{}, {} cores, Linux {}, {}",
-        machine.processor, machine.cores, machine.kernel, machine.file_system
-    ));
+    say_machine(machine);
     let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(f64::NAN);
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header([
-            "",
-            "rows",
-            "seconds",
-            "µs/row",
-            "CPU µs/row",
-            "peak heap MiB",
-            "look-up ns, first",
-            "again",
-        ]);
+    let mut table = table([
+        "rows",
+        "seconds",
+        "µs/row",
+        "CPU µs/row",
+        "peak heap MiB",
+        "look-up ns, first",
+        "again",
+    ]);
     let mut add = |name: &str, opens: &[&Value]| {
         let of = |field: &str| median(opens.iter().map(|open| number(open, field)));
         table.add_row([
@@ -418,10 +411,7 @@ fn show(machine: &Machine, answer: &Value) -> Vec<Value> {
     add("first open", &[first]);
     add("later open, median", &later);
     add("later open, map not in page cache", &[uncached]);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    say(table);
+    say_table(table);
     let order = &answer["order"];
     say(format_args!(
         "order of {} rows: {} bytes, made in {:.0} ns, {:.0} ns a row; {} steps, {:.1} µs for a batch of {}",

@@ -9,19 +9,21 @@
 //! first. Ratios are taken within a round, and their median counts.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use comfy_table::{CellAlignment, Table, presets};
 use loaderd_benches::datasets::{Datasets, IMAGE, Layout};
 use loaderd_benches::images::Images;
 use loaderd_benches::machine::Machine;
 use loaderd_benches::meter::{Meter, Sample, median};
+use loaderd_benches::options::Options;
 use loaderd_benches::paths::{LanceCall, LancePath, OwnPath, Tally};
-use loaderd_benches::{cache, data_folder, say, write_json};
-use loaderd_plan::Order;
+use loaderd_benches::reader::shuffled;
+use loaderd_benches::report::{
+    LeftOut, Rounds, Spread, say_busy, say_machine, say_table, say_warm, table,
+};
+use loaderd_benches::{cache, say};
 use loaderd_read::Mode;
 use loaderd_snapshot::{Protect, Snapshot, SnapshotRequest, VersionRef};
 use serde_json::{Value, json};
@@ -36,41 +38,24 @@ const CPU_RATIO_MAX: f64 = 0.1;
 const RATE_RATIO_MIN: f64 = 0.95;
 /// Fewer rows than this take too little time to judge by.
 const JUDGED_ROWS_MIN: u64 = 5_000;
-/// A larger resident share than this is not called cold.
-const COLD_SHARE_MAX: f64 = 0.01;
-/// Cores that others may keep busy before the answer says that they did.
-const ELSEWHERE_MAX: f64 = 0.15;
 
 /// Shuffled reads of 110 KB JPEGs, Lance's ways and ours.
 #[derive(Parser)]
 struct Arguments {
-    /// Rows of each dataset [default: 20000, or 500 with --brief]
+    /// Rows of each dataset, 330 KB in all of them [default: 20000, or 500 with --brief]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     rows: Option<u64>,
-    /// Few rows, one round: shows that the bench works, measures nothing
-    #[arg(long)]
-    brief: bool,
+    #[command(flatten)]
+    options: Options,
     /// JPEGs to make rows of [default: drawn pictures]
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Where the datasets are kept, 330 KB a row [default: data, beside the bench's sources]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Rounds [default: 3, or 1 with --brief]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: Option<u64>,
-    /// Rows of a window
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..))]
-    window: u64,
     /// Windows that Lance reads at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     lance_windows: u64,
     /// Empty the whole page cache before cold reads, not just these files; needs root
     #[arg(long)]
     drop_caches: bool,
-    /// Write all figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 /// A way, and what it took in each round.
@@ -80,8 +65,7 @@ struct Way {
     kind: Kind,
     /// What it stands on, where that is known.
     engine: Option<String>,
-    cold: Vec<Sample>,
-    warm: Vec<Sample>,
+    rounds: Rounds,
 }
 
 enum Kind {
@@ -111,28 +95,18 @@ impl Way {
     fn measure(&mut self, runtime: &Runtime, windows: &[Vec<u64>]) -> Result<Sample> {
         let meter = Meter::start();
         let tally = self.run(runtime, windows)?;
-        let sample = meter.stop(tally.rows, tally.bytes);
         let expected = windows.iter().map(Vec::len).sum::<usize>() as u64;
-        let found = sample.rows;
-        ensure!(
-            found == expected,
-            "{} gave {found} of {expected} rows",
-            self.name
-        );
-        Ok(sample)
+        let sample = meter.stop(tally.rows, tally.bytes);
+        sample.of_all(self.name, expected)
     }
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let rows = arguments
-        .rows
-        .unwrap_or(if arguments.brief { 500 } else { 20_000 });
-    let rounds = arguments
-        .rounds
-        .unwrap_or(if arguments.brief { 1 } else { 3 });
-    let folder = std::path::absolute(arguments.dir.clone().unwrap_or_else(data_folder))?;
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let options = &arguments.options;
+    let (rounds, window) = (options.rounds(3), options.window);
+    let rows = options.or(arguments.rows, 20_000, 500);
+    let folder = options.folder()?;
 
     let images = Arc::new(match &arguments.images {
         Some(folder) => Images::from_folder(folder)?,
@@ -152,14 +126,11 @@ fn main() -> Result<ExitCode> {
     }
     let snapshot = open_snapshot(&datasets, &folder)?;
     let (mut ways, missing) = ways(&runtime, &datasets, &snapshot, &arguments);
-    for (name, reason) in &missing {
-        eprintln!("left out: {name}: {reason}");
-    }
-    compare(&runtime, &mut ways, &images, rows, arguments.window)?;
+    compare(&runtime, &mut ways, &images, rows, window)?;
 
     let mut cold_share: f64 = 0.0;
     for round in 0..rounds {
-        let windows = windows(rows, round, arguments.window);
+        let windows = windows(rows, round, window);
         let count = ways.len();
         for turn in 0..count {
             let way = &mut ways[(turn + round as usize) % count];
@@ -169,63 +140,43 @@ fn main() -> Result<ExitCode> {
             let cold = way.measure(&runtime, &windows)?;
             cache::load(&files)?;
             let warm = way.measure(&runtime, &windows)?;
-            way.cold.push(cold);
-            way.warm.push(warm);
+            way.rounds.cold.push(cold);
+            way.rounds.warm.push(warm);
         }
     }
 
     let machine = Machine::here(&folder);
     let targets = targets(&ways, rows);
-    let elsewhere = median(
-        ways.iter()
-            .flat_map(|way| &way.cold)
-            .map(|s| s.cores_elsewhere),
-    );
     show(&machine, &datasets, &images, &ways, &arguments)?;
-    for (name, reason) in &missing {
-        say(format_args!("left out: {name}: {reason}"));
-    }
-    if cold_share > COLD_SHARE_MAX {
-        say(format_args!(
-            "not cold: up to {:.1} % of the files stayed in the page cache; as root, try --drop-caches",
-            cold_share * 100.0
-        ));
-    }
-    if elsewhere > ELSEWHERE_MAX {
-        say(format_args!(
-            "not quiet: {elsewhere:.2} cores were busy outside this bench, interrupts included; \
-             ratios may be off"
-        ));
-    }
+    missing.say();
+    say_warm(cold_share);
+    let elsewhere = say_busy(ways.iter().flat_map(|way| &way.rounds.cold), "ratios");
     for target in &targets {
         say(target["words"].as_str().unwrap_or_default());
     }
-    if let Some(path) = &arguments.json {
-        let disk_bytes = |layout| datasets.disk_bytes(layout);
-        let answer = json!({
-            "bench": "read",
-            "brief": arguments.brief,
-            "machine": machine,
-            "rows": rows,
-            "bytes": datasets.bytes(),
-            "images": images.description(),
-            "disk_bytes": {
-                "plain": disk_bytes(Layout::Plain)?,
-                "plain_uncompressed": disk_bytes(Layout::PlainUncompressed)?,
-                "packed": disk_bytes(Layout::Packed)?,
-            },
-            "rounds": rounds,
-            "window": arguments.window,
-            "lance_windows": arguments.lance_windows,
-            "resident_when_cold": cold_share,
-            "cores_elsewhere": elsewhere,
-            "paths": ways.iter().map(to_json).collect::<Vec<_>>(),
-            "left_out": missing.iter().map(|(name, reason)| json!({"name": name, "reason": reason})).collect::<Vec<_>>(),
-            "targets": targets,
-        });
-        write_json(path, &answer)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let disk_bytes = |layout| datasets.disk_bytes(layout);
+    let to_json = |way: &Way| way.rounds.to_json(way.name, way.engine.as_deref());
+    options.write(&json!({
+        "bench": "read",
+        "brief": options.brief,
+        "machine": machine,
+        "rows": rows,
+        "bytes": datasets.bytes(),
+        "images": images.description(),
+        "disk_bytes": {
+            "plain": disk_bytes(Layout::Plain)?,
+            "plain_uncompressed": disk_bytes(Layout::PlainUncompressed)?,
+            "packed": disk_bytes(Layout::Packed)?,
+        },
+        "rounds": rounds,
+        "window": window,
+        "lance_windows": arguments.lance_windows,
+        "resident_when_cold": cold_share,
+        "cores_elsewhere": elsewhere,
+        "paths": ways.iter().map(to_json).collect::<Vec<_>>(),
+        "left_out": missing.to_json(),
+        "targets": targets,
+    }))
 }
 
 fn open_snapshot(datasets: &Datasets, folder: &std::path::Path) -> Result<Arc<Snapshot>> {
@@ -262,7 +213,7 @@ fn ways(
     datasets: &Datasets,
     snapshot: &Arc<Snapshot>,
     arguments: &Arguments,
-) -> (Vec<Way>, Vec<(&'static str, String)>) {
+) -> (Vec<Way>, LeftOut) {
     use LanceCall::{ReadBlobs, Take, TakeBlobs};
     let lance = [
         (TAKE, Layout::Plain, "file", Take),
@@ -300,17 +251,16 @@ fn ways(
     ];
     let at_once = arguments.lance_windows as usize;
     let mut found = Vec::new();
-    let mut missing = Vec::new();
+    let mut missing = LeftOut::default();
     let mut add = |name, layout, opened: Result<(Kind, Option<String>)>| match opened {
         Ok((kind, engine)) => found.push(Way {
             name,
             layout,
             kind,
             engine,
-            cold: Vec::new(),
-            warm: Vec::new(),
+            rounds: Rounds::default(),
         }),
-        Err(error) => missing.push((name, format!("{error:#}"))),
+        Err(error) => missing.add(name, &error),
     };
     for (name, layout, scheme, call) in lance {
         let folder = datasets.path(layout);
@@ -355,14 +305,8 @@ fn compare(
 
 /// All rows in a random order, in windows, each sorted.
 fn windows(rows: u64, epoch: u64, window: u64) -> Vec<Vec<u64>> {
-    let order = Order::shuffled(rows, 0, epoch);
-    let order: Vec<u64> = (0..rows).map(|position| order.row_at(position)).collect();
-    let sorted = |rows: &[u64]| {
-        let mut rows = rows.to_vec();
-        rows.sort_unstable();
-        rows
-    };
-    order.chunks(window as usize).map(sorted).collect()
+    let rows = shuffled(rows, epoch, window);
+    rows.chunks(window as usize).map(<[u64]>::to_vec).collect()
 }
 
 /// The targets, found and in words; none where a way that they are about is missing.
@@ -371,7 +315,7 @@ fn targets(ways: &[Way], rows: u64) -> Vec<Value> {
     let Some(ours) = named(OURS) else {
         return Vec::new();
     };
-    let rounds = 0..ours.cold.len();
+    let rounds = 0..ours.rounds.cold.len();
     let mut targets = Vec::new();
     let plain = |way: &&Way| way.layout != Layout::Packed;
     let takes: [(&str, Vec<&Way>); 2] = [
@@ -383,9 +327,9 @@ fn targets(ways: &[Way], rows: u64) -> Vec<Value> {
     ];
     for (name, takes) in takes.iter().filter(|(_, takes)| !takes.is_empty()) {
         let ratio = median(rounds.clone().map(|round| {
-            let cost = |way: &&Way| way.cold[round].cpu_us_per_row();
+            let cost = |way: &&Way| way.rounds.cold[round].cpu_us_per_row();
             let cheapest = takes.iter().map(cost).fold(f64::INFINITY, f64::min);
-            ours.cold[round].cpu_us_per_row() / cheapest
+            ours.rounds.cold[round].cpu_us_per_row() / cheapest
         }));
         let what = format!("CPU per row, cold, {OURS} / {name}");
         targets.push(target(&what, ratio, "at most", CPU_RATIO_MAX, rows));
@@ -394,9 +338,9 @@ fn targets(ways: &[Way], rows: u64) -> Vec<Value> {
         let ratio = median(rounds.map(|round| {
             let lance = ways.iter().filter(|way| way.is_lance());
             let fastest = lance
-                .map(|way| way.cold[round].rows_per_s())
+                .map(|way| way.rounds.cold[round].rows_per_s())
                 .fold(0.0, f64::max);
-            ours.cold[round].rows_per_s() / fastest
+            ours.rounds.cold[round].rows_per_s() / fastest
         }));
         let what = format!("rows/s, cold, {OURS} / the round's fastest of lance's");
         targets.push(target(&what, ratio, "at least", RATE_RATIO_MIN, rows));
@@ -433,10 +377,7 @@ fn show(
     arguments: &Arguments,
 ) -> Result<()> {
     let mb = |bytes: u64| bytes as f64 / 1e6;
-    say(format_args!(
-        "{}, {} cores, Linux {}, {}",
-        machine.processor, machine.cores, machine.kernel, machine.file_system
-    ));
+    say_machine(machine);
     say(format_args!(
         "{} rows of {:.1} KB ({}), {:.0} MB; on disk {:.0} MB as LargeBinary, {:.0} MB uncompressed, {:.0} MB packed",
         datasets.rows(),
@@ -449,67 +390,28 @@ fn show(
     ));
     say(format_args!(
         "shuffled windows of {}, {} at a time for lance; medians of {} rounds; CPU: all threads, user + system",
-        arguments.window,
+        arguments.options.window,
         arguments.lance_windows,
-        ways.first().map_or(0, |way| way.cold.len()),
+        ways.first().map_or(0, |way| way.rounds.cold.len()),
     ));
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header([
-            "",
-            "cold rows/s",
-            "MB/s",
-            "CPU µs/row",
-            "of take's",
-            "warm rows/s",
-            "MB/s",
-            "CPU µs/row",
-        ]);
+    let [cold, warm] = Rounds::HEADER;
+    let mut table = table(cold.into_iter().chain(["of take's"]).chain(warm));
     let take = ways.iter().find(|way| way.name == TAKE);
     for way in ways {
-        let of = |samples: &[Sample], value: fn(&Sample) -> f64| median(samples.iter().map(value));
         let cpu_ratio = take.map_or("–".into(), |take| {
-            let pairs = way.cold.iter().zip(&take.cold);
-            let ratio = median(pairs.map(|(own, its)| own.cpu_us_per_row() / its.cpu_us_per_row()));
-            format!("{ratio:.3}")
+            let cpu = Sample::cpu_us_per_row;
+            let ratio = Spread::of_ratios(&way.rounds.cold, &take.rounds.cold, cpu);
+            format!("{:.3}", ratio.median)
         });
-        table.add_row([
-            way.name.to_owned(),
-            format!("{:.0}", of(&way.cold, Sample::rows_per_s)),
-            format!("{:.0}", of(&way.cold, Sample::mb_per_s)),
-            format!("{:.1}", of(&way.cold, Sample::cpu_us_per_row)),
-            cpu_ratio,
-            format!("{:.0}", of(&way.warm, Sample::rows_per_s)),
-            format!("{:.0}", of(&way.warm, Sample::mb_per_s)),
-            format!("{:.1}", of(&way.warm, Sample::cpu_us_per_row)),
-        ]);
+        let [cold, warm] = way.rounds.cells();
+        let cells = cold.into_iter().chain([cpu_ratio]).chain(warm);
+        table.add_row(std::iter::once(way.name.to_owned()).chain(cells));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    say(table);
+    say_table(table);
     for way in ways {
         if let Some(engine) = &way.engine {
             say(format_args!("{}: {engine}", way.name));
         }
     }
     Ok(())
-}
-
-fn to_json(way: &Way) -> Value {
-    let summary = |samples: &[Sample]| {
-        json!({
-            "rows_per_s": median(samples.iter().map(Sample::rows_per_s)),
-            "mb_per_s": median(samples.iter().map(Sample::mb_per_s)),
-            "cpu_us_per_row": median(samples.iter().map(Sample::cpu_us_per_row)),
-            "rounds": samples,
-        })
-    };
-    json!({
-        "name": way.name,
-        "engine": way.engine,
-        "cold": summary(&way.cold),
-        "warm": summary(&way.warm),
-    })
 }

@@ -16,20 +16,20 @@ mod ways;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
+use loaderd_measure::cache;
 use loaderd_measure::machine::Machine;
-use loaderd_measure::meter::{Meter, Sample, median};
-use loaderd_measure::{cache, data_folder, say, write_json};
+use loaderd_measure::meter::{Meter, Sample};
+use loaderd_measure::options::Options;
+use loaderd_measure::reader::OneFile;
+use loaderd_measure::report::{say_busy, say_machine};
 use loaderd_read::Mode;
 use serde_json::json;
 
 use crate::pictures::Pictures;
 use crate::rows::{BATCH, Crops, Row, Rows};
-use crate::ways::{Parts, Source, Way};
-
-/// Cores that others may keep busy before the answer says that they did.
-const ELSEWHERE_MAX: f64 = 0.15;
+use crate::ways::{Parts, Way, read};
 
 /// Reading only what a crop takes of a tiled JPEG, against reading all of it.
 #[derive(Parser)]
@@ -37,24 +37,12 @@ struct Arguments {
     /// A folder of JPEGs [default: drawn pictures]
     #[arg(long)]
     images: Option<PathBuf>,
-    /// Rows of photos; there are a quarter as many of frames [default: 8192, or 128 with --brief]
+    /// Rows of photos, about 110 KB each; there are a quarter as many of frames [default: 8192, or
+    /// 128 with --brief]
     #[arg(long, value_parser = clap::value_parser!(u64).range(4..))]
     rows: Option<u64>,
-    /// Few rows, one round: shows that the bench works, measures nothing
-    #[arg(long)]
-    brief: bool,
-    /// Where the file is kept meanwhile, 110 KB a row [default: data, beside the benches' sources]
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Rounds [default: 5, or 1 with --brief]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: Option<u64>,
-    /// Rows of a window
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
-    window: u16,
-    /// Write all figures to this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// One way through all rows once.
@@ -91,12 +79,10 @@ struct Set {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let brief = arguments.brief;
-    let count = arguments.rows.unwrap_or(if brief { 128 } else { 8192 });
-    let rounds = arguments.rounds.unwrap_or(if brief { 1 } else { 5 });
-    let window = usize::from(arguments.window);
-    let folder = std::path::absolute(arguments.dir.clone().unwrap_or_else(data_folder))?;
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let options = &arguments.options;
+    let (brief, rounds, window) = (options.brief, options.rounds(5), options.window);
+    let count = options.or(arguments.rows, 8192, 128);
+    let folder = options.folder()?;
     let (most_photos, most_frames) = if brief { (6, 2) } else { (usize::MAX, 64) };
     let photos = match &arguments.images {
         Some(images) => Pictures::from_folder(images, most_photos)?,
@@ -105,35 +91,22 @@ fn main() -> Result<()> {
     let frames = photos.frames(most_frames)?;
 
     let machine = Machine::here(&folder);
-    say(format_args!(
-        "{}, {} cores, Linux {}, {}",
-        machine.processor, machine.cores, machine.kernel, machine.file_system
-    ));
+    say_machine(&machine);
     let mut answers = Vec::new();
     for (name, pictures, count) in [("photos", photos, count), ("frames", frames, count / 4)] {
         let set = Set::measure(name, pictures, &folder, count, rounds, window)?;
         answers.push(report::show(&set, brief));
         let samples = set.contestants.iter().flat_map(|it| &it.measured).flatten();
-        let elsewhere = median(samples.map(|it| it.sample.cores_elsewhere));
-        if elsewhere > ELSEWHERE_MAX {
-            say(format_args!(
-                "not quiet: {elsewhere:.2} cores were busy outside this bench, interrupts \
-                 included; images/s may be off"
-            ));
-        }
+        say_busy(samples.map(|it| &it.sample), "images/s");
     }
-    if let Some(path) = &arguments.json {
-        let answer = json!({
-            "bench": "cutread",
-            "brief": brief,
-            "machine": machine,
-            "rounds": rounds,
-            "window": window,
-            "sets": answers,
-        });
-        write_json(path, &answer)?;
-    }
-    Ok(())
+    options.write(&json!({
+        "bench": "cutread",
+        "brief": brief,
+        "machine": machine,
+        "rounds": rounds,
+        "window": window,
+        "sets": answers,
+    }))
 }
 
 impl Set {
@@ -143,15 +116,15 @@ impl Set {
         folder: &Path,
         count: u64,
         rounds: u64,
-        window: usize,
+        window: u64,
     ) -> Result<Set> {
         eprintln!("{name}: writing and checking {count} rows");
         let all = &pictures.all;
         let rows = Rows::new(folder.join(format!("cutread-{name}.bin")), all, count)?;
         let largest = all.iter().map(|picture| picture.jpeg.len()).max();
         let largest = largest.unwrap_or(0) as u32;
-        let mut direct = Source::open(&rows.path, Mode::Direct, largest)?;
-        let mut cached = Source::open(&rows.path, Mode::Buffered, largest)?;
+        let mut direct = OneFile::open(&rows.path, Mode::Direct, largest)?;
+        let mut cached = OneFile::open(&rows.path, Mode::Buffered, largest)?;
         let mut crops = Crops::new()?;
         let mut contestants: Vec<Contestant> = (Way::ALL.into_iter())
             .map(|way| Contestant {
@@ -195,7 +168,7 @@ impl Set {
 
 /// Reads all rows, and decodes them where that is asked for.
 fn once(
-    source: &mut Source,
+    source: &mut OneFile,
     way: Way,
     order: &[Row],
     pictures: &Pictures,
@@ -211,7 +184,7 @@ fn once(
     };
     let before = source.stats();
     let meter = Meter::start();
-    source.read(way, order, &pictures.all, &mut take)?;
+    read(source, way, order, &pictures.all, &mut take)?;
     let after = source.stats();
     let bytes_asked = after.bytes_asked - before.bytes_asked;
     let requests = |stats: &loaderd_read::Stats| stats.reads + stats.retries;

@@ -7,8 +7,8 @@
 //! images a second past the page cache, read and decode from the page cache take at most 1.02
 //! times the CPU time, and its index takes at most 0.5 % of the data.
 
-use comfy_table::{CellAlignment, Table, presets};
 use loaderd_measure::meter::{Sample, median};
+use loaderd_measure::report::{Spread, say_table, table};
 use loaderd_measure::say;
 use serde_json::{Value, json};
 
@@ -39,17 +39,13 @@ impl Contestant {
         median(self.measured[measure as usize].iter().map(value))
     }
 
-    /// Its value over `other`'s, round by round: the median and the range.
-    fn over(&self, other: &Contestant, measure: Measure, value: fn(&Sample) -> f64) -> [f64; 3] {
-        let pairs = self.measured[measure as usize]
-            .iter()
-            .zip(&other.measured[measure as usize]);
-        let each: Vec<f64> = pairs
-            .map(|(own, other)| value(&own.sample) / value(&other.sample))
-            .collect();
-        let least = each.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = each.iter().copied().fold(0.0, f64::max);
-        [median(each), least, most]
+    /// Its value over `other`'s, round by round.
+    fn over(&self, other: &Contestant, measure: Measure, value: fn(&Sample) -> f64) -> Spread {
+        Spread::of_ratios(self.samples(measure), other.samples(measure), value)
+    }
+
+    fn samples(&self, measure: Measure) -> impl Iterator<Item = &Sample> {
+        self.measured[measure as usize].iter().map(|it| &it.sample)
     }
 }
 
@@ -106,24 +102,25 @@ pub(crate) fn show(set: &Set, brief: bool) -> Value {
             Way::Segments => rows_share + header_share,
             _ => rows_share,
         };
-        let pays =
-            gain[0] >= READ_GAIN_MIN && cost[0] <= CPU_COST_MAX && index_share <= INDEX_SHARE_MAX;
+        let pays = gain.median >= READ_GAIN_MIN
+            && cost.median <= CPU_COST_MAX
+            && index_share <= INDEX_SHARE_MAX;
         let words = match pays {
             _ if brief || rows < JUDGED_ROWS_MIN => "too few rows to judge by",
             true => "pays",
             false => "does not pay",
         };
         say(format_args!(
-            "{}: images/s past the page cache {} × (at least {READ_GAIN_MIN}), CPU time with \
-             decoding {} × (at most {CPU_COST_MAX}), index {:.2} % (at most {} %): {words}",
+            "{}: images/s past the page cache {gain:.3} × (at least {READ_GAIN_MIN}), CPU time \
+             with decoding {cost:.3} × (at most {CPU_COST_MAX}), index {:.2} % (at most {} %): \
+             {words}",
             it.way.name(),
-            spread(gain),
-            spread(cost),
             index_share * 100.0,
             INDEX_SHARE_MAX * 100.0,
         ));
         verdicts.push(json!({
-            "way": it.way.name(), "images_per_s_ratio": gain, "cpu_ratio": cost,
+            "way": it.way.name(), "images_per_s_ratio": [gain.median, gain.least, gain.most],
+            "cpu_ratio": [cost.median, cost.least, cost.most],
             "index_share": index_share, "verdict": words,
         }));
     }
@@ -138,10 +135,6 @@ pub(crate) fn show(set: &Set, brief: bool) -> Value {
         "indexes": indexes,
         "verdicts": verdicts,
     })
-}
-
-fn spread([middle, least, most]: [f64; 3]) -> String {
-    format!("{middle:.3} ({least:.3} to {most:.3})")
 }
 
 const MEASURES: [(&str, Measure); 4] = [
@@ -167,12 +160,12 @@ fn show_ways(set: &Set) {
         }));
         table.add_row(cells);
     }
-    right(&mut table);
+    say_table(table);
 }
 
 /// What devices could deliver, and how many cores would take that in.
 fn show_devices(set: &Set) {
-    let mut table = table(DEVICES.map(|(name, ..)| name).into_iter());
+    let mut table = table(DEVICES.map(|(name, ..)| name));
     for it in &set.contestants {
         let bytes = it.of(Measure::ReadDirect, Measured::kb_read) * 1e3;
         let requests = it.of(Measure::ReadDirect, Measured::requests);
@@ -188,7 +181,7 @@ fn show_devices(set: &Set) {
         "by arithmetic, from KB and requests an image: images/s of a device, and cores that decode \
          as many (network: 16,000 requests/s)",
     );
-    right(&mut table);
+    say_table(table);
 }
 
 /// What an index takes, and what is asked for with it; headers come last.
@@ -231,21 +224,6 @@ fn show_indexes(set: &Set) -> Vec<Value> {
     ));
     answers.push(json!({"what": "header", "bytes": tables, "share_of_data": share}));
     answers
-}
-
-fn table(header: impl Iterator<Item = &'static str>) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(std::iter::once("").chain(header));
-    table
-}
-
-fn right(table: &mut Table) {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    say(table);
 }
 
 fn to_json(it: &Contestant) -> Value {

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use loaderd_decode::cut::Region;
 use loaderd_decode::{Decoded, Decoder, Limits, Options, Pipeline};
-use loaderd_plan::{Draws, Order};
+use loaderd_measure::reader::shuffled;
+use loaderd_plan::Draws;
 
 use crate::pictures::Picture;
 
@@ -89,13 +90,8 @@ impl Rows {
     }
 
     /// All rows in the order of `epoch`, cut into windows, each in the order of the file.
-    pub(crate) fn order(&self, epoch: u64, window: usize) -> Vec<Row> {
-        let count = self.all.len() as u64;
-        let order = Order::shuffled(count, 0, epoch);
-        let mut numbers: Vec<u64> = (0..count).map(|at| order.row_at(at)).collect();
-        for window in numbers.chunks_mut(window) {
-            window.sort_unstable();
-        }
+    pub(crate) fn order(&self, epoch: u64, window: u64) -> Vec<Row> {
+        let numbers = shuffled(self.all.len() as u64, epoch, window);
         let row = |number: u64| self.all[number as usize].clone();
         numbers.into_iter().map(row).collect()
     }

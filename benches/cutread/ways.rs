@@ -4,21 +4,16 @@
 //! there, with what reading took. Never: measures, or reads a row's pieces one after the other.
 
 use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use loaderd_read::{Backend, Buffer, Config, Extent, FileSet, Mode, Reader, Stats};
+use anyhow::Result;
+use loaderd_measure::reader::OneFile;
+use loaderd_read::{Buffer, Extent};
 
 use crate::pictures::Picture;
 use crate::rows::Row;
 
-/// Bytes of slabs: what the daemon gives its own readers.
-const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// Header and segments nearer to each other than this are read at once.
 const GAP_MAX: u32 = 16 << 10;
-const WAIT: Duration = Duration::from_secs(60);
 
 /// What is read of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,81 +84,41 @@ impl Parts<'_> {
     }
 }
 
-/// Our reader on one file.
-pub(crate) struct Source(Reader);
-
-impl Source {
-    /// For rows of up to `row_bytes` bytes.
-    ///
-    /// # Errors
-    /// Where the machine or the file refuses `mode`, or io_uring.
-    pub(crate) fn open(path: &Path, mode: Mode, row_bytes: u32) -> Result<Source> {
-        let files = Arc::new(FileSet::open(vec![path.into()])?);
-        let config = Config {
-            mode,
-            ..Config::for_lengths(row_bytes, SLAB_MEMORY_MAX)
-        };
-        let reader = Reader::new(files, config)?;
-        let backend = reader.engine().backend;
-        ensure!(
-            backend == Backend::UringFixed,
-            "the reader stands on {}",
-            reader.engine()
-        );
-        Ok(Source(reader))
-    }
-
-    /// What it stands on, in words.
-    pub(crate) fn engine(&self) -> String {
-        self.0.engine().to_string()
-    }
-
-    /// Counts since it was opened.
-    pub(crate) fn stats(&self) -> Stats {
-        self.0.stats()
-    }
-
-    /// Reads all rows, and calls `take` for each as soon as it is there.
-    ///
-    /// # Errors
-    /// The first read or `take` that fails.
-    pub(crate) fn read(
-        &mut self,
-        way: Way,
-        rows: &[Row],
-        pictures: &[Picture],
-        take: &mut dyn FnMut(&Row, &Parts<'_>) -> Result<()>,
-    ) -> Result<()> {
-        // Of rows in two parts, the one that came first.
-        let mut halves: Vec<Option<Buffer>> = Vec::new();
-        halves.resize_with(rows.len(), || None);
-        let mut lane = Lane {
-            way,
-            rows,
-            pictures,
-            halves,
-            take,
-        };
-        for (at, row) in rows.iter().enumerate() {
-            let (first, second) = way.ranges(row, &pictures[row.picture]);
-            // One row at most is here in half, so the others always come to their end.
-            for (part, range) in [(0, Some(first)), (1, second)] {
-                let Some(range) = range else { continue };
-                let extent = Extent {
-                    offset: row.offset + u64::from(range.start),
-                    length: range.end - range.start,
-                    file: 0,
-                };
-                while !self.0.submit(at as u64 * 2 + part, extent) {
-                    lane.complete(&mut self.0)?;
-                }
-            }
-        }
-        while self.0.in_flight() > 0 {
-            lane.complete(&mut self.0)?;
-        }
-        Ok(())
-    }
+/// Reads all rows, and calls `take` for each as soon as it is there.
+///
+/// # Errors
+/// The first read or `take` that fails.
+pub(crate) fn read(
+    source: &mut OneFile,
+    way: Way,
+    rows: &[Row],
+    pictures: &[Picture],
+    take: &mut dyn FnMut(&Row, &Parts<'_>) -> Result<()>,
+) -> Result<()> {
+    // Of rows in two parts, the one that came first.
+    let mut halves: Vec<Option<Buffer>> = Vec::new();
+    halves.resize_with(rows.len(), || None);
+    let mut lane = Lane {
+        way,
+        rows,
+        pictures,
+        halves,
+        take,
+    };
+    // One row at most is asked for in half, so the others always come to their end.
+    let extents = (0..).zip(rows).flat_map(|(at, row)| {
+        let (first, second) = way.ranges(row, &pictures[row.picture]);
+        let parts = (at * 2..).zip(std::iter::once(first).chain(second));
+        parts.map(move |(tag, range)| {
+            let extent = Extent {
+                offset: row.offset + u64::from(range.start),
+                length: range.end - range.start,
+                file: 0,
+            };
+            (tag, extent)
+        })
+    });
+    source.read(extents, &mut |tag, buffer| lane.arrived(tag, buffer))
 }
 
 /// Rows under way.
@@ -176,18 +131,6 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    fn complete(&mut self, reader: &mut Reader) -> Result<()> {
-        let mut failed = Ok(());
-        reader.complete(WAIT, &mut |tag, result| {
-            let done = result.map_err(Into::into);
-            let done = done.and_then(|buffer| self.arrived(tag, buffer));
-            if failed.is_ok() {
-                failed = done;
-            }
-        })?;
-        failed
-    }
-
     fn arrived(&mut self, tag: u64, buffer: Buffer) -> Result<()> {
         let (at, part) = ((tag / 2) as usize, tag % 2);
         let row = &self.rows[at];
@@ -216,6 +159,8 @@ impl Lane<'_> {
 
 #[cfg(test)]
 mod tests {
+    use loaderd_read::Mode;
+
     use super::*;
     use crate::pictures::Pictures;
     use crate::rows::Rows;
@@ -228,7 +173,7 @@ mod tests {
         let pictures = Pictures::drawn(3).unwrap().all;
         let rows = Rows::new(folder.path().join("rows"), &pictures, 50).unwrap();
         let order = rows.order(0, 16);
-        let mut source = Source::open(&rows.path, Mode::Buffered, 200_000).unwrap();
+        let mut source = OneFile::open(&rows.path, Mode::Buffered, 200_000).unwrap();
         let mut bytes = Vec::new();
         for way in Way::ALL {
             let before = source.stats();
@@ -248,7 +193,7 @@ mod tests {
                 seen[row.number as usize] += 1;
                 Ok(())
             };
-            source.read(way, &order, &pictures, &mut take).unwrap();
+            read(&mut source, way, &order, &pictures, &mut take).unwrap();
             assert!(seen.iter().all(|&times| times == 1), "{way:?}: {seen:?}");
             bytes.push(source.stats().bytes_asked - before.bytes_asked);
         }

@@ -1,11 +1,20 @@
 //! What every bench measures with, without Lance.
 //!
-//! Enters: files, a stretch of work. Leaves: files out of the page cache or in it, what the work
-//! cost, and on which machine. Never: judges; each bench states its own targets.
+//! Enters: a command line, files, a stretch of work. Leaves: files out of the page cache or in it,
+//! our own reader on one of them, what the work cost, and on which machine, in words and as JSON.
+//! Never: judges; each bench states its own targets.
+
+pub mod options;
+
+pub mod machine;
 
 pub mod cache;
-pub mod machine;
+
+pub mod reader;
+
 pub mod meter;
+
+pub mod report;
 
 use std::fmt::Display;
 use std::io::Write;

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 /// A running measurement.
@@ -71,6 +72,16 @@ impl Meter {
 }
 
 impl Sample {
+    /// The sample itself, where `name` gave as many rows as it was asked for.
+    ///
+    /// # Errors
+    /// Where it did not, saying how many came.
+    pub fn of_all(self, name: &str, expected: u64) -> Result<Sample> {
+        let found = self.rows;
+        ensure!(found == expected, "{name} gave {found} of {expected} rows");
+        Ok(self)
+    }
+
     /// Rows a second.
     pub fn rows_per_s(&self) -> f64 {
         self.rows as f64 / self.seconds
@@ -164,6 +175,9 @@ mod tests {
         assert_eq!(sample.rows_per_s(), 100.0);
         assert_eq!(sample.mb_per_s(), 15.0);
         assert!((sample.cpu_us_per_row() - 20.0).abs() < 1e-9);
+        assert!(sample.of_all("it", 200).is_ok());
+        let error = sample.of_all("it", 201).unwrap_err();
+        assert_eq!(error.to_string(), "it gave 200 of 201 rows");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use loaderd_plan::Order;
+use loaderd_measure::reader::shuffled;
 use loaderd_read::Extent;
 
 /// Bytes of a row: a small photo, and no multiple of a block.
@@ -46,11 +46,7 @@ impl Scratch {
 
     /// All rows in the order of `epoch`, cut into windows, each in the order of the file.
     pub(crate) fn extents(&self, epoch: u64, window: u64) -> Vec<Extent> {
-        let order = Order::shuffled(self.rows, 0, epoch);
-        let mut rows: Vec<u64> = (0..self.rows).map(|at| order.row_at(at)).collect();
-        for window in rows.chunks_mut(window as usize) {
-            window.sort_unstable();
-        }
+        let rows = shuffled(self.rows, epoch, window);
         let extent = |row: u64| Extent {
             offset: row * u64::from(ROW_BYTES),
             length: ROW_BYTES,

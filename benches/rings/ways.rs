@@ -12,11 +12,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use loaderd_read::{Backend, Config, Extent, FileSet, Mode, Reader};
+use loaderd_measure::reader::{OneFile, queue_depth as own_queue_depth};
+use loaderd_read::Extent;
 use rustix::fs::{Advice, OFlags};
 use tokio_uring::Runtime;
 use tokio_uring::buf::BoundedBuf;
@@ -25,13 +24,10 @@ use tokio_uring::buf::fixed::{FixedBuf, FixedBufRegistry};
 use crate::memory::Block;
 use crate::scratch::{ROW_BYTES, right};
 
-/// Bytes of slabs of our reader: what the daemon gives its own.
-const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// What offsets and lengths are rounded out to with O_DIRECT.
 const ALIGN: u64 = 4096;
 /// Room for a row at any offset, rounded out.
 const BLOCK_BYTES: usize = (ROW_BYTES as u64).next_multiple_of(ALIGN) as usize + ALIGN as usize;
-const WAIT: Duration = Duration::from_secs(60);
 
 /// Who takes the rows: counts them, and looks at their bytes if told to.
 #[derive(Default)]
@@ -66,57 +62,21 @@ pub(crate) trait Way {
 
 /// Reads in flight, of both.
 pub(crate) fn queue_depth() -> u32 {
-    Config::for_lengths(ROW_BYTES, SLAB_MEMORY_MAX).queue_depth
+    own_queue_depth(ROW_BYTES)
 }
 
-/// Our reader.
-pub(crate) struct Own(Reader);
-
-impl Own {
-    /// # Errors
-    /// Where the machine or the file refuses `mode`, or io_uring.
-    pub(crate) fn open(path: &Path, mode: Mode) -> Result<Own> {
-        let files = Arc::new(FileSet::open(vec![path.into()])?);
-        let config = Config {
-            mode,
-            ..Config::for_lengths(ROW_BYTES, SLAB_MEMORY_MAX)
-        };
-        let reader = Reader::new(files, config)?;
-        let backend = reader.engine().backend;
-        ensure!(
-            backend == Backend::UringFixed,
-            "the reader stands on {}",
-            reader.engine()
-        );
-        Ok(Own(reader))
-    }
-
-    fn complete(&mut self, extents: &[Extent], consumer: &mut Consumer) -> Result<()> {
-        let mut failed = None;
-        self.0.complete(WAIT, &mut |tag, result| match result {
-            Ok(buffer) => consumer.take_in(extents[tag as usize], &buffer),
-            Err(error) => failed = Some(error),
-        })?;
-        failed.map_or(Ok(()), |error| Err(error.into()))
-    }
-}
-
-impl Way for Own {
+impl Way for OneFile {
     fn read(&mut self, extents: &[Extent], consumer: &Rc<RefCell<Consumer>>) -> Result<()> {
         let consumer = &mut *consumer.borrow_mut();
-        for (tag, &extent) in (0..).zip(extents) {
-            while !self.0.submit(tag, extent) {
-                self.complete(extents, consumer)?;
-            }
-        }
-        while self.0.in_flight() > 0 {
-            self.complete(extents, consumer)?;
-        }
-        Ok(())
+        let tagged = (0..).zip(extents.iter().copied());
+        OneFile::read(self, tagged, &mut |tag, buffer| {
+            consumer.take_in(extents[tag as usize], &buffer);
+            Ok(())
+        })
     }
 
     fn engine(&self) -> String {
-        self.0.engine().to_string()
+        OneFile::engine(self)
     }
 }
 

@@ -179,3 +179,15 @@ def test_a_picture_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
     )
     assert process.returncode == 1
     assert "x.svg" in process.stderr
+
+
+def test_a_wrong_column_is_told_the_right_ones() -> None:
+    process = subprocess.run(
+        [launch.find_binary(), "bench", "memory:rows=100", "--column=pictures"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert process.returncode == 1
+    assert 'no column "pictures": its columns are ' in process.stderr
+    assert "label" in process.stderr

@@ -371,3 +371,25 @@ def test_the_command_line_helps() -> None:
     missing = loaderd("ingest", "/nowhere", "/tmp/x.lance", check=False)
     assert missing.returncode != 0
     assert "/nowhere" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["empty", "x.lance"], "empty holds no files"),
+        (["only"], "loaderd ingest SRC URI"),
+        (["--synthetic=3"], "loaderd ingest --synthetic N URI"),
+        (["flat", "x.lance"], "--label-from name"),
+    ],
+)
+def test_what_cannot_be_ingested_is_said(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty/class").mkdir(parents=True)
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/picture.jpg").write_bytes(b"")
+    refused = loaderd("ingest", *arguments, check=False)
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert not (tmp_path / "x.lance").exists()

@@ -226,3 +226,14 @@ fn a_dataset_that_is_not_there_fails() {
         assert!(!report.succeeded);
     }
 }
+
+#[test]
+fn a_folder_without_a_dataset_is_not_taken_for_one() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("sets")).unwrap();
+    let report = doctor(home.path(), nothing, &["sets"]);
+    let (verdict, found, mend) = report.check("dataset");
+    assert_eq!(verdict, "missing", "{found}");
+    assert!(found.contains("no Lance dataset"), "{found}");
+    assert!(mend.contains("_versions"), "{mend}");
+}

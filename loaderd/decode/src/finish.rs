@@ -75,52 +75,77 @@ pub(crate) const PIECE: usize = 256;
 
 /// Writes all of `out`, whose length must be the output's bytes. Any alignment will do.
 pub(crate) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
+    convert(frame.layout, levels, Whole { frame, out });
+}
+
+/// Bytes of a picture, and where they belong in an output.
+trait Runs {
+    /// Calls `convert` with each run of bytes that lie together in the output, and with its place,
+    /// of `SIZE` times as many bytes: a run is of one channel, which comes first, under
+    /// [`Layout::Nchw`], else of whole pixels.
+    fn each<const SIZE: usize>(self, convert: impl Fn(usize, &[u8], &mut [u8]));
+}
+
+/// Fills the places of `runs`.
+fn convert(layout: Layout, levels: &Levels, runs: impl Runs) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
         // SAFETY: the CPU has both features.
-        unsafe { x86::write(frame, levels, out) };
+        unsafe { x86::convert(layout, levels, runs) };
         return;
     }
-    write_with(frame, levels, out, float16_row, float16_store);
+    convert_with(layout, levels, runs, float16_row, float16_store);
 }
 
 /// The last two are the steps that the compiler does not vectorise on its own.
 #[inline(always)]
-fn write_with(
-    frame: &Frame<'_>,
+fn convert_with(
+    layout: Layout,
     levels: &Levels,
-    out: &mut [u8],
+    runs: impl Runs,
     float16_row: impl Fn(&[u8], f32, f32, &mut [u8]),
     float16_store: impl Fn(&[f32; GROUP], &mut [u8]),
 ) {
     let Levels { dtype, gain, bias } = *levels;
-    if frame.layout == Layout::Nhwc {
-        let (gain, bias) = (pixels::pattern(gain), pixels::pattern(bias));
-        match dtype {
-            DType::Uint8 => pixels::write::<1>(frame, out, |bytes, to| to.copy_from_slice(bytes)),
-            DType::Bfloat16 => pixels::write::<2>(frame, out, |bytes, to| {
-                pixels::floats::<2>(bytes, &gain, &bias, to, bfloat16_store);
-            }),
-            DType::Float16 => pixels::write::<2>(frame, out, |bytes, to| {
-                pixels::floats::<2>(bytes, &gain, &bias, to, &float16_store);
-            }),
-            DType::Float32 => pixels::write::<4>(frame, out, |bytes, to| {
-                pixels::floats::<4>(bytes, &gain, &bias, to, float32_store);
-            }),
-        }
-        return;
-    }
-    match dtype {
-        DType::Uint8 => planes::<1>(frame, out, |_, bytes, to| to.copy_from_slice(bytes)),
-        DType::Bfloat16 => planes::<2>(frame, out, |channel, bytes, to| {
+    let (gains, biases) = (pixels::pattern(gain), pixels::pattern(bias));
+    match (layout, dtype) {
+        (_, DType::Uint8) => runs.each::<1>(|_, bytes, to| to.copy_from_slice(bytes)),
+        (Layout::Nchw, DType::Bfloat16) => runs.each::<2>(|channel, bytes, to| {
             bfloat16_row(bytes, gain[channel], bias[channel], to);
         }),
-        DType::Float16 => planes::<2>(frame, out, |channel, bytes, to| {
+        (Layout::Nchw, DType::Float16) => runs.each::<2>(|channel, bytes, to| {
             float16_row(bytes, gain[channel], bias[channel], to);
         }),
-        DType::Float32 => planes::<4>(frame, out, |channel, bytes, to| {
+        (Layout::Nchw, DType::Float32) => runs.each::<4>(|channel, bytes, to| {
             float32_row(bytes, gain[channel], bias[channel], to);
         }),
+        (Layout::Nhwc, DType::Bfloat16) => runs.each::<2>(|_, bytes, to| {
+            pixels::floats::<2>(bytes, &gains, &biases, to, bfloat16_store);
+        }),
+        (Layout::Nhwc, DType::Float16) => runs.each::<2>(|_, bytes, to| {
+            pixels::floats::<2>(bytes, &gains, &biases, to, &float16_store);
+        }),
+        (Layout::Nhwc, DType::Float32) => runs.each::<4>(|_, bytes, to| {
+            pixels::floats::<4>(bytes, &gains, &biases, to, float32_store);
+        }),
+    }
+}
+
+/// A picture, and all of its output.
+struct Whole<'a> {
+    frame: &'a Frame<'a>,
+    out: &'a mut [u8],
+}
+
+impl Runs for Whole<'_> {
+    #[inline(always)]
+    fn each<const SIZE: usize>(self, convert: impl Fn(usize, &[u8], &mut [u8])) {
+        match self.frame.layout {
+            Layout::Nchw => planes::<SIZE>(self.frame, self.out, convert),
+            Layout::Nhwc => {
+                pixels::write::<SIZE>(self.frame, self.out, |bytes, to| convert(0, bytes, to));
+            }
+        }
     }
 }
 
@@ -382,7 +407,8 @@ mod tests {
                     write(&frame, &levels, out);
                     assert!(out == expected, "{dtype:?} {layout:?} at {shift}");
                     out.fill(0xaa);
-                    write_with(&frame, &levels, out, float16_row, float16_store);
+                    let whole = Whole { frame: &frame, out };
+                    convert_with(layout, &levels, whole, float16_row, float16_store);
                     assert!(out == expected, "{dtype:?} {layout:?} at {shift}, scalar");
                 }
             }

@@ -260,6 +260,7 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
   jpeg->status = LOADERD_JPEG_OK;
   jpeg->strip = NULL;
   jpeg->strict = 0;
+  jpeg->reader = NULL;
   jpeg->message[0] = '\0';
   jpeg->scans_max = scans_max > INT32_MAX ? INT32_MAX : (int)scans_max;
   jpeg->info.err = jpeg_std_error(&jpeg->errors);
@@ -351,8 +352,8 @@ int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t lef
   return LOADERD_JPEG_OK;
 }
 
-/* Says how to read the coefficients of a started image. 0 in scan->blocks: libjpeg must,
- * because they do not lie in one baseline scan of Huffman codes. */
+/* Says how to read the coefficients of an image that was started, either way. 0 in
+ * scan->blocks: libjpeg must, because they do not lie in one baseline scan of Huffman codes. */
 void loaderd_jpeg_scan(struct loaderd_jpeg *jpeg, struct loaderd_jpeg_scan *scan) {
   struct jpeg_decompress_struct *info = &jpeg->info;
   memset(scan, 0, sizeof(*scan));
@@ -486,14 +487,31 @@ int loaderd_jpeg_read(struct loaderd_jpeg *jpeg, uint32_t top, uint32_t rows, ui
   return LOADERD_JPEG_OK;
 }
 
-/* Writes the coefficients of the opened image as a baseline JPEG in one scan, with Huffman
- * tables of its own and a restart marker every `interval` MCUs, but without APPn and COM
- * segments. Fails at the first warning. *out is for loaderd_jpeg_release. */
+/* Starts the opened image for loaderd_jpeg_copy, in libjpeg's mode that keeps all coefficients
+ * and reads none of them yet. From now on every warning is an error. */
+int loaderd_jpeg_start_copy(struct loaderd_jpeg *jpeg) {
+  if (setjmp(jpeg->escape))
+    return jpeg->status;
+  jpeg->strict = 1;
+  jpeg->info.buffered_image = TRUE;
+  jpeg_start_decompress(&jpeg->info);
+  return LOADERD_JPEG_OK;
+}
+
+/* Reads the coefficients of an image that was started for it, and writes them as a baseline
+ * JPEG in one scan, with Huffman tables of its own and a restart marker every `interval` MCUs,
+ * but without APPn and COM segments. *out is for loaderd_jpeg_release. */
 int loaderd_jpeg_copy(struct loaderd_jpeg *jpeg, uint32_t interval, uint8_t **out,
                       size_t *out_size) {
   if (setjmp(jpeg->escape))
     return jpeg->status;
-  jpeg->strict = 1;
+  for (int state = JPEG_SUSPENDED; state != JPEG_REACHED_EOI;) {
+    on_progress((j_common_ptr)&jpeg->info);
+    state = jpeg_consume_input(&jpeg->info);
+    /* Who reads in libjpeg's place reads the only scan, and leaves libjpeg at its start. */
+    if (state == JPEG_SCAN_COMPLETED && jpeg->reader != NULL)
+      break;
+  }
   jvirt_barray_ptr *coefficients = jpeg_read_coefficients(&jpeg->info);
   jpeg->copy.err = &jpeg->errors;
   jpeg->copy.client_data = jpeg;

@@ -99,6 +99,7 @@ unsafe extern "C" {
         out: *mut u8,
         stride: usize,
     ) -> c_int;
+    fn loaderd_jpeg_start_copy(jpeg: *mut RawJpeg) -> c_int;
     fn loaderd_jpeg_copy(
         jpeg: *mut RawJpeg,
         interval: u32,
@@ -283,12 +284,18 @@ impl<'a> OpenJpeg<'a> {
 
     /// The image's coefficients as a baseline JPEG in one scan, with Huffman tables made for
     /// it and a restart marker every `interval` MCUs, without APPn and COM segments. Refuses
-    /// whatever libjpeg warns about.
+    /// what [`start`](Self::start) and its rows would refuse of the whole image, whatever
+    /// libjpeg warns about, and bytes that no coefficient is coded in.
     pub(crate) fn copy(self, interval: u16) -> Result<Vec<u8>, CopyError> {
+        // SAFETY: `raw` is open, and not started, because that takes `self`, too.
+        let status = unsafe { loaderd_jpeg_start_copy(self.raw.as_ptr()) };
+        self.check(status).map_err(CopyError::NotRead)?;
+        // SAFETY: `raw` is started, and read by the next call alone; `self` keeps the borrows of
+        // the decompressor, which has the hook, and of the encoded bytes.
+        let is_hooked = unsafe { Hook::set(self.hook, self.raw) };
         let mut buffer: *mut u8 = std::ptr::null_mut();
         let mut size = 0usize;
-        // SAFETY: `raw` is open, and not started, because that takes `self`, too; the two out
-        // pointers are live locals.
+        // SAFETY: `raw` is started for this; the two out pointers are live locals.
         let status = unsafe {
             loaderd_jpeg_copy(self.raw.as_ptr(), interval.into(), &mut buffer, &mut size)
         };
@@ -297,7 +304,15 @@ impl<'a> OpenJpeg<'a> {
         }
         self.check(status).map_err(CopyError::NotRead)?;
         // SAFETY: the call succeeded and left `size` bytes in `buffer`, which is not used again.
-        Ok(unsafe { taken(buffer, size) })
+        let copy = unsafe { taken(buffer, size) };
+        // SAFETY: the hook outlives `self`, and what called it has returned.
+        if is_hooked && !unsafe { self.hook.as_ref() }.is_spent() {
+            return Err(CopyError::NotRead(DecodeError::Corrupt {
+                format: Format::Jpeg,
+                message: "bytes behind the last coefficient".to_string(),
+            }));
+        }
+        Ok(copy)
     }
 
     fn message(&self) -> String {

@@ -50,6 +50,58 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// What the decoder refuses is not tiled, and what is tiled of damaged files has their pixels,
+    /// whether or not somebody compares them. The pictures are so large that libjpeg would read
+    /// them in its fast way, the ones long enough to be no code.
+    #[test]
+    fn damaged_files_are_tiled_only_where_they_decode(
+        scans in prop::sample::select(vec![Scans::Sequential, Scans::Separate, Scans::Progressive]),
+        restart_mcus in prop::sample::select(vec![0u16, 0, 7]),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12), 1..4),
+        seed in 0u32..4,
+    ) {
+        let encoder = Encoder { scans, restart_mcus, ..Encoder::default() };
+        let mut damaged = encode(encoder, 330, 200, seed);
+        let scan = damaged.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+        for (place, kind) in damage {
+            let at = scan + place.index(damaged.len() - scan - 8);
+            match kind {
+                0..8 => damaged[at] ^= 1 << kind,
+                _ => damaged[at..at + 8].copy_from_slice(&[0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0]),
+            }
+        }
+        let limits = Limits::default();
+        if let Ok(tiled) = tile(&damaged, &limits) {
+            prop_assert_eq!(verify(&damaged, &tiled.jpeg, &limits), Ok(()));
+        }
+    }
+}
+
+/// libjpeg itself passes over a code that does not exist.
+#[test]
+fn damage_that_only_libjpeg_passes_over_is_not_tiled() {
+    let limits = Limits::default();
+    let whole = encode(Encoder::default(), 330, 200, 3);
+    let decoded = |damaged: &[u8]| Decoder::new(limits).decode_full(damaged, Options::default());
+    // Sixteen ones are no code; far enough from the end for libjpeg to read on in its fast way.
+    let mut damaged = whole.clone();
+    let middle = whole.len() / 2;
+    for pair in damaged[middle..middle + 8].chunks_exact_mut(2) {
+        pair.copy_from_slice(&[0xff, 0x00]);
+    }
+    let error = NotTiled::Undecodable(decoded(&damaged).unwrap_err());
+    assert_eq!(tile(&damaged, &limits).map(drop), Err(error));
+
+    // Bytes that nothing is coded in harm no pixel, but would be lost.
+    let end = whole.len() - 2;
+    let longer = [&whole[..end], &[0; 9], &whole[end..]].concat();
+    assert!(decoded(&longer) == decoded(&whole));
+    assert_eq!(tile(&longer, &limits).unwrap_err().reason(), "damaged");
+}
+
 fn segment(marker: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0xff, marker];
     bytes.extend((body.len() as u16 + 2).to_be_bytes());

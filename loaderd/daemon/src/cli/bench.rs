@@ -159,7 +159,11 @@ impl Bench<'_> {
             Some(name) => fields
                 .iter()
                 .find(|field| field.name == *name)
-                .with_context(|| format!("{} has no column {name:?}", arguments.uri))?,
+                .with_context(|| {
+                    let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+                    let (uri, have) = (&arguments.uri, names.join(", "));
+                    format!("{uri} has no column {name:?}: its columns are {have}")
+                })?,
             None => fields
                 .iter()
                 .find(|field| field.kind == Kind::Bytes)

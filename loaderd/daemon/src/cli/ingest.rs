@@ -28,7 +28,7 @@ const FILES_WAITING: usize = 4;
 pub(super) struct Arguments {
     /// SRC: a folder of images, one sub-folder a class, or all in one with --label-from name. URI:
     /// the dataset to make, or to append to (which makes a new version of it)
-    #[arg(value_names = ["SRC", "URI"], num_args = 1..=2, required = true)]
+    #[arg(value_names = ["SRC", "URI"], num_args = 0..=2)]
     places: Vec<PathBuf>,
     /// Draw N street frames with weather, time of day, scene and boxes instead of reading a folder;
     /// --help lists the columns
@@ -86,7 +86,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             src.display()
         ),
         _ => bail!(
-            "name a folder of images and a dataset (loaderd ingest SRC URI), or draw frames with --synthetic N"
+            "name a folder of images and a dataset (loaderd ingest SRC URI), or draw frames into a dataset \
+             (loaderd ingest --synthetic N URI)"
         ),
     }
 }
@@ -298,6 +299,9 @@ fn by_folder(src: &Path) -> Result<Vec<Labelled>> {
         } else {
             stray += 1;
         }
+    }
+    if files.is_empty() && stray == 0 {
+        bail!("{} holds no files", src.display());
     }
     if files.is_empty() {
         bail!(

@@ -55,9 +55,9 @@ value, and the original where it has none; the pixels are the same. Nothing is r
 version that exists stays as it is. Run it again after an append, and it does the new rows only; a
 run that was killed is gone on with, a fragment at a time. Appends may go on meanwhile.
 
-Only JPEGs with Huffman coding and 8 bits can be tiled. The report counts the others; they stay as
-they are. EXIF, ICC and all other metadata are kept, and so is what lies behind the picture's end,
-such as a motion photo's film.
+Only undamaged JPEGs with Huffman coding and 8 bits can be tiled. The report counts the others; they
+stay as they are. EXIF, ICC and all other metadata are kept, and so is what lies behind the
+picture's end, such as a motion photo's film.
 
 A tiled image never stands for another. Where images were replaced, or rows were written anew for
 another column's sake, the originals are read, in the whole fragment that holds them, until this is

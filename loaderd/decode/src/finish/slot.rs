@@ -3,8 +3,8 @@
 //! Enters: where the picture lies in the output, and its rows, laid out and mirrored like the
 //! output. Leaves: the output filled, as [`write`](super::write) would. Never: a row twice.
 
-use super::{Frame, GROUP, Levels, pixels};
-use crate::transforms::{DType, Layout};
+use super::{Frame, Levels, Runs};
+use crate::transforms::Layout;
 
 /// One image's place in a batch, while its rows come in.
 pub(crate) struct Slot<'a> {
@@ -38,73 +38,39 @@ impl<'a> Slot<'a> {
     /// Writes row `row` of the picture: all its samples of one channel after those of another
     /// under [`Layout::Nchw`], else pixel by pixel; mirrored already.
     pub(crate) fn put(&mut self, row: usize, samples: &[u8]) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
-            // SAFETY: the CPU has both features.
-            unsafe { super::x86::put(self, row, samples) };
-            return;
-        }
-        self.put_with(row, samples, super::float16_row, super::float16_store);
+        let (layout, levels) = (self.frame.layout, self.levels);
+        let slot = self;
+        super::convert(layout, levels, Row { slot, row, samples });
     }
+}
 
-    /// The last two are the steps that the compiler does not vectorise on its own.
-    #[inline(always)]
-    pub(super) fn put_with(
-        &mut self,
-        row: usize,
-        samples: &[u8],
-        float16_row: impl Fn(&[u8], f32, f32, &mut [u8]),
-        float16_store: impl Fn(&[f32; GROUP], &mut [u8]),
-    ) {
-        let Levels { dtype, gain, bias } = *self.levels;
-        match (self.frame.layout, dtype) {
-            (_, DType::Uint8) => self.each(row, samples, |_, bytes, to| to.copy_from_slice(bytes)),
-            (Layout::Nchw, DType::Bfloat16) => self.each(row, samples, |channel, bytes, to| {
-                super::bfloat16_row(bytes, gain[channel], bias[channel], to);
-            }),
-            (Layout::Nchw, DType::Float16) => self.each(row, samples, |channel, bytes, to| {
-                float16_row(bytes, gain[channel], bias[channel], to);
-            }),
-            (Layout::Nchw, DType::Float32) => self.each(row, samples, |channel, bytes, to| {
-                super::float32_row(bytes, gain[channel], bias[channel], to);
-            }),
-            (Layout::Nhwc, _) => {
-                let (gain, bias) = (pixels::pattern(gain), pixels::pattern(bias));
-                self.each(row, samples, |_, bytes, to| match dtype {
-                    DType::Uint8 => unreachable!("copied above"),
-                    DType::Bfloat16 => {
-                        pixels::floats::<2>(bytes, &gain, &bias, to, super::bfloat16_store);
-                    }
-                    DType::Float16 => pixels::floats::<2>(bytes, &gain, &bias, to, &float16_store),
-                    DType::Float32 => {
-                        pixels::floats::<4>(bytes, &gain, &bias, to, super::float32_store);
-                    }
-                });
-            }
-        }
-    }
+/// A row of a picture on its way into the slot.
+struct Row<'a, 'b> {
+    slot: &'a mut Slot<'b>,
+    row: usize,
+    samples: &'a [u8],
+}
 
-    /// Calls `convert` with the channel, the bytes and the place of each run of a row's samples
-    /// that lie together in the output.
+impl Runs for Row<'_, '_> {
     #[inline(always)]
-    fn each(&mut self, row: usize, samples: &[u8], convert: impl Fn(usize, &[u8], &mut [u8])) {
-        let Frame { width, height, .. } = self.frame;
-        let size = self.levels.dtype.itemsize() as usize;
-        let (from, to) = self.frame.columns;
+    fn each<const SIZE: usize>(self, convert: impl Fn(usize, &[u8], &mut [u8])) {
+        let Row { slot, row, samples } = self;
+        let Frame { width, height, .. } = slot.frame;
+        let (from, to) = slot.frame.columns;
         assert_eq!(samples.len(), 3 * (to - from), "a whole row");
-        let row = self.frame.output_row(self.frame.rows.0 + row);
-        let column = if self.frame.flipped { width - to } else { from };
+        let row = slot.frame.output_row(slot.frame.rows.0 + row);
+        let column = if slot.frame.flipped { width - to } else { from };
         let at = row * width + column;
-        match self.frame.layout {
+        match slot.frame.layout {
             Layout::Nchw => {
                 for (channel, bytes) in samples.chunks_exact(to - from).enumerate() {
-                    let at = (channel * width * height + at) * size;
-                    convert(channel, bytes, &mut self.out[at..at + bytes.len() * size]);
+                    let at = (channel * width * height + at) * SIZE;
+                    convert(channel, bytes, &mut slot.out[at..at + bytes.len() * SIZE]);
                 }
             }
             Layout::Nhwc => {
-                let at = 3 * at * size;
-                convert(0, samples, &mut self.out[at..at + samples.len() * size]);
+                let at = 3 * at * SIZE;
+                convert(0, samples, &mut slot.out[at..at + samples.len() * SIZE]);
             }
         }
     }

@@ -9,26 +9,16 @@ use std::arch::x86_64::{
     _mm256_set1_ps,
 };
 
-use super::{Frame, GROUP, Levels, Slot};
+use super::{GROUP, Levels, Runs};
+use crate::transforms::Layout;
 
 /// The same code, compiled for wider registers.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn write(frame: &Frame<'_>, levels: &Levels, out: &mut [u8]) {
-    super::write_with(
-        frame,
+pub(super) fn convert(layout: Layout, levels: &Levels, runs: impl Runs) {
+    super::convert_with(
+        layout,
         levels,
-        out,
-        |bytes, gain, bias, to| float16_row(bytes, gain, bias, to),
-        |values, to| float16_store(values, to),
-    );
-}
-
-/// The same of one row.
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn put(slot: &mut Slot<'_>, row: usize, samples: &[u8]) {
-    slot.put_with(
-        row,
-        samples,
+        runs,
         |bytes, gain, bias, to| float16_row(bytes, gain, bias, to),
         |values, to| float16_store(values, to),
     );

@@ -95,6 +95,11 @@ impl Scan {
         self.blocks
     }
 
+    /// Whether less than a byte lies between what was read so far and the next marker.
+    pub(super) fn is_spent(&self) -> bool {
+        self.window.is_spent(&self.bits)
+    }
+
     /// Reads the next MCU from `data`, the scan's bytes, always the same, into its blocks, which
     /// are zeros so far.
     #[inline(always)]
@@ -240,6 +245,22 @@ mod tests {
         assert_eq!(found, expected);
         // What pads the last byte begins no block.
         assert!(blocks(&mut scan(0), &data, 3).is_err());
+    }
+
+    #[test]
+    fn bytes_behind_the_last_block_are_noticed() {
+        let check = |data: &[u8], spent| {
+            let mut scan = scan(0);
+            blocks(&mut scan, data, 1).unwrap();
+            assert_eq!(scan.is_spent(), spent, "{data:02x?}");
+        };
+        // One block of two bits.
+        check(&[0b0011_1111, 0xff, 0xd9], true);
+        check(&[0b0011_1111, 0xff, 0xff, 0xd9], true);
+        check(&[0b0011_1111], true);
+        check(&[0b0011_1111, 0x00, 0xff, 0xd9], false);
+        check(&[0b0011_1111, 0xff, 0x00, 0xff, 0xd9], false);
+        check(&[0; 2 * WINDOW_BYTES], false);
     }
 
     #[test]

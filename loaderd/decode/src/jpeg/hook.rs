@@ -60,13 +60,14 @@ impl Hook {
         })
     }
 
-    /// Takes the coefficients of a started image upon itself where it can.
+    /// Takes the coefficients of a started image upon itself where it can, and says whether it
+    /// does.
     ///
     /// # Safety
     ///
-    /// `raw` is open and started. For as long as rows are read from it, the encoded bytes stay
-    /// where they are, and so does `hook`, which nobody else touches.
-    pub(super) unsafe fn set(hook: NonNull<Hook>, raw: NonNull<RawJpeg>) {
+    /// `raw` is open and started. For as long as rows or coefficients are read from it, the
+    /// encoded bytes stay where they are, and so does `hook`, which nobody else touches.
+    pub(super) unsafe fn set(hook: NonNull<Hook>, raw: NonNull<RawJpeg>) -> bool {
         let mut found = std::mem::MaybeUninit::uninit();
         // SAFETY: `raw` is started; the C side fills the whole struct, whose layout is its own.
         let found: RawScan = unsafe {
@@ -75,7 +76,7 @@ impl Hook {
         };
         let blocks = found.blocks as usize;
         if blocks == 0 {
-            return;
+            return false;
         }
         // SAFETY: `hook` is there, and nobody else's.
         let Hook { scan, data, .. } = unsafe { &mut *hook.as_ptr() };
@@ -100,6 +101,12 @@ impl Hook {
         *data = std::ptr::slice_from_raw_parts(found.data, found.size);
         // SAFETY: `raw` is open; the caller keeps `hook` and the bytes in place while it is read.
         unsafe { loaderd_jpeg_read_with(raw.as_ptr(), reader(), hook.as_ptr().cast()) };
+        true
+    }
+
+    /// Whether all bytes of the scan were read, once its last MCU was.
+    pub(super) fn is_spent(&self) -> bool {
+        self.scan.is_spent()
     }
 }
 

@@ -45,6 +45,11 @@ impl Window {
         !self.is_last && self.filled < bits.position + MCU_BYTES_MAX + 8
     }
 
+    /// Whether the marker, or the end, is less than a byte away.
+    pub(super) fn is_spent(&self, bits: &Bits) -> bool {
+        self.is_last && self.filled * 8 < bits.used() + 8
+    }
+
     /// Fills what `bits` have left free.
     #[inline(never)]
     pub(super) fn fill(&mut self, bits: &mut Bits, data: &[u8]) {

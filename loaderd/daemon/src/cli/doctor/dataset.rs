@@ -81,7 +81,7 @@ pub(super) fn find(place: Option<&str>) -> (Place, Vec<PathBuf>) {
 /// The regular files at `path`: those of a Lance dataset's `data` folder, else all.
 fn data_files(path: &Path) -> Vec<PathBuf> {
     let data = path.join("data");
-    let is_lance = path.join("_versions").is_dir() && data.is_dir();
+    let is_lance = is_dataset(path) && data.is_dir();
     let mut folders = vec![if is_lance { data } else { path.to_owned() }];
     let mut files = Vec::new();
     if path.is_file() {
@@ -138,6 +138,11 @@ pub(super) fn checks(place: &Place, files: &[PathBuf]) -> Vec<Check> {
             format!("{shown}: {what}on {kind} ({device})"),
             "copy it to a local disk: each row is a read of its own",
         ),
+        (Ok(_), Some((kind, device))) if named && !is_dataset(path) => Check::missing(
+            "dataset",
+            format!("{shown}: no Lance dataset, on {kind} ({device})"),
+            "name the dataset's own folder, the one that holds _versions",
+        ),
         (Ok(what), Some((kind, device))) => {
             Check::ok("dataset", format!("{shown}: {what}on {kind} ({device})"))
         }
@@ -151,7 +156,7 @@ pub(super) fn checks(place: &Place, files: &[PathBuf]) -> Vec<Check> {
 /// Whether there are JPEGs that could be tiled, for those who can look at them.
 #[cfg(feature = "lance")]
 fn tiles(path: &Path, named: bool) -> Option<Check> {
-    if !named || !path.join("_versions").is_dir() {
+    if !named || !is_dataset(path) {
         return None;
     }
     let uri = path.display();
@@ -187,7 +192,7 @@ fn tiles(_path: &Path, _named: bool) -> Option<Check> {
 /// Opens the dataset where there is one, for those who can.
 #[cfg(feature = "lance")]
 fn open(path: &Path, named: bool) -> Result<String> {
-    if !named || !path.join("_versions").is_dir() {
+    if !named || !is_dataset(path) {
         return Ok(String::new());
     }
     let fields = crate::source::fields(&path.display().to_string(), None)?;
@@ -198,6 +203,11 @@ fn open(path: &Path, named: bool) -> Result<String> {
 #[cfg(not(feature = "lance"))]
 fn open(_path: &Path, _named: bool) -> Result<String> {
     Ok(String::new())
+}
+
+/// Whether a folder looks like a Lance dataset.
+fn is_dataset(path: &Path) -> bool {
+    path.join("_versions").is_dir()
 }
 
 fn is_far(kind: &str) -> bool {
