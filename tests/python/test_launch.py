@@ -168,6 +168,35 @@ def test_a_binary_that_is_nowhere_is_named(
         assert part in str(caught.value)
 
 
+def test_a_binary_is_found_beside_python_or_on_the_path(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_path = os.environ["LOADERD_BIN"]
+    monkeypatch.delenv("LOADERD_BIN")
+    monkeypatch.setattr(launch.sys, "executable", str(starter.folder / "bin" / "python"))
+    monkeypatch.setattr(launch.sysconfig, "get_path", lambda name: "/nowhere/scripts")
+    monkeypatch.setenv("PATH", str(starter.folder))
+    assert launch.find_binary() == on_the_path
+    beside = starter.folder / "bin" / "loaderd"
+    beside.mkdir(parents=True)
+    # A folder of that name is none.
+    assert launch.find_binary() == on_the_path
+    beside.rmdir()
+    beside.touch(mode=0o755)
+    assert launch.find_binary() == str(beside)
+
+
+def test_a_binary_that_is_no_program_is_named(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = starter.folder / "no-program"
+    binary.write_bytes(b"\0no program")
+    binary.chmod(0o755)
+    monkeypatch.setenv("LOADERD_BIN", str(binary))
+    with pytest.raises(errors.DaemonUnavailable, match=f"cannot start {binary}.*Exec format"):
+        starter.open()
+
+
 def test_a_socket_that_cannot_be_made_is_named(starter: Starter) -> None:
     starter.socket = str(starter.folder / "missing" / "sock")
     with pytest.raises(errors.DaemonUnavailable, match=f"{starter.socket}.*No such file"):

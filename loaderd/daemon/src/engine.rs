@@ -467,3 +467,6 @@ impl Drop for SessionHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use loaderd_decode as decode;
 use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
 use loaderd_wire::layout::Layout;
-use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
+use loaderd_wire::message::{Failure, FailureKind, OnLogError, OpenRequest, Opened};
 
 use crate::cuts::Cuts;
 use crate::source::{self, Source, SourceError, SourceRequest};
@@ -48,6 +48,8 @@ pub struct Job {
     pub fingerprint: Fingerprint,
     /// The job in the step log.
     pub key: JobKey,
+    /// Why it could not be recorded when it was opened, if so.
+    unrecorded: Option<StepLogError>,
     /// Epoch and step within it to begin with.
     pub resume_at: (u64, u64),
     /// Ranks that are connected.
@@ -137,30 +139,36 @@ impl Job {
             None => (0, 0),
             Some(state) => resume(state, request, &fingerprint, &steps)?,
         };
-        let key = log.open_job(
-            JobRecord {
-                run: run.into(),
-                plan_hash: plan_hash(&fingerprint, request),
-                uri: source.uri().into(),
-                version: source.version(),
-                tag: source.tag().map(Into::into),
-                identity: source.identity().into(),
-                filter: request.filter.clone(),
-                selection: source.selection_hash().into(),
-                rows: source.rows(),
-                columns: request.columns.clone(),
-                tiled: tiled.clone(),
-                transform,
-                decoder: decode::version(),
-                seed: request.seed,
-                shuffle: request.shuffle,
-                drop_last: request.drop_last,
-                batch_size: request.batch_size,
-                world_size: request.world_size,
-                steps_per_epoch: steps.count(),
-            },
-            request.resume.is_some(),
-        )?;
+        let record = JobRecord {
+            run: run.into(),
+            plan_hash: plan_hash(&fingerprint, request),
+            uri: source.uri().into(),
+            version: source.version(),
+            tag: source.tag().map(Into::into),
+            identity: source.identity().into(),
+            filter: request.filter.clone(),
+            selection: source.selection_hash().into(),
+            rows: source.rows(),
+            columns: request.columns.clone(),
+            tiled: tiled.clone(),
+            transform,
+            decoder: decode::version(),
+            seed: request.seed,
+            shuffle: request.shuffle,
+            drop_last: request.drop_last,
+            batch_size: request.batch_size,
+            world_size: request.world_size,
+            steps_per_epoch: steps.count(),
+        };
+        let resumed = request.resume.is_some();
+        let (key, unrecorded) = match log.open_job(record.clone(), resumed) {
+            Ok(key) => (key, None),
+            Err(error) if request.on_log_error == OnLogError::Continue => {
+                let key = log.open_later(record, resumed, error.clone())?;
+                (key, Some(error))
+            }
+            Err(error) => return Err(error.into()),
+        };
         Ok(Job {
             run: run.into(),
             request: request.clone(),
@@ -172,6 +180,7 @@ impl Job {
             layout,
             fingerprint,
             key,
+            unrecorded,
             resume_at,
             ranks: Mutex::default(),
         })
@@ -238,6 +247,11 @@ impl Job {
             )
         };
         self.tiled.iter().map(notice).collect()
+    }
+
+    /// What the user must know of the job beside what its source says.
+    pub fn warnings(&self) -> Vec<String> {
+        self.unrecorded.iter().map(StepLogError::gone_on).collect()
     }
 
     /// The answer to the client, less what only the session knows.

@@ -195,6 +195,7 @@ impl Session<'_> {
         let mut notices = rank.job.source.notices();
         notices.extend(rank.job.tiled_notices());
         let mut warnings = rank.job.source.warnings();
+        warnings.extend(rank.job.warnings());
         if let Some(reading) = reading {
             if reading.degraded {
                 warnings.push(reading.how.clone());

@@ -11,8 +11,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+mod late;
 mod query;
 mod store;
 mod writer;
@@ -51,10 +53,10 @@ pub enum StepLogError {
         /// Schema version of this program.
         known: u32,
     },
-    /// The disk stayed full, or the file size limit reached.
+    /// The disk stayed full, or a limit reached.
     #[error(
         "step log {path}: {cause} for {waited_s} s; no batch was published without its record. \
-         {mend} and resume from the last checkpoint, or open with on_log_error=\"continue\"",
+         {mend} and go on from the last checkpoint, or open with on_log_error=\"continue\"",
         path = path.display(),
         cause = cause.words(),
         mend = cause.mend()
@@ -66,6 +68,21 @@ pub enum StepLogError {
         cause: NoRoom,
         /// For how long it has been, in seconds.
         waited_s: u64,
+    },
+    /// The kernel refused something else to the database's files.
+    #[error(
+        "step log {path}: {source}: {system}; no batch was published without its record. \
+         Mend the disk, or give another folder with LOADERD_STATE, and go on from the last checkpoint, \
+         or open with on_log_error=\"continue\"",
+        path = path.display()
+    )]
+    Io {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's words.
+        source: Arc<rusqlite::Error>,
+        /// The kernel's.
+        system: Errno,
     },
     /// Any other failure to write or read.
     #[error("step log {path}: {source}", path = path.display())]
@@ -99,11 +116,33 @@ pub enum StepLogError {
     Ended,
 }
 
+impl StepLogError {
+    /// Why a run that goes on without records does so, and for how long.
+    pub fn gone_on(&self) -> String {
+        let why = match self {
+            StepLogError::Full { path, cause, .. } => {
+                format!("step log {}: {}", path.display(), cause.words())
+            }
+            StepLogError::Io {
+                path,
+                source,
+                system,
+            } => format!("step log {}: {source}: {system}", path.display()),
+            other => other.to_string(),
+        };
+        format!(
+            "{why}; the run goes on, and has no records until there can be some (on_log_error=\"continue\")"
+        )
+    }
+}
+
 /// Why nothing can be added to the step log's files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRoom {
     /// The disk is full.
     Disk,
+    /// The user's share of the disk is.
+    Quota,
     /// `RLIMIT_FSIZE` of the daemon.
     FileSizeLimit,
 }
@@ -112,13 +151,14 @@ impl NoRoom {
     fn words(self) -> &'static str {
         match self {
             NoRoom::Disk => "no space left on the disk",
+            NoRoom::Quota => "disk quota reached",
             NoRoom::FileSizeLimit => "file size limit reached (ulimit -f)",
         }
     }
 
     fn mend(self) -> &'static str {
         match self {
-            NoRoom::Disk => "Free some space",
+            NoRoom::Disk | NoRoom::Quota => "Free some space",
             NoRoom::FileSizeLimit => "Raise the daemon's limit",
         }
     }

@@ -103,11 +103,14 @@ class Disk:
         self.words = "no space left" if self.is_own else "ulimit -f"
         self._limited: int | None = None
 
-    def fill(self, pid: int) -> None:
-        """Leaves no room for what that process writes."""
+    def fill(self, pid: int, spared_bytes: int = 0) -> None:
+        """Leaves no room for what that process writes.
+
+        Where the process is limited, its files may still grow to ``spared_bytes``.
+        """
         if not self.is_own:
             self._limited = pid
-            limit_growth(pid, 0)
+            limit_growth(pid, spared_bytes)
             return
         with open(self.path / "filler", "ab", buffering=0) as file:
             for size in (1 << 16, 1 << 12, 1):

@@ -111,6 +111,20 @@ fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
     }
 }
 
+/// The latest attempt of the record's run and plan.
+pub(super) fn latest(db: &Connection, record: &JobRecord) -> rusqlite::Result<Option<JobKey>> {
+    db.prepare_cached(
+        "SELECT id, attempt FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
+    )?
+    .query_row(params![record.run, record.plan_hash], |row| {
+        Ok(JobKey {
+            job: row.get(0)?,
+            attempt: row.get(1)?,
+        })
+    })
+    .optional()
+}
+
 /// Finds the job's latest attempt, or begins attempt 0; `resumed` begins the next one.
 pub(super) fn open_job(
     db: &mut Connection,
@@ -119,17 +133,9 @@ pub(super) fn open_job(
     now_ms: i64,
 ) -> rusqlite::Result<JobKey> {
     let transaction = db.transaction()?;
-    let latest: Option<(i64, u32)> = transaction
-        .prepare_cached(
-            "SELECT id, attempt FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
-        )?
-        .query_row(params![record.run, record.plan_hash], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?;
-    let attempt = match latest {
-        Some((job, attempt)) if !resumed => return Ok(JobKey { job, attempt }),
-        Some((_, attempt)) => attempt + 1,
+    let attempt = match latest(&transaction, record)? {
+        Some(found) if !resumed => return Ok(found),
+        Some(found) => found.attempt + 1,
         None => 0,
     };
     transaction

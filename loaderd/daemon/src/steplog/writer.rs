@@ -12,8 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
+use rustix::io::Errno;
 
+use super::late::Late;
 use super::query::read_step;
 use super::{JobKey, JobRecord, NoRoom, StepLogError, StepRecord, store};
 use crate::feed::Feed;
@@ -30,6 +32,7 @@ type Reply<T> = Sender<Result<T, StepLogError>>;
 
 enum Request {
     OpenJob(Box<JobRecord>, bool, Reply<JobKey>),
+    OpenLater(Box<JobRecord>, bool, StepLogError, Reply<JobKey>),
     Prepare(Vec<StepRecord>, Reply<()>),
     Delivered(i64, u32, u64),
     Unlogged(i64, u64),
@@ -62,6 +65,7 @@ impl StepLog {
             full_said: false,
             delivered: Vec::new(),
             unlogged: BTreeMap::new(),
+            late: Late::default(),
         };
         let thread = std::thread::Builder::new()
             .name("step-log".into())
@@ -83,6 +87,17 @@ impl StepLog {
     /// Finds or makes the job's row; blocks for the commit. `resumed` begins a new attempt.
     pub fn open_job(&self, record: JobRecord, resumed: bool) -> Result<JobKey, StepLogError> {
         self.ask(|reply| Request::OpenJob(Box::new(record), resumed, reply))
+    }
+
+    /// Opens a job that can't be recorded now, because of `why`. It is recorded before its first
+    /// step that can be, and until then its steps fail to be prepared.
+    pub fn open_later(
+        &self,
+        record: JobRecord,
+        resumed: bool,
+        why: StepLogError,
+    ) -> Result<JobKey, StepLogError> {
+        self.ask(|reply| Request::OpenLater(Box::new(record), resumed, why, reply))
     }
 
     /// Writes steps as prepared; returns when they are committed, or when the disk was full in
@@ -145,6 +160,7 @@ struct Writer {
     delivered: Vec<(i64, u32, u64)>,
     /// Steps published without a record, by job; kept until that could be written.
     unlogged: BTreeMap<i64, u64>,
+    late: Late,
 }
 
 impl Writer {
@@ -161,6 +177,8 @@ impl Writer {
 
     /// Serves a group of requests, in order, in one transaction.
     fn serve(&mut self, group: Vec<Request>) {
+        // In a transaction of its own: who has a row needs nothing of those who have none.
+        let _ = self.late.record(&mut self.db);
         let mut prepare = Vec::new();
         for request in group {
             match request {
@@ -168,14 +186,37 @@ impl Writer {
                     let opened = self.retry(|db| store::open_job(db, &record, resumed, now_ms()));
                     let _ = reply.send(opened);
                 }
-                Request::Prepare(records, reply) => prepare.push((records, reply)),
-                Request::Delivered(job, rank, step) => self.delivered.push((job, rank, step)),
+                Request::OpenLater(record, resumed, why, reply) => {
+                    crate::note(format_args!(
+                        "loaderd: run {}: {}",
+                        record.run,
+                        why.gone_on()
+                    ));
+                    let key = self.late.add(&self.db, *record, resumed, now_ms(), why);
+                    let _ = reply.send(Ok(key));
+                }
+                Request::Prepare(mut records, reply) => {
+                    let found = records.iter_mut().try_for_each(|record| {
+                        record.job = self.late.row(record.job)?;
+                        Ok(())
+                    });
+                    match found {
+                        Ok(()) => prepare.push((records, reply)),
+                        Err(error) => drop(reply.send(Err(error))),
+                    }
+                }
+                Request::Delivered(job, rank, step) => {
+                    // Only what has a record is marked, and so its job has one.
+                    let row = self.late.row(job);
+                    self.delivered.extend(row.map(|row| (row, rank, step)));
+                }
                 Request::Unlogged(job, steps) => *self.unlogged.entry(job).or_default() += steps,
                 Request::Quit => {}
             }
         }
         let delivered = std::mem::take(&mut self.delivered);
-        let unlogged: Vec<(i64, u64)> = self.unlogged.iter().map(|(&j, &n)| (j, n)).collect();
+        let of_row = |(&job, &steps): (&i64, &u64)| Some((self.late.row(job).ok()?, steps));
+        let unlogged: Vec<(i64, u64)> = self.unlogged.iter().filter_map(of_row).collect();
         let written = self.retry(|db| {
             let transaction = db.transaction()?;
             let now_ms = now_ms();
@@ -205,7 +246,7 @@ impl Writer {
                 if has_recorded {
                     (self.full_since, self.full_said) = (None, false);
                 }
-                self.unlogged.clear();
+                self.unlogged.retain(|&job, _| self.late.row(job).is_err());
                 for ((_, reply), mismatch) in prepare.into_iter().zip(mismatches) {
                     let answer = match mismatch {
                         None => Ok(()),
@@ -239,9 +280,17 @@ impl Writer {
                 Err(error) => error,
             };
             let path = self.path.clone();
-            let Some(cause) = no_room(&error) else {
+            let system = system_error(&self.db, &error);
+            let Some(cause) = no_room(&error, system) else {
                 let source = Arc::new(error);
-                return Err(StepLogError::Sqlite { path, source });
+                return Err(match system {
+                    Some(system) => StepLogError::Io {
+                        path,
+                        source,
+                        system,
+                    },
+                    None => StepLogError::Sqlite { path, source },
+                });
             };
             let waited = self.full_since.get_or_insert_with(Instant::now).elapsed();
             if waited >= self.full_wait || self.closing.load(Ordering::Relaxed) {
@@ -284,21 +333,29 @@ impl Writer {
     }
 }
 
-/// What is in the way of an addition to the files, if that is why it failed.
-fn no_room(error: &rusqlite::Error) -> Option<NoRoom> {
-    let error = error.sqlite_error()?;
-    if error.code == ErrorCode::DiskFull {
+/// What the kernel said, where that is why SQLite's latest call failed.
+fn system_error(db: &Connection, error: &rusqlite::Error) -> Option<Errno> {
+    let code = error.sqlite_error()?.code;
+    if !matches!(code, ErrorCode::SystemIoFailure | ErrorCode::CannotOpen) {
+        return None;
+    }
+    // SAFETY: the connection is open, and this thread alone uses it.
+    let number = unsafe { ffi::sqlite3_system_errno(db.handle()) };
+    (number != 0).then(|| Errno::from_raw_os_error(number))
+}
+
+/// What is in the way of an addition to the files, if that is why it failed. SQLite itself tells
+/// ENOSPC alone from other failures to write, and not where it grows its shared memory file.
+fn no_room(error: &rusqlite::Error, system: Option<Errno>) -> Option<NoRoom> {
+    if error.sqlite_error()?.code == ErrorCode::DiskFull {
         return Some(NoRoom::Disk);
     }
-    // A full disk also shows as an I/O error where SQLite grows its WAL or its shared memory
-    // file: extended codes IOERR_WRITE (778), IOERR_SHMSIZE (4874). The file size limit never
-    // shows otherwise: SQLite tells ENOSPC alone from other failures to write.
-    matches!(error.extended_code, 778 | 4874).then(|| {
-        match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
-            Some(_) => NoRoom::FileSizeLimit,
-            None => NoRoom::Disk,
-        }
-    })
+    match system? {
+        Errno::NOSPC => Some(NoRoom::Disk),
+        Errno::DQUOT => Some(NoRoom::Quota),
+        Errno::FBIG => Some(NoRoom::FileSizeLimit),
+        _ => None,
+    }
 }
 
 /// Unix time in ms.

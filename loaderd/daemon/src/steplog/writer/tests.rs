@@ -97,6 +97,7 @@ fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
         full_said: false,
         delivered: Vec::new(),
         unlogged: BTreeMap::new(),
+        late: Late::default(),
     };
     (writer, key.job)
 }
@@ -112,6 +113,11 @@ fn many_steps(job: i64) -> Vec<StepRecord> {
     (0..1000).map(|n| step(job, n, "x")).collect()
 }
 
+/// Uses up what room there is in the pages of a full database.
+fn fill(writer: &mut Writer) {
+    while store::open_job(&mut writer.db, &job("filler"), true, 0).is_ok() {}
+}
+
 fn free(writer: &Writer) {
     writer
         .db
@@ -125,10 +131,79 @@ fn a_full_database_is_told_from_other_faults() {
     let (mut writer, job) = full_writer(dir.path(), Duration::ZERO);
     let error = prepare(&mut writer, many_steps(job)).unwrap_err();
     assert!(error.to_string().contains("no space left"), "{error}");
-    assert_eq!(no_room(&rusqlite::Error::InvalidQuery), None);
+    assert_eq!(no_room(&rusqlite::Error::InvalidQuery, None), None);
     writer.db.execute_batch("DROP TABLE steps").unwrap();
     let error = prepare(&mut writer, many_steps(job)).unwrap_err();
     assert!(matches!(error, StepLogError::Sqlite { .. }), "{error}");
+}
+
+/// Has a path opened for reading take the place of the write-ahead log in the database's hands.
+fn replace_the_wal(writer: &Writer, by: &str, flags: rustix::fs::OFlags) {
+    let wal = format!("{}-wal", writer.path.display());
+    let by = rustix::fs::open(by, flags, rustix::fs::Mode::empty()).unwrap();
+    let mut replaced = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap();
+        if std::fs::read_link(entry.path()).is_ok_and(|path| path == Path::new(&wal)) {
+            let number: i32 = entry.file_name().to_str().unwrap().parse().unwrap();
+            // SAFETY: both are open descriptors of this process, and SQLite, which has the
+            // second, looks at its number only.
+            assert!(unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&by), number) } == number);
+            replaced += 1;
+        }
+    }
+    assert_eq!(replaced, 1);
+}
+
+#[test]
+fn an_error_is_named_by_what_the_kernel_said() {
+    use rustix::fs::OFlags;
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, job) = full_writer(dir.path(), Duration::ZERO);
+    free(&writer);
+    // As if the disk could not be written to: nothing to do with its room, or with a limit.
+    replace_the_wal(&writer, "/dev/null", OFlags::RDONLY);
+    let error = prepare(&mut writer, many_steps(job)).unwrap_err();
+    let StepLogError::Io { system, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*system, Errno::BADF);
+    for part in [
+        "Bad file descriptor",
+        "steps.sqlite",
+        "LOADERD_STATE",
+        "continue",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn room_is_missing_where_the_kernel_says_so() {
+    let failed = |code| rusqlite::Error::SqliteFailure(ffi::Error::new(code), None);
+    for (code, system, cause) in [
+        (ffi::SQLITE_FULL, None, Some(NoRoom::Disk)),
+        (
+            ffi::SQLITE_IOERR_SHMSIZE,
+            Some(Errno::NOSPC),
+            Some(NoRoom::Disk),
+        ),
+        (
+            ffi::SQLITE_IOERR_WRITE,
+            Some(Errno::DQUOT),
+            Some(NoRoom::Quota),
+        ),
+        (
+            ffi::SQLITE_IOERR_WRITE,
+            Some(Errno::FBIG),
+            Some(NoRoom::FileSizeLimit),
+        ),
+        (ffi::SQLITE_CANTOPEN, Some(Errno::NOSPC), Some(NoRoom::Disk)),
+        (ffi::SQLITE_IOERR_WRITE, Some(Errno::IO), None),
+        (ffi::SQLITE_IOERR_WRITE, None, None),
+    ] {
+        assert_eq!(no_room(&failed(code), system), cause, "{code} {system:?}");
+    }
 }
 
 #[test]
@@ -201,4 +276,58 @@ fn steps_without_a_record_are_counted_once_there_is_room() {
         prepare(&mut writer, vec![step(id, 1000, "x")]).unwrap();
         assert_eq!(unlogged(&writer), 1000);
     }
+}
+
+/// Opens a job as one that goes on without records does.
+fn open_later(writer: &mut Writer, run: &str, resumed: bool) -> JobKey {
+    let (reply, answer) = bounded(1);
+    let record = Box::new(job(run));
+    writer.serve(vec![Request::OpenJob(record, resumed, reply)]);
+    let why = answer.recv().unwrap().unwrap_err();
+    assert!(matches!(why, StepLogError::Full { .. }), "{why}");
+    let (reply, answer) = bounded(1);
+    let record = Box::new(job(run));
+    writer.serve(vec![Request::OpenLater(record, resumed, why, reply)]);
+    answer.recv().unwrap().unwrap()
+}
+
+#[test]
+fn a_job_that_opens_on_a_full_disk_is_recorded_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, first) = full_writer(dir.path(), Duration::ZERO);
+    fill(&mut writer);
+    let resumed = open_later(&mut writer, "a", true);
+    let again = open_later(&mut writer, "a", true);
+    let other = open_later(&mut writer, "b", false);
+    let same = open_later(&mut writer, "b", false);
+    // As if they were there already.
+    assert_eq!(
+        [resumed, again, other, same].map(|key| key.attempt),
+        [1, 2, 0, 0]
+    );
+    for key in [resumed, again, other, same] {
+        prepare(&mut writer, vec![step(key.job, 0, "x")]).unwrap_err();
+        writer.serve(vec![Request::Unlogged(key.job, 1)]);
+    }
+    free(&writer);
+    prepare(&mut writer, vec![step(other.job, 1, "x")]).unwrap();
+    writer.serve(vec![Request::Delivered(other.job, 0, 1)]);
+    let error = prepare(&mut writer, vec![step(same.job, 1, "y")]).unwrap_err();
+    assert!(matches!(error, StepLogError::Mismatch { .. }), "{error}");
+
+    let reader = LogReader::open(&writer.path).unwrap().unwrap();
+    let mut jobs = reader.jobs(None).unwrap();
+    jobs.retain(|job| job.record.run != "filler");
+    let shown = jobs
+        .iter()
+        .map(|job| (&*job.record.run, job.attempt, job.unlogged_steps));
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [("a", 0, 0), ("a", 1, 1), ("a", 2, 1), ("b", 0, 2)]
+    );
+    assert!(jobs[1..].iter().all(|job| job.started_ms > 0));
+    let steps = reader.steps(&Query::default()).unwrap();
+    let shown = steps.iter().map(|row| (&*row.run, row.step));
+    assert_eq!(shown.collect::<Vec<_>>(), [("b", 1)]);
+    assert_eq!(jobs[0].job, first);
 }

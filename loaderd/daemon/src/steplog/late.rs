@@ -1,0 +1,90 @@
+//! Jobs that were opened while the log could not be written.
+//!
+//! Enters: their records, in the order of opening. Leaves: a number for each, which stands for
+//! its row, and that row once there is one. It never waits, and tries only when it is told to.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+
+use super::{JobKey, JobRecord, StepLogError, store};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Late {
+    /// Those without a row, in the order of opening.
+    waiting: Vec<Waiting>,
+    /// Rows of the others, by the numbers that were given out: a few bytes for each job that
+    /// was opened on a full disk.
+    rows: BTreeMap<i64, i64>,
+    /// That was given out last. Rows count upwards from 1, and these downwards from -1.
+    number: i64,
+}
+
+struct Waiting {
+    number: i64,
+    record: JobRecord,
+    resumed: bool,
+    attempt: u32,
+    /// Unix time in ms.
+    started_ms: i64,
+    /// Why it has no row.
+    why: StepLogError,
+}
+
+impl Late {
+    /// Takes a job in. Its attempt follows those that are in the log and those that wait; where
+    /// the log can't be read either, it counts from 0.
+    pub(super) fn add(
+        &mut self,
+        db: &Connection,
+        record: JobRecord,
+        resumed: bool,
+        now_ms: i64,
+        why: StepLogError,
+    ) -> JobKey {
+        let latest = self
+            .waiting
+            .iter()
+            .rfind(|one| {
+                (&one.record.run, &one.record.plan_hash) == (&record.run, &record.plan_hash)
+            })
+            .map(|one| one.attempt)
+            .or_else(|| Some(store::latest(db, &record).ok()??.attempt));
+        let attempt = latest.map_or(0, |latest| latest + u32::from(resumed));
+        self.number -= 1;
+        self.waiting.push(Waiting {
+            number: self.number,
+            record,
+            resumed,
+            attempt,
+            started_ms: now_ms,
+            why,
+        });
+        JobKey {
+            job: self.number,
+            attempt,
+        }
+    }
+
+    /// Gives rows to those that wait, until one of them can't have any.
+    pub(super) fn record(&mut self, db: &mut Connection) -> rusqlite::Result<()> {
+        while let Some(first) = self.waiting.first() {
+            let key = store::open_job(db, &first.record, first.resumed, first.started_ms)?;
+            self.rows.insert(first.number, key.job);
+            self.waiting.remove(0);
+        }
+        Ok(())
+    }
+
+    /// The row of a job, by the number that was given out for it.
+    pub(super) fn row(&self, job: i64) -> Result<i64, StepLogError> {
+        if job >= 0 {
+            return Ok(job);
+        }
+        match self.waiting.iter().find(|one| one.number == job) {
+            Some(one) => Err(one.why.clone()),
+            None => self.rows.get(&job).copied().ok_or(StepLogError::Ended),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+"""``loaderd status``, ``stop`` and ``log``: what they show, and what they say where nothing is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from daemon_process import NUMBERS, ROWS, Daemon, loaderd
+from loaderd import CenterCrop, errors, launch
+
+
+def test_status_shows_who_is_served(daemon: Daemon) -> None:
+    def status() -> str:
+        return loaderd("status", f"--socket={daemon.socket}").stdout
+
+    nobody = status()
+    assert f"(pid {daemon.process.pid})" in nobody and "decode threads" in nobody
+    assert "no sessions" in nobody
+    dataset = daemon.dataset(run="shown", slots=3)
+    batches = iter(dataset)
+    kept = [next(batches), next(batches)]
+    lines = status().splitlines()
+    names = lines[1].split()
+    shown = dict(zip(names, lines[2].split(), strict=True))
+    assert shown["run"] == "shown" and shown["rank"] == "0/1" and shown["dataset"] == NUMBERS
+    assert int(shown["client"]) == os.getpid()
+    assert (int(shown["delivered"]), int(shown["leased"])) == (2, 2)
+    del kept
+    dataset.close()
+
+
+def test_stop_ends_the_daemon(daemon: Daemon) -> None:
+    batches = iter(daemon.dataset(batch_size=1))
+    next(batches)
+    done = loaderd("stop", f"--socket={daemon.socket}")
+    assert done.stdout == f"loaderd (pid {daemon.process.pid}) has stopped\n"
+    # It said so when nothing of it was left.
+    assert daemon.process.wait(1) == 0 and not Path(daemon.socket).exists()
+    with pytest.raises(errors.DaemonDied, match="asked to stop"):
+        for _ in batches:
+            pass
+    for command in ("stop", "status"):
+        again = loaderd(command, f"--socket={daemon.socket}", check=False)
+        assert again.returncode == 1
+        assert "no daemon answers" in again.stderr and "loaderd serve" in again.stderr
+
+
+def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) -> None:
+    nothing = loaderd("log", f"--state={tmp_path / 'nowhere'}", check=False)
+    assert nothing.returncode == 1
+    assert "there is no step log at" in nothing.stderr and "--state" in nothing.stderr
+
+    (photos / "6.jpg").write_bytes(b"\xff\xd8 no picture")
+    for run, policy in (("first", "replace"), ("second", "zero")):
+        dataset = daemon.dataset(
+            f"memory:rows=8,images={photos}",
+            columns=["image", "label"],
+            transform={"image": [CenterCrop(8)]},
+            on_bad_sample=policy,
+            run=run,
+        )
+        (batch,) = dataset
+        rows = batch["label"].tolist()
+        del batch
+        dataset.close()
+        text = loaderd("log", f"--run={run}").stdout
+        became = f"replaced by {rows[6]}" if policy == "replace" else "zeroed"
+        assert re.search(rf"^step 0 rank 0: row address 6 {became}: .*JPEG", text, re.M), text
+    assert rows == list(range(8))
+
+    assert loaderd("log", "--run=first", "--step=7").stdout == "no records\n"
+    unknown = loaderd("log", "--run=third", check=False)
+    assert unknown.returncode == 1
+    assert 'no run "third"' in unknown.stderr and "newest are second, first" in unknown.stderr
+
+
+def test_a_log_is_followed_as_text(daemon: Daemon) -> None:
+    following = subprocess.Popen(
+        [launch.find_binary(), "log", "--follow", "--run=mine", f"--socket={daemon.socket}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert following.stdout is not None and following.stderr is not None
+        assert "following" in following.stderr.readline()
+        # Who follows hears of what comes from then on.
+        lines: list[list[str]] = []
+        for run in ["other", *["mine"] * 3]:
+            assert len(list(daemon.dataset(run=run, batch_size=ROWS))) == 1
+        while len(lines) < 2:
+            lines.append(following.stdout.readline().split())
+        assert lines[0][:4] == ["run", "rank", "step", "epoch"]
+        assert lines[1][0] == "mine" and NUMBERS in lines[1]
+    finally:
+        following.kill()
+        following.communicate()
