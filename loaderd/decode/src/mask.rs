@@ -4,6 +4,7 @@
 //! value of one pixel of the file. Never: a mixture of values, a colour, a look at the image.
 
 mod columns;
+mod lines;
 
 use crate::decoder::Decoder;
 use crate::error::DecodeError;
@@ -12,10 +13,9 @@ use crate::geometry::Placement;
 use crate::header::Parsed;
 use crate::opened::{Region, room};
 use crate::pipeline::Pipeline;
+use crate::png::BYTES_BEHIND;
 use columns::Columns;
-
-/// Room behind a mask's values, so that all are picked in whole vectors.
-const PICKED_BEHIND: usize = 15;
+use lines::Lines;
 
 impl Decoder {
     /// Samples the mask of an image, by nearest neighbour, where the image's pixels go.
@@ -90,37 +90,63 @@ impl Decoder {
             top: y.0,
             bottom: y.1,
         };
-        let bytes = u64::from(region.columns()) * u64::from(region.rows());
+        // Rows that lie in the file as they are shown need no room of their own.
+        let is_direct = layout.is_in_order() && !orientation.swaps();
+        let held = if is_direct { 1 } else { region.rows() };
+        let bytes = u64::from(region.columns()) * u64::from(held);
         self.limits.check_scratch(
             &header,
-            bytes + PICKED_BEHIND as u64 + layout.scratch_bytes(),
+            bytes + BYTES_BEHIND as u64 + layout.scratch_bytes(),
         )?;
-        let values = room(&mut self.frame, bytes as usize + PICKED_BEHIND);
-        layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?;
 
-        let steps = orientation.steps(region.columns() as usize, region.rows() as usize);
+        let steps = orientation.steps(region.columns() as usize, held as usize);
         let across = columns.iter().flatten();
         let across = across.map(|column| steps.x * (column - left) as isize);
         // Mirrored columns count down from the first.
         let first = across.clone().min().expect("columns are shown");
         let across = Columns::new(across.map(|at| (at - first) as usize).collect());
-        for (index, row) in rows.iter().enumerate() {
-            let (done, line) = out.split_at_mut(index * columns.len());
-            let line = &mut line[..columns.len()];
-            let Some(row) = row else {
-                line.fill(fill);
-                continue;
-            };
-            if index > 0 && rows[index - 1] == Some(*row) {
-                line.copy_from_slice(&done[done.len() - columns.len()..]);
-                continue;
+        let first = steps.start + first;
+        let mut lines = Lines::new(out, columns.len(), border, across, fill);
+        for (index, _) in rows.iter().enumerate().filter(|(_, row)| row.is_none()) {
+            lines.blank(index);
+        }
+        let mut shown: Vec<(usize, u32)> = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(index, row)| Some((index, (*row)? - top)))
+            .collect();
+        if is_direct {
+            if orientation.mirrors().1 {
+                for (_, row) in &mut shown {
+                    *row = region.rows() - 1 - *row;
+                }
             }
-            let at = steps.start + first + steps.y * (row - top) as isize;
-            let (before, line) = line.split_at_mut(border);
-            let (line, behind) = line.split_at_mut(across.len());
-            before.fill(fill);
-            behind.fill(fill);
-            across.pick(&values[at as usize..], line);
+            if shown.first().map(|(_, row)| row) > shown.last().map(|(_, row)| row) {
+                shown.reverse();
+            }
+            let mut shown = shown.into_iter().peekable();
+            layout.show_values(&region, &mut self.pixels, |y, values| {
+                let is_this = |(_, row): &(usize, u32)| region.top + row == y;
+                if let Some((index, _)) = shown.next_if(is_this) {
+                    lines.show(index, &values[first as usize..]);
+                }
+                while let Some((index, _)) = shown.next_if(is_this) {
+                    lines.repeat(index);
+                }
+            })?;
+            return Ok(geometry);
+        }
+        let values = room(&mut self.frame, bytes as usize + BYTES_BEHIND);
+        layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?;
+        let mut last = None;
+        for (index, row) in shown {
+            if last == Some(row) {
+                lines.repeat(index);
+            } else {
+                let at = first + steps.y * row as isize;
+                lines.show(index, &values[at as usize..]);
+            }
+            last = Some(row);
         }
         Ok(geometry)
     }

@@ -17,6 +17,7 @@ use crate::header::Header;
 use crate::magic::Format;
 use crate::opened::Region;
 use crate::orientation::Orientation;
+pub(crate) use rows::BYTES_BEHIND;
 use rows::{Rows, buffer_bytes};
 use samples::Samples;
 
@@ -51,6 +52,16 @@ pub(crate) struct Layout<'a> {
     data_bytes: u64,
     orientation: Orientation,
     frames_ignored: bool,
+}
+
+/// Where a row lies.
+struct Place {
+    pass: [u32; 4],
+    /// The image's row.
+    y: u32,
+    /// The pass's columns that lie in the region.
+    from: u32,
+    to: u32,
 }
 
 struct Chunk<'a> {
@@ -259,6 +270,12 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// Whether rows come in the file's order, so that [`show_values`](Self::show_values) can
+    /// show them.
+    pub(crate) fn is_in_order(&self) -> bool {
+        !self.interlaced
+    }
+
     /// Writes the region's values as the file has them, grey levels or places in a palette,
     /// to `out`, a byte each without gaps. They must have been checked.
     pub(crate) fn read_values(
@@ -270,12 +287,68 @@ impl<'a> Layout<'a> {
         self.read_as::<1>(region, scratch, out, Samples::to_values)
     }
 
+    /// Shows the same values row by row, from the top, of a file that is
+    /// [in order](Self::is_in_order): a row's number, and its values with [`BYTES_BEHIND`]
+    /// more bytes that mean nothing.
+    pub(crate) fn show_values(
+        &self,
+        region: &Region,
+        scratch: &mut Vec<u8>,
+        mut show: impl FnMut(u32, &[u8]),
+    ) -> Result<(), DecodeError> {
+        assert!(!self.interlaced, "rows of one pass");
+        let columns = region.columns() as usize;
+        let mut expanded = vec![
+            0;
+            if self.samples.is_byte() {
+                0
+            } else {
+                columns + BYTES_BEHIND
+            }
+        ];
+        self.each_row(region, scratch, |at, row| {
+            if self.samples.is_byte() {
+                show(at.y, &row[at.from as usize..]);
+                return;
+            }
+            let values = &mut expanded[..columns];
+            self.samples.to_values(row, at.from as usize, values);
+            show(at.y, &expanded);
+        })
+    }
+
     fn read_as<const CHANNELS: usize>(
         &self,
         region: &Region,
         scratch: &mut Vec<u8>,
         out: &mut [u8],
         convert: impl Fn(Samples<'a>, &[u8], usize, &mut [u8]),
+    ) -> Result<(), DecodeError> {
+        let apart = if self.interlaced { self.width } else { 0 };
+        let mut colours = vec![0; apart as usize * CHANNELS];
+        let stride = region.columns() as usize * CHANNELS;
+        self.each_row(region, scratch, |at, row| {
+            let line = &mut out[(at.y - region.top) as usize * stride..][..stride];
+            if !self.interlaced {
+                convert(self.samples, row, at.from as usize, line);
+                return;
+            }
+            let [left, _, across, _] = at.pass;
+            let colours = &mut colours[..(at.to - at.from) as usize * CHANNELS];
+            convert(self.samples, row, at.from as usize, colours);
+            for (x, pixel) in (at.from..at.to).zip(colours.chunks_exact(CHANNELS)) {
+                let at = (left + x * across - region.left) as usize * CHANNELS;
+                line[at..at + CHANNELS].copy_from_slice(pixel);
+            }
+        })
+    }
+
+    /// Unfilters rows down to the region's end, and shows those that lie in it.
+    fn each_row(
+        &self,
+        region: &Region,
+        scratch: &mut Vec<u8>,
+        mut show: impl FnMut(Place, &[u8]),
     ) -> Result<(), DecodeError> {
         let row_bytes = self.samples.row_bytes(self.width);
         let all_bytes = if self.interlaced {
@@ -284,11 +357,9 @@ impl<'a> Layout<'a> {
             (row_bytes + 1) * u64::from(region.bottom)
         };
         let mut rows = Rows::new(self.data, all_bytes, row_bytes, scratch)?;
-        let mut colours = vec![0; self.width as usize * CHANNELS];
-        let stride = region.columns() as usize * CHANNELS;
-        for ([left, top, across, down], columns, count) in self.passes() {
+        for (pass, columns, count) in self.passes() {
             rows.begin_pass();
-            // The pass's columns that lie in the region.
+            let [left, top, across, down] = pass;
             let from = region.left.saturating_sub(left).div_ceil(across);
             let to = region
                 .right
@@ -305,19 +376,8 @@ impl<'a> Layout<'a> {
                     self.samples.row_bytes(to) as usize,
                     self.samples.pixel_bytes(),
                 )?;
-                if !(region.top..region.bottom).contains(&y) || from >= to {
-                    continue;
-                }
-                let line = &mut out[(y - region.top) as usize * stride..][..stride];
-                if !self.interlaced {
-                    convert(self.samples, row, from as usize, line);
-                    continue;
-                }
-                let colours = &mut colours[..(to - from) as usize * CHANNELS];
-                convert(self.samples, row, from as usize, colours);
-                for (x, pixel) in (from..to).zip(colours.chunks_exact(CHANNELS)) {
-                    let at = (left + x * across - region.left) as usize * CHANNELS;
-                    line[at..at + CHANNELS].copy_from_slice(pixel);
+                if (region.top..region.bottom).contains(&y) && from < to {
+                    show(Place { pass, y, from, to }, row);
                 }
             }
         }

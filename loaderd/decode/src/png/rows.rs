@@ -18,10 +18,13 @@ const WINDOW_BITS: u8 = 15;
 /// a row: row by row, inflation took twice the time.
 const PIECE_BYTES: u64 = 1 << 17;
 
+/// Room behind a row's samples, so that they can be read in whole vectors.
+pub(crate) const BYTES_BEHIND: usize = 15;
+
 /// What [`Rows`] holds of `all_bytes` of image data in rows of up to `row_bytes`: two rows at
-/// least, each with its filter's number.
+/// least, each with its filter's number, and room behind them.
 pub(super) fn buffer_bytes(all_bytes: u64, row_bytes: u64) -> u64 {
-    PIECE_BYTES.min(all_bytes).max(2 * (row_bytes + 1))
+    PIECE_BYTES.min(all_bytes).max(2 * (row_bytes + 1)) + BYTES_BEHIND as u64
 }
 
 /// Rows in the order of the file, unfiltered (section 9).
@@ -76,7 +79,8 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Rows<'a, I> {
     }
 
     /// The next row, `bytes` long, of which the first `wanted` are unfiltered: as many in
-    /// every row of a pass. A pixel has `pixel_bytes`, at least 1.
+    /// every row of a pass. [`BYTES_BEHIND`] more lie behind them, which mean nothing. A pixel
+    /// has `pixel_bytes`, at least 1.
     pub(super) fn next(
         &mut self,
         bytes: usize,
@@ -104,7 +108,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Rows<'a, I> {
         }?;
         self.above = Some(start);
         self.next = start + bytes;
-        Ok(row)
+        Ok(&rest[..wanted + BYTES_BEHIND])
     }
 
     /// Moves the row above to the buffer's start, and decompresses into what is free then.
@@ -114,7 +118,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Rows<'a, I> {
         self.above = self.above.map(|_| 0);
         self.next -= kept;
         self.filled -= kept;
-        let free = (self.buffer.len() - self.filled) as u64;
+        let free = (self.buffer.len() - BYTES_BEHIND - self.filled) as u64;
         let end = self.filled + free.min(self.left) as usize;
         while self.filled < end {
             self.take_chunk()?;

@@ -80,6 +80,11 @@ impl<'a> Samples<'a> {
         (u64::from(columns) * self.pixel_bits()).div_ceil(8)
     }
 
+    /// Whether a pixel is one byte.
+    pub(super) fn is_byte(&self) -> bool {
+        self.pixel_bits() == 8
+    }
+
     /// What the pixels are, where they are not one value of at most 8 bits each.
     pub(super) fn not_values(&self) -> Option<String> {
         match self.colour {
