@@ -9,7 +9,7 @@
 //! files only: libjpeg passes over impossible codes where no restart marker follows, and spoils
 //! blocks with `ff ff 00` in them, which by its own comments are one `ff`.
 
-use super::codes::Codes;
+use super::codes::{DcCodes, Steps};
 use super::window::{Bits, Window};
 
 /// Most blocks of an MCU (ITU-T T.81, B.2.3).
@@ -54,8 +54,8 @@ pub(super) struct Scan {
     previous: [i32; TABLES],
     window: Window,
     bits: Bits,
-    pub(super) dc: [Codes; TABLES],
-    pub(super) ac: [Codes; TABLES],
+    pub(super) dc: [DcCodes; TABLES],
+    pub(super) ac: [Steps; TABLES],
 }
 
 impl Scan {
@@ -137,16 +137,35 @@ impl Scan {
             bits.skip(symbol.bits());
             block[0] = *previous as i16;
             let mut at = 1;
-            while at < 64 {
-                bits.refill(window);
-                let Some(symbol) = ac.look(bits.buffer) else {
-                    self.bits = bits;
-                    return None;
-                };
-                at += symbol.run();
-                block[usize::from(NATURAL[at & 127] & 63)] = symbol.value(bits.buffer) as i16;
-                at += 1;
-                bits.skip(symbol.bits());
+            'block: loop {
+                for is_full in [true, false] {
+                    // Two steps almost always find enough.
+                    match is_full {
+                        true => bits.top_up(window),
+                        false => bits.refill(window),
+                    }
+                    let Some(step) = ac.look(bits.buffer) else {
+                        self.bits = bits;
+                        return None;
+                    };
+                    at += step.run();
+                    let value = step.first().value(bits.buffer) as i16;
+                    if at >= 63 {
+                        // What follows is another block's.
+                        block[natural(at)] = value;
+                        bits.skip(step.first_bits());
+                        break 'block;
+                    }
+                    let next = at + step.places();
+                    // Where there is no second value, the first takes its place.
+                    block[natural(next - 1)] = step.second();
+                    block[natural(at)] = value;
+                    bits.skip(step.bits());
+                    at = next;
+                    if at >= 64 {
+                        break 'block;
+                    }
+                }
             }
         }
         self.bits = bits;
@@ -198,6 +217,11 @@ const NATURAL: [u8; 128] = {
     }
     table
 };
+
+#[inline(always)]
+fn natural(at: usize) -> usize {
+    usize::from(NATURAL[at & 127] & 63)
+}
 
 #[cfg(test)]
 mod tests {

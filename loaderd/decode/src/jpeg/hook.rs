@@ -79,16 +79,17 @@ impl Hook {
         }
         // SAFETY: `hook` is there, and nobody else's.
         let Hook { scan, data, .. } = unsafe { &mut *hook.as_ptr() };
-        for (codes, tables) in [
-            (&mut scan.dc, &found.dc_tables),
-            (&mut scan.ac, &found.ac_tables),
-        ] {
-            for (codes, table) in codes.iter_mut().zip(tables) {
-                if !table.counts.is_null() {
-                    // SAFETY: both lie in a table of libjpeg's, which has 16 counts behind the
-                    // first byte, and 256 symbols.
-                    unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
-                }
+        for (codes, table) in scan.dc.iter_mut().zip(&found.dc_tables) {
+            if !table.counts.is_null() {
+                // SAFETY: both lie in a table of libjpeg's, which has 16 counts behind the
+                // first byte, and 256 symbols.
+                unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
+            }
+        }
+        for (codes, table) in scan.ac.iter_mut().zip(&found.ac_tables) {
+            if !table.counts.is_null() {
+                // SAFETY: as above.
+                unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
             }
         }
         let places: [Place; BLOCKS_MAX] = std::array::from_fn(|block| Place {
