@@ -64,10 +64,11 @@ impl Symbol {
     /// zero, a negative one.
     #[inline(always)]
     pub(super) fn value(self, bits: u64) -> i32 {
-        let rest = bits << (self.0 >> 8 & 63);
+        let packed = u64::from(self.0);
+        let rest = bits << (packed >> 8 & 63);
         // All ones for a negative number, whose bits are as many ones too large.
         let sign = (!rest as i64) >> 63;
-        let places = self.0 >> 16 & 63;
+        let places = packed >> 16 & 63;
         ((rest >> 1 >> places) as i32).wrapping_sub((sign as u64 >> 1 >> places) as i32)
     }
 }
