@@ -53,6 +53,8 @@ struct loaderd_jpeg_scan {
   const uint8_t *data;  /* up to the file's end */
   size_t size;
   uint32_t interval;  /* MCUs between restart markers, or 0 */
+  uint32_t columns;   /* MCUs of a row */
+  uint32_t wanted;    /* of those, from the first to the last that rows are made of */
   uint32_t blocks;    /* of an MCU */
   uint8_t component[D_MAX_BLOCKS_IN_MCU];  /* of each block, among the scan's */
   uint8_t dc[D_MAX_BLOCKS_IN_MCU];         /* tables of each block */
@@ -148,6 +150,7 @@ struct loaderd_jpeg {
   int status;
   int scans_max;
   int strict;  /* every warning is an error */
+  uint32_t wanted;  /* MCUs of a row up to the last that rows are made of */
   /* Reads coefficients in libjpeg's place. */
   loaderd_jpeg_reader *reader;
   void *reader_state;
@@ -347,6 +350,9 @@ int loaderd_jpeg_start(struct loaderd_jpeg *jpeg, uint32_t eighths, uint32_t lef
     jpeg->strip = (*jpeg->info.mem->alloc_large)(
         (j_common_ptr)&jpeg->info, JPOOL_IMAGE, samples * (long_samples ? sizeof(J12SAMPLE) : 1));
   }
+  uint32_t mcu = jpeg->info.scale_num *
+                 (jpeg->info.num_components == 1 ? 1 : (uint32_t)jpeg->info.max_h_samp_factor);
+  jpeg->wanted = (x + columns + mcu - 1) / mcu;
   *out_left = x;
   *out_width = columns;
   return LOADERD_JPEG_OK;
@@ -365,6 +371,8 @@ void loaderd_jpeg_scan(struct loaderd_jpeg *jpeg, struct loaderd_jpeg_scan *scan
   scan->data = jpeg->source.next_input_byte;
   scan->size = jpeg->source.bytes_in_buffer;
   scan->interval = info->restart_interval;
+  scan->columns = info->MCUs_per_row;
+  scan->wanted = jpeg->wanted;
   for (int block = 0; block < info->blocks_in_MCU; block++) {
     int component = info->MCU_membership[block];
     const jpeg_component_info *shape = info->cur_comp_info[component];

@@ -7,9 +7,10 @@
 //! It stands in for libjpeg's own decoder of such scans, which reads value after value in two
 //! steps, and files with restart markers, which tiled ones are, byte by byte. They differ on damaged
 //! files only: libjpeg passes over impossible codes where no restart marker follows, and spoils
-//! blocks with `ff ff 00` in them, which by its own comments are one `ff`.
+//! blocks with `ff ff 00` in them, which by its own comments are one `ff`; and it reads the end of a
+//! segment that lies beside the crop, which is passed over here.
 
-use super::codes::Codes;
+use super::codes::{DcCodes, Steps};
 use super::window::{Bits, Window};
 
 /// Most blocks of an MCU (ITU-T T.81, B.2.3).
@@ -41,6 +42,15 @@ pub(super) struct Place {
     pub(super) ac: u8,
 }
 
+/// MCUs of a row.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Row {
+    pub(super) columns: u32,
+    /// Those up to the last that anyone looks at. What stands behind it in its segment is not
+    /// read: the next restart marker is searched.
+    pub(super) wanted: u32,
+}
+
 /// One scan while it is read.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -51,11 +61,14 @@ pub(super) struct Scan {
     interval: u32,
     until_restart: u32,
     next_restart: u8,
+    row: Row,
+    /// Of the next MCU in its row.
+    column: u32,
     previous: [i32; TABLES],
     window: Window,
     bits: Bits,
-    pub(super) dc: [Codes; TABLES],
-    pub(super) ac: [Codes; TABLES],
+    pub(super) dc: [DcCodes; TABLES],
+    pub(super) ac: [Steps; TABLES],
 }
 
 impl Scan {
@@ -66,6 +79,8 @@ impl Scan {
             interval: 0,
             until_restart: 0,
             next_restart: 0,
+            row: Row::default(),
+            column: 0,
             previous: [0; TABLES],
             window: Window::new(),
             bits: Bits::default(),
@@ -75,11 +90,13 @@ impl Scan {
     }
 
     /// Begins a scan. The tables that `places` name must have been set.
-    pub(super) fn begin(&mut self, places: &[Place], interval: u32) {
+    pub(super) fn begin(&mut self, places: &[Place], interval: u32, row: Row) {
         self.blocks = places.len();
         self.places[..places.len()].copy_from_slice(places);
         self.interval = interval;
         self.next_restart = 0;
+        self.row = row;
+        self.column = 0;
         self.begin_segment(0);
     }
 
@@ -101,14 +118,21 @@ impl Scan {
     }
 
     /// Reads the next MCU from `data`, the scan's bytes, always the same, into its blocks, which
-    /// are zeros so far.
+    /// are zeros so far. Leaves them so where the MCU is not wanted.
     #[inline(always)]
     pub(super) fn mcu(&mut self, data: &[u8], blocks: &mut [&mut Block]) -> Result<(), Fault> {
         if self.interval > 0 {
             if self.until_restart == 0 {
                 self.restart(data)?;
             }
+            // Of the row, this MCU and those behind it.
+            let rest = self.row.columns - self.column;
+            let is_wanted = self.column < self.row.wanted || self.until_restart > rest;
             self.until_restart -= 1;
+            self.column = if rest > 1 { self.column + 1 } else { 0 };
+            if !is_wanted {
+                return Ok(());
+            }
         }
         if self.window.wants_more(&self.bits) {
             self.window.fill(&mut self.bits, data);
@@ -142,16 +166,35 @@ impl Scan {
             bits.skip(symbol.bits());
             block[0] = *previous as i16;
             let mut at = 1;
-            while at < 64 {
-                bits.refill(window);
-                let Some(symbol) = ac.look(bits.buffer) else {
-                    self.bits = bits;
-                    return None;
-                };
-                at += symbol.run();
-                block[usize::from(NATURAL[at & 127] & 63)] = symbol.value(bits.buffer) as i16;
-                at += 1;
-                bits.skip(symbol.bits());
+            'block: loop {
+                for is_full in [true, false] {
+                    // Two steps almost always find enough.
+                    match is_full {
+                        true => bits.top_up(window),
+                        false => bits.refill(window),
+                    }
+                    let Some(step) = ac.look(bits.buffer) else {
+                        self.bits = bits;
+                        return None;
+                    };
+                    at += step.run();
+                    let value = step.first().value(bits.buffer) as i16;
+                    if at >= 63 {
+                        // What follows is another block's.
+                        block[natural(at)] = value;
+                        bits.skip(step.first_bits());
+                        break 'block;
+                    }
+                    let next = at + step.places();
+                    // Where there is no second value, the first takes its place.
+                    block[natural(next - 1)] = step.second();
+                    block[natural(at)] = value;
+                    bits.skip(step.bits());
+                    at = next;
+                    if at >= 64 {
+                        break 'block;
+                    }
+                }
             }
         }
         self.bits = bits;
@@ -204,6 +247,11 @@ const NATURAL: [u8; 128] = {
     table
 };
 
+#[inline(always)]
+fn natural(at: usize) -> usize {
+    usize::from(NATURAL[at & 127] & 63)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,13 +260,21 @@ mod tests {
     /// Grey scans of one table: a DC difference of 0 is `0`, of ±1 `10` and a bit; an end of block
     /// is `0`, the value ±1 behind no zeros `10` and a bit, 16 zeros are `110`.
     fn scan(interval: u32) -> Scan {
+        let row = Row {
+            columns: 1,
+            wanted: 1,
+        };
+        scan_of(interval, row)
+    }
+
+    fn scan_of(interval: u32, row: Row) -> Scan {
         let mut scan = Scan::new();
         let mut symbols = [0; 256];
         symbols[..2].copy_from_slice(&[0, 1]);
         scan.dc[0].set(&counts(&[1, 1]), &symbols);
         symbols[..3].copy_from_slice(&[0, 1, 0xf0]);
         scan.ac[0].set(&counts(&[1, 1, 1]), &symbols);
-        scan.begin(&[Place::default()], interval);
+        scan.begin(&[Place::default()], interval, row);
         scan
     }
 
@@ -281,6 +337,42 @@ mod tests {
         data[bytes.len() + 2] = 0xd1;
         let error = blocks(&mut scan(1), &data, 2).unwrap_err();
         assert_eq!(error, Fault::NoRestart(Some(0xd1), 0));
+    }
+
+    /// Rows of four MCUs, of which two are wanted: the others are no codes at all.
+    #[test]
+    fn what_nobody_wants_is_not_read() {
+        let row = Row {
+            columns: 4,
+            wanted: 2,
+        };
+        let good = 0b1010_1010;
+        // Two MCUs, two that are none, the marker.
+        let mut data = [good, 0b1110_1111, 0xff, 0xd0].repeat(3);
+        (data[7], data[11]) = (0xd1, 0xd9);
+        let found = blocks(&mut scan_of(4, row), &data, 12).unwrap();
+        let dc: Vec<i16> = found.iter().map(|block| block[0]).collect();
+        assert_eq!(dc, [1, 2, 0, 0].repeat(3));
+        // A segment of two rows, whose second is behind the first's rest.
+        assert!(blocks(&mut scan_of(8, row), &data, 3).is_err());
+        // Segments that begin in one row and end in the next, and one within a row's rest.
+        let data = [
+            good,
+            good | 15,
+            0xff,
+            0xd0,
+            0b1110_1110,
+            0xff,
+            0xd1,
+            good,
+            0xff,
+            0xd9,
+        ];
+        let found = blocks(&mut scan_of(3, row), &data, 3).unwrap();
+        assert_eq!([found[1][0], found[2][0]], [2, 0]);
+        assert!(blocks(&mut scan_of(3, row), &data, 4).is_err());
+        // Nor is anything passed over where no marker follows.
+        assert!(blocks(&mut scan_of(0, row), &data, 4).is_err());
     }
 
     /// More bytes than a window holds, in blocks of four bits and of hundreds.

@@ -7,7 +7,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use super::RawJpeg;
-use super::entropy::{BLOCKS_MAX, Block, Fault, Place, Scan, TABLES};
+use super::entropy::{BLOCKS_MAX, Block, Fault, Place, Row, Scan, TABLES};
 
 const NO_FAULT: c_int = 0;
 const BAD_CODE: c_int = 1;
@@ -26,6 +26,8 @@ struct RawScan {
     data: *const u8,
     size: usize,
     interval: u32,
+    columns: u32,
+    wanted: u32,
     blocks: u32,
     component: [u8; BLOCKS_MAX],
     dc: [u8; BLOCKS_MAX],
@@ -80,16 +82,17 @@ impl Hook {
         }
         // SAFETY: `hook` is there, and nobody else's.
         let Hook { scan, data, .. } = unsafe { &mut *hook.as_ptr() };
-        for (codes, tables) in [
-            (&mut scan.dc, &found.dc_tables),
-            (&mut scan.ac, &found.ac_tables),
-        ] {
-            for (codes, table) in codes.iter_mut().zip(tables) {
-                if !table.counts.is_null() {
-                    // SAFETY: both lie in a table of libjpeg's, which has 16 counts behind the
-                    // first byte, and 256 symbols.
-                    unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
-                }
+        for (codes, table) in scan.dc.iter_mut().zip(&found.dc_tables) {
+            if !table.counts.is_null() {
+                // SAFETY: both lie in a table of libjpeg's, which has 16 counts behind the
+                // first byte, and 256 symbols.
+                unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
+            }
+        }
+        for (codes, table) in scan.ac.iter_mut().zip(&found.ac_tables) {
+            if !table.counts.is_null() {
+                // SAFETY: as above.
+                unsafe { codes.set(&*table.counts.cast(), &*table.symbols.cast()) };
             }
         }
         let places: [Place; BLOCKS_MAX] = std::array::from_fn(|block| Place {
@@ -97,7 +100,11 @@ impl Hook {
             dc: found.dc[block],
             ac: found.ac[block],
         });
-        scan.begin(&places[..blocks], found.interval);
+        let row = Row {
+            columns: found.columns,
+            wanted: found.wanted,
+        };
+        scan.begin(&places[..blocks], found.interval, row);
         *data = std::ptr::slice_from_raw_parts(found.data, found.size);
         // SAFETY: `raw` is open; the caller keeps `hook` and the bytes in place while it is read.
         unsafe { loaderd_jpeg_read_with(raw.as_ptr(), reader(), hook.as_ptr().cast()) };

@@ -4,10 +4,14 @@
 //! behind 0xff, and at least 56 bits to look at after every refill. Never: a byte behind a marker.
 //! Bits behind a segment's end are noise, and [`Bits::used`] says who has read them.
 
+use super::codes::Length;
 use super::entropy::BLOCKS_MAX;
 
 /// Most bytes of an MCU: a code and a value of 31 bits for each coefficient.
 const MCU_BYTES_MAX: usize = BLOCKS_MAX * 64 * 4;
+
+/// Most bits of a code and its value.
+const SYMBOL_BITS_MAX: u32 = 31;
 
 /// Bytes that are taken from a scan at a time.
 pub(super) const WINDOW_BYTES: usize = 8 << 10;
@@ -113,11 +117,20 @@ impl Bits {
         self.count |= 56;
     }
 
-    /// Goes on by `count` bits, no more than there are.
+    /// Afterwards there are at least as many bits as a code and a value may take. Less work than a
+    /// refill where there are mostly enough, and a branch.
     #[inline(always)]
-    pub(super) fn skip(&mut self, count: u32) {
-        self.buffer <<= count & 63;
-        self.count = self.count.wrapping_sub(count) & 63;
+    pub(super) fn top_up(&mut self, window: &[u8]) {
+        if self.count < SYMBOL_BITS_MAX {
+            self.refill(window);
+        }
+    }
+
+    /// Goes on by so many bits, no more than there are.
+    #[inline(always)]
+    pub(super) fn skip(&mut self, Length(length): Length) {
+        self.buffer <<= length & 63;
+        self.count = self.count.wrapping_sub(length) & 63;
     }
 
     /// Bits from the window's start to the next one.
