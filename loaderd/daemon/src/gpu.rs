@@ -262,7 +262,7 @@ fn name(report: &Report) -> String {
 }
 
 /// The name, and what it takes.
-fn found(report: &Report) -> String {
+pub(crate) fn found(report: &Report) -> String {
     let engines = match &report.engines {
         None => String::new(),
         Some(engines) => format!(", {} engines", engines.count),

@@ -54,7 +54,7 @@ pub(super) struct Tuning {
 }
 
 /// Whether images are decoded on a GPU, and on which.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct GpuArguments {
     /// Where images are decoded: auto (on a GPU that can, and on CPU cores what it has no room
     /// for), cpu (never on a GPU), gpu (on one, or not at all). Jobs choose by decode=; this is
