@@ -139,7 +139,10 @@ fn what_a_gpu_lacks_is_missing_with_its_mend() {
     }
     let (_, verdict, words, _) = &found[6];
     assert_eq!(verdict, "missing");
-    assert!(words.ends_with(": images are decoded on CPU cores"), "{words}");
+    assert!(
+        words.ends_with(": images are decoded on CPU cores"),
+        "{words}"
+    );
     let engines = on("no-engines", &[], &["HARDWARE=7"]);
     let (_, verdict, found, _) = &engines[2];
     assert_eq!(

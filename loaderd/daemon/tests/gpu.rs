@@ -99,7 +99,10 @@ fn good_images_that_nvjpeg_does_not_decode_are_decoded_all_the_same() {
     let photos = Photos::that_fail();
     let expected = Node::cpu().epoch(&request(&photos, json!({})));
     let node = Node::with("fail", &[], 2, Settings::default());
-    assert_eq!(node.epoch(&request(&photos, json!({"decode": "gpu"}))), expected);
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "gpu"}))),
+        expected
+    );
     let status = node.gpu.status().unwrap();
     assert_eq!(status.refused, 2 * photos.rounds());
     assert_eq!(status.decoded, 7 * photos.rounds());
@@ -122,9 +125,15 @@ fn a_gpu_that_fails_costs_no_batch() {
         assert_eq!(found, expected, "{decode}");
         assert!(node.timings.gpu.count() > 0, "it lived");
         let status = node.gpu.status().unwrap();
-        assert!(status.found.starts_with("the GPU has failed: "), "{}", status.found);
+        assert!(
+            status.found.starts_with("the GPU has failed: "),
+            "{}",
+            status.found
+        );
         // And those that come later know.
-        let later = node.session(&request(&photos, json!({"run": "b"}))).unwrap();
+        let later = node
+            .session(&request(&photos, json!({"run": "b"})))
+            .unwrap();
         assert!(later.job.decoder.name.starts_with("libjpeg-turbo"));
         assert_eq!(later.epoch(), expected);
         let refused = node.refused(&request(&photos, json!({"run": "c", "decode": "gpu"})));
@@ -139,13 +148,19 @@ fn a_session_may_end_with_pictures_on_their_way() {
     let expected = Node::cpu().epoch(&request(&photos, json!({})));
     for round in 0..20 {
         let session = node
-            .session(&request(&photos, json!({"decode": "gpu", "run": format!("{round}")})))
+            .session(&request(
+                &photos,
+                json!({"decode": "gpu", "run": format!("{round}")}),
+            ))
             .unwrap();
         session.start();
         std::thread::sleep(Duration::from_millis(round));
         drop(session);
     }
-    assert_eq!(node.epoch(&request(&photos, json!({"decode": "gpu"}))), expected);
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "gpu"}))),
+        expected
+    );
     // A stream that is begun anew drops the batches on their way, and not their slots.
     let session = node
         .session(&request(&photos, json!({"decode": "gpu", "run": "again"})))
@@ -167,10 +182,16 @@ fn what_has_no_room_is_decoded_on_cpu_cores() {
         ..Settings::default()
     };
     let node = Node::with("narrow", &["SLOW=5000"], 2, narrow);
-    assert_eq!(node.epoch(&request(&photos, json!({"decode": "auto"}))), expected);
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "auto"}))),
+        expected
+    );
     let (on_gpu, on_cpu) = (node.timings.gpu.count(), node.timings.decode.count());
     assert!(on_gpu > 0, "some are for the GPU");
-    assert!(on_cpu > photos.rows() - FOR_GPU * photos.rounds(), "and not all of them");
+    assert!(
+        on_cpu > photos.rows() - FOR_GPU * photos.rounds(),
+        "and not all of them"
+    );
     assert_eq!(on_gpu + on_cpu, photos.rows());
 }
 
@@ -185,16 +206,26 @@ fn the_step_log_knows_the_decoder_and_its_change() {
     let second = node.session(&wanted("gpu")).unwrap();
     let decoder = &second.job.decoder;
     assert_eq!(second.job.key.attempt, 1);
-    assert!(decoder.name.starts_with("nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 ("));
+    assert!(
+        decoder
+            .name
+            .starts_with("nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 (")
+    );
     assert!(decoder.name.contains("; libjpeg-turbo "));
     assert!(decoder.notices[0].starts_with("decoding with nvJPEG 13.1.2 on "));
     let [warning] = decoder.warnings.as_slice() else {
         panic!("{:?}", decoder.warnings);
     };
-    assert!(warning.starts_with("the run goes on with another decoder"), "{warning}");
+    assert!(
+        warning.starts_with("the run goes on with another decoder"),
+        "{warning}"
+    );
     drop(second);
     let third = node.session(&wanted("gpu")).unwrap();
-    assert_eq!((third.job.key.attempt, third.job.decoder.warnings.len()), (1, 0));
+    assert_eq!(
+        (third.job.key.attempt, third.job.decoder.warnings.len()),
+        (1, 0)
+    );
 }
 
 #[test]

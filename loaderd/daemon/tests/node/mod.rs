@@ -13,8 +13,8 @@ use loaderd::engine::{Engine, Event, SessionHandle, Timings};
 use loaderd::gpu::{Gpu, Options};
 use loaderd::job::Job;
 use loaderd::memory::SlotMemory;
-use loaderd::synthetic::Frame;
 use loaderd::steplog::{BadRow, LogReader, Query, StepLog, file_in};
+use loaderd::synthetic::Frame;
 use loaderd_decode::encode::{Colours, Encoder, Scans, Subsampling};
 use loaderd_decode::tile;
 use loaderd_gpu::unit::Settings;
@@ -42,7 +42,10 @@ impl Photos {
     /// JPEGs for the engines, for CUDA cores and for the CPU, and a PNG among them.
     pub(crate) fn every_kind() -> Photos {
         let base = Encoder::default();
-        let sampled = |subsampling| Encoder { subsampling, ..base };
+        let sampled = |subsampling| Encoder {
+            subsampling,
+            ..base
+        };
         let tiled = |width, height, seed| {
             let jpeg = jpeg(&sampled(Subsampling::S420), width, height, seed);
             tile::tile(&jpeg, &Default::default()).unwrap().jpeg
@@ -190,8 +193,15 @@ pub(crate) fn request(photos: &Photos, changes: Value) -> OpenRequest {
     for (name, value) in changes.as_object().unwrap() {
         request[name] = value.clone();
     }
-    if !request["columns"].as_array().unwrap().contains(&"boxes".into()) {
-        request["transform"].as_object_mut().unwrap().remove("boxes");
+    if !request["columns"]
+        .as_array()
+        .unwrap()
+        .contains(&"boxes".into())
+    {
+        request["transform"]
+            .as_object_mut()
+            .unwrap()
+            .remove("boxes");
     }
     serde_json::from_value(request).unwrap()
 }
