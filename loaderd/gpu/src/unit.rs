@@ -177,7 +177,8 @@ pub enum NotTaken {
     NoLane,
     /// The device is dead.
     Dead,
-    /// Its descriptor contradicts itself, or `out` is not in registered memory.
+    /// It contradicts itself: `size` is not the header's, the crop does not lie in it, `out` is not
+    /// in registered memory.
     Malformed,
 }
 

@@ -9,6 +9,7 @@ mod jobs;
 mod standin;
 
 use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use loaderd_decode::encode::{Encoder, Scans, Subsampling};
 use loaderd_decode::{Options, Pipeline};
 use loaderd_gpu::cuda;
 use loaderd_gpu::routing::{Route, route};
-use loaderd_gpu::unit::{NotTaken, Outcome, Refusal, Settings, Unit};
+use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Refusal, Settings, Unit};
 use loaderd_gpu::{GpuError, Places};
 use serde_json::json;
 
@@ -485,6 +486,37 @@ fn what_is_missing_is_said() {
     check("none", &["INIT=100"], "cuInit: CUDA_ERROR_NO_DEVICE (100)");
     let old = Standins::build("old", &["OLD"]);
     assert!(!start(&old, &settings()).report().interpolates);
+}
+
+#[test]
+fn contradictions_are_not_taken() {
+    let standins = Standins::build("lies", &[]);
+    let unit = start(&standins, &settings());
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let slots = Slots::new(&unit, [job.bytes(), 8].into_iter());
+    let (sender, outcomes) = mpsc::channel();
+    let check = |change: &dyn Fn(&mut Picture), expected: NotTaken| {
+        let mut picture = job.picture(&unit, slots.place(0), 0, &sender).unwrap();
+        change(&mut picture);
+        let reason = unit.offer(picture).map_err(|returned| returned.reason);
+        assert_eq!(reason, Err(expected));
+    };
+    let malformed = NotTaken::Malformed;
+    check(&|picture| picture.route = Route::Cpu, NotTaken::NoLane);
+    check(&|picture| picture.size = (119, 90), malformed);
+    check(&|picture| picture.encoded = Box::new(b"GIF89a"), malformed);
+    // The crop ends beyond the picture.
+    check(&|picture| picture.origin = (200, 0), malformed);
+    // The image would reach beyond the memory.
+    check(&|picture| picture.out = slots.place(1), malformed);
+    check(&|picture| picture.out = NonNull::dangling(), malformed);
+    drop(sender);
+    assert!(
+        outcomes.iter().next().is_none(),
+        "what is not taken is not told"
+    );
+    assert_eq!(unit.counts().engine, Default::default());
 }
 
 /// What a picture's `done` may do: drop the unit itself.
