@@ -9,6 +9,7 @@ use loaderd_wire::message::OpenRequest;
 use serde_json::json;
 
 use super::*;
+use crate::gpu::Options;
 use crate::steplog::{LogReader, Query, file_in};
 
 const ROWS: u64 = 120;
@@ -152,7 +153,9 @@ fn sessions_share_a_pool_and_each_gets_its_own_rows() {
     let path = file_in(folder.path());
     let log = Arc::new(StepLog::open(&path, None).unwrap());
     let memory = SlotMemory::new(1 << 30);
-    let engine = Engine::start(3, decode::Limits::default(), memory.clone(), None).unwrap();
+    let gpu = Gpu::new(Options::default());
+    let limits = decode::Limits::default();
+    let engine = Engine::start(3, limits, memory.clone(), None, gpu.clone()).unwrap();
 
     let runs = [("zero", ""), ("replace", ""), ("zero", ",slow")];
     let all: Vec<(usize, u64, Vec<u64>)> = std::thread::scope(|scope| {
@@ -162,6 +165,7 @@ fn sessions_share_a_pool_and_each_gets_its_own_rows() {
                 &request(&pictures, 0, policy, more),
                 &format!("{run}"),
                 &log,
+                &gpu,
             );
             let job = Arc::new(opened.unwrap());
             for rank in 0..2 {

@@ -50,7 +50,7 @@ impl Late {
                 (&one.record.run, &one.record.plan_hash) == (&record.run, &record.plan_hash)
             })
             .map(|one| one.attempt)
-            .or_else(|| Some(store::latest(db, &record).ok()??.attempt));
+            .or_else(|| Some(store::latest(db, &record).ok()??.0.attempt));
         let attempt = latest.map_or(0, |latest| latest + u32::from(resumed));
         self.number -= 1;
         self.waiting.push(Waiting {
@@ -70,7 +70,7 @@ impl Late {
     /// Gives rows to those that wait, until one of them can't have any.
     pub(super) fn record(&mut self, db: &mut Connection) -> rusqlite::Result<()> {
         while let Some(first) = self.waiting.first() {
-            let key = store::open_job(db, &first.record, first.resumed, first.started_ms)?;
+            let (key, _) = store::open_job(db, &first.record, first.resumed, first.started_ms)?;
             self.rows.insert(first.number, key.job);
             self.waiting.remove(0);
         }

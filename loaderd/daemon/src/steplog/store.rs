@@ -111,32 +111,40 @@ fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
     }
 }
 
-/// The latest attempt of the record's run and plan.
-pub(super) fn latest(db: &Connection, record: &JobRecord) -> rusqlite::Result<Option<JobKey>> {
+/// The latest attempt of the record's run and plan, and its decoder.
+pub(super) fn latest(
+    db: &Connection,
+    record: &JobRecord,
+) -> rusqlite::Result<Option<(JobKey, String)>> {
     db.prepare_cached(
-        "SELECT id, attempt FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
+        "SELECT id, attempt, json_extract(record, '$.decoder') FROM jobs
+         WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
     )?
     .query_row(params![record.run, record.plan_hash], |row| {
-        Ok(JobKey {
+        let key = JobKey {
             job: row.get(0)?,
             attempt: row.get(1)?,
-        })
+        };
+        Ok((key, row.get(2)?))
     })
     .optional()
 }
 
-/// Finds the job's latest attempt, or begins attempt 0; `resumed` begins the next one.
+/// Finds the job's latest attempt, or begins attempt 0; `resumed`, or another decoder than
+/// that attempt's, begins the next one. Returns the decoder of the latest attempt before.
 pub(super) fn open_job(
     db: &mut Connection,
     record: &JobRecord,
     resumed: bool,
     now_ms: i64,
-) -> rusqlite::Result<JobKey> {
+) -> rusqlite::Result<(JobKey, Option<String>)> {
     let transaction = db.transaction()?;
-    let attempt = match latest(&transaction, record)? {
-        Some(found) if !resumed => return Ok(found),
-        Some(found) => found.attempt + 1,
-        None => 0,
+    let (attempt, before) = match latest(&transaction, record)? {
+        Some((key, before)) if !resumed && before == record.decoder => {
+            return Ok((key, Some(before)));
+        }
+        Some((key, before)) => (key.attempt + 1, Some(before)),
+        None => (0, None),
     };
     transaction
         .prepare_cached(
@@ -154,7 +162,7 @@ pub(super) fn open_job(
         ])?;
     let job = transaction.last_insert_rowid();
     transaction.commit()?;
-    Ok(JobKey { job, attempt })
+    Ok((JobKey { job, attempt }, before))
 }
 
 /// Writes one step as prepared. Returns the digest found where the step was recorded
