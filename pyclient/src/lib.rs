@@ -65,7 +65,7 @@ fn clear_stale_socket(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
 /// How many slots without tensors wait for `fence`, over all sessions.
 #[pyfunction]
 fn unfenced() -> usize {
-    reaper::Reaper::of_process().map_or(0, |reaper| reaper.unfenced())
+    reaper::Reaper::known().map_or(0, |reaper| reaper.unfenced())
 }
 
 /// Has the GPU say when it is done with what it was given by now, for slots without tensors;
@@ -74,5 +74,5 @@ fn unfenced() -> usize {
 /// Keeps the interpreter, so that no other thread of Python's begins a capture meanwhile.
 #[pyfunction]
 fn fence(streams: Vec<u64>) -> Option<String> {
-    reaper::Reaper::of_process()?.fence(&streams)
+    reaper::Reaper::known()?.fence(&streams)
 }

@@ -44,8 +44,12 @@ def test_slots_are_pinned_once_the_gpu_is_in_use(daemon: Daemon, stream: Any) ->
 
 def test_copies_run_beside_the_program(daemon: Daemon, stream: Any) -> None:
     source = batches(daemon, slots=4)
-    next(source)["tensor"].cuda()
+    # Memory is allocated, and the kernel loaded, before time counts.
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(1)
+        next(source)["tensor"].cuda()
     batch = next(source)
+    torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(CYCLES)
         started = time.monotonic()
