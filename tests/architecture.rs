@@ -44,7 +44,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("lance", &["loaderd-snapshot", "loaderd-benches"]),
     ("tokio", &["loaderd-snapshot", "loaderd-benches"]),
     ("io-uring", &["loaderd-read"]),
-    ("libloading", &["loaderd-gpu"]),
+    ("libloading", &["loaderd-gpu", "loaderd-python"]),
     ("tokio-uring", &["loaderd-rings"]),
     ("turbojpeg-sys", &["loaderd-decode"]),
     ("rusqlite", &["loaderd"]),

@@ -1,12 +1,13 @@
 //! A slot that belongs to this process until its last tensor dies.
 //!
 //! Enters: a `Ready` message. Leaves: tensors, and a `Release` message when all of them
-//! are gone. Letting go never blocks, needs no interpreter, and does nothing in a forked
-//! child, whose copy of a lease is not a lease.
+//! are gone; where the GPU may still read them, by way of the reaper. Letting go never
+//! blocks, needs no interpreter, and does nothing in a forked child, whose copy of a lease is
+//! not a lease.
 
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use loaderd_wire::message::Ready;
 use loaderd_wire::ragged::{RaggedPart, Span};
@@ -15,6 +16,7 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 
 use crate::dlpack::SlotTensor;
+use crate::pinning::Pinning;
 
 /// The connection, as sessions and leases share it.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(crate) struct Connection {
     pub(crate) pid: u32,
     /// Leases that live in this process. A mere count that orders nothing: relaxed.
     pub(crate) held: AtomicU32,
+    /// Leases without tensors that the GPU may still read. A mere count, too.
+    pub(crate) reaped: AtomicU32,
 }
 
 impl Connection {
@@ -33,14 +37,15 @@ impl Connection {
 }
 
 /// What a session shares with its leases once the daemon has opened the job.
-#[derive(Debug)]
 pub(crate) struct Slots {
+    /// Empty as long as nothing is decided. Above the segment, because what is pinned must be
+    /// taken back before it is unmapped, and fields are dropped in their order.
+    pub(crate) pinning: OnceLock<Pinning>,
     pub(crate) segment: Segment,
     pub(crate) layout: Layout,
 }
 
 /// One slot's ownership. Every tensor and every capsule of the slot has an `Arc` of it.
-#[derive(Debug)]
 pub(crate) struct Held {
     connection: Arc<Connection>,
     /// Keeps the memory mapped for tensors that outlive session and daemon.
@@ -81,12 +86,43 @@ impl Drop for Held {
             return;
         }
         self.connection.held.fetch_sub(1, Ordering::Relaxed);
+        let remains = Remains {
+            connection: Arc::clone(&self.connection),
+            _slots: Arc::clone(&self.slots),
+            _oversize: self.oversize.take(),
+            lease: self.lease,
+        };
+        match self.slots.pinning.get() {
+            Some(Pinning::Watched { reaper, .. }) => {
+                self.connection.reaped.fetch_add(1, Ordering::Relaxed);
+                reaper.take(remains);
+            }
+            Some(Pinning::Refused) | None => remains.give_back(),
+        }
+    }
+}
+
+/// What is left of a batch without tensors: its slot is still ours, and all its memory mapped.
+pub(crate) struct Remains {
+    connection: Arc<Connection>,
+    _slots: Arc<Slots>,
+    _oversize: Option<Segment>,
+    lease: u64,
+}
+
+impl Remains {
+    /// Gives the slot back, unread from now on.
+    pub(crate) fn give_back(self) {
         // The queue behind `post` is bounded by the number of slots. Where the daemon is
         // gone there is nobody to give the slot back to.
-        let _ = self
-            .connection
-            .channel
-            .post(&ToDaemon::Release { lease: self.lease });
+        let lease = self.lease;
+        let _ = self.connection.channel.post(&ToDaemon::Release { lease });
+    }
+
+    /// As `give_back`, for what [`Held`] has left to the reaper.
+    pub(crate) fn give_back_reaped(self) {
+        self.connection.reaped.fetch_sub(1, Ordering::Relaxed);
+        self.give_back();
     }
 }
 

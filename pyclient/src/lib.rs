@@ -1,15 +1,22 @@
 //! The compiled half of the Python package `loaderd`.
 //!
-//! In the order of data: `session` talks to the daemon, `lease` owns a slot until
-//! its last tensor dies, `dlpack` hands the slot's bytes to any framework. It knows no
+//! In the order of data: `session` talks to the daemon, `pinning` makes slots pinned memory
+//! where `cuda` is in use, `lease` owns a slot until its last tensor dies, `dlpack` hands the
+//! slot's bytes to any framework, `reaper` keeps a slot until the GPU has read it. It knows no
 //! framework, parses no arguments beyond their types and chooses no exception class for
 //! the user: that is done in `loaderd/session.py` and `loaderd/torch.py`.
 
 mod session;
 
+mod pinning;
+
 mod lease;
 
 mod dlpack;
+
+mod reaper;
+
+mod cuda;
 
 mod errors;
 
@@ -31,7 +38,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<dlpack::SlotTensor>()?;
     module.add_function(wrap_pyfunction!(socket_path, module)?)?;
     module.add_function(wrap_pyfunction!(state_dir, module)?)?;
-    module.add_function(wrap_pyfunction!(clear_stale_socket, module)?)
+    module.add_function(wrap_pyfunction!(clear_stale_socket, module)?)?;
+    module.add_function(wrap_pyfunction!(unfenced, module)?)?;
+    module.add_function(wrap_pyfunction!(fence, module)?)
 }
 
 /// Where the node's daemon listens; see `loaderd_wire::paths`.
@@ -51,4 +60,19 @@ fn state_dir() -> PyResult<PathBuf> {
 fn clear_stale_socket(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
     py.detach(|| loaderd_wire::socket::clear_stale(&path))
         .map_err(errors::to_python)
+}
+
+/// How many slots without tensors wait for `fence`, over all sessions.
+#[pyfunction]
+fn unfenced() -> usize {
+    reaper::Reaper::known().map_or(0, |reaper| reaper.unfenced())
+}
+
+/// Has the GPU say when it is done with what it was given by now, for slots without tensors;
+/// nothing while one of `streams` is being captured. Returns what the user should know, once.
+///
+/// Keeps the interpreter, so that no other thread of Python's begins a capture meanwhile.
+#[pyfunction]
+fn fence(streams: Vec<u64>) -> Option<String> {
+    reaper::Reaper::known()?.fence(&streams)
 }

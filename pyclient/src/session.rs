@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::errors::{ProtocolError, to_python};
 use crate::lease::{Connection, Held, Lease, Slots};
+use crate::pinning;
 
 /// How often a wait looks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
@@ -66,6 +67,7 @@ impl Session {
                 channel,
                 pid: process::id(),
                 held: AtomicU32::new(0),
+                reaped: AtomicU32::new(0),
             }),
             slots: OnceLock::new(),
         };
@@ -144,6 +146,28 @@ impl Session {
         let json = serde_json::to_value(&message)
             .map_err(|error| ProtocolError::new_err(error.to_string()))?;
         Ok(Some((plain(py, &json)?, None)))
+    }
+
+    /// Decides about pinned memory, once a CUDA context is active in this process: pins the
+    /// slots where `wanted`. Returns why they stay unpinned, the one time that it finds so.
+    /// Blocks as long as pinning takes.
+    fn pin(&self, py: Python<'_>, wanted: bool) -> Option<String> {
+        let slots = self.slots.get().filter(|_| self.connection.is_ours())?;
+        py.detach(|| pinning::pin(slots, wanted))
+    }
+
+    /// Whether the slots are pinned memory.
+    #[getter]
+    fn is_pinned(&self) -> bool {
+        self.slots
+            .get()
+            .is_some_and(|slots| pinning::is_pinned(slots))
+    }
+
+    /// Leases without tensors, whose slots wait for the GPU.
+    #[getter]
+    fn reaped(&self) -> u32 {
+        self.connection.reaped.load(Ordering::Relaxed)
     }
 
     /// Leases that live in this process.
@@ -228,7 +252,11 @@ impl Session {
         let segment =
             Segment::from_fd(fd, layout.slot_bytes, opened.slot_count).map_err(to_python)?;
         self.slots
-            .set(Arc::new(Slots { segment, layout }))
+            .set(Arc::new(Slots {
+                pinning: OnceLock::new(),
+                segment,
+                layout,
+            }))
             .map_err(|_| ProtocolError::new_err("the daemon opened the job twice"))
     }
 

@@ -1,5 +1,6 @@
 """The compiled half: one connection to the daemon, leases of slots, DLPack."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -11,8 +12,10 @@ __all__ = [
     "SlotTensor",
     "__version__",
     "clear_stale_socket",
+    "fence",
     "socket_path",
     "state_dir",
+    "unfenced",
 ]
 
 __version__: str
@@ -51,6 +54,20 @@ class Session:
 
     def close(self) -> None:
         """Ends the connection. Does nothing in a forked child."""
+
+    def pin(self, wanted: bool) -> str | None:
+        """Decides about pinned memory, once a CUDA context is active in this process.
+
+        Returns why slots stay unpinned although they are wanted, the one time it finds so.
+        """
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the slots are pinned memory."""
+
+    @property
+    def reaped(self) -> int:
+        """Leases without tensors, whose slots wait for the GPU."""
 
     @property
     def held(self) -> int:
@@ -111,3 +128,12 @@ def state_dir() -> Path:
 
 def clear_stale_socket(path: str) -> bool:
     """Removes the socket file of a daemon that was killed; true when the path is free."""
+
+def unfenced() -> int:
+    """How many slots without tensors wait for ``fence``, over all sessions."""
+
+def fence(streams: Sequence[int]) -> str | None:
+    """Has the GPU say when it is done with what it was given by now, for those slots.
+
+    Does nothing while one of ``streams`` is being captured. Returns what the user should know.
+    """

@@ -15,6 +15,7 @@ from loaderd._native import Lease
 from loaderd.batch import BatchT
 from loaderd.errors import RequestError, ResumeRefused
 from loaderd.job import Job
+from loaderd.pinning import Pinning
 from loaderd.session import Session
 
 
@@ -32,6 +33,7 @@ class Loader(Generic[BatchT]):
         socket: str | os.PathLike[str] | None,
         autostart: bool,
         batch_transform: Callable[[BatchT], Any] | None,
+        pinning: Pinning | None = None,
     ) -> None:
         if batch_transform is not None and not callable(batch_transform):
             raise RequestError(
@@ -42,6 +44,7 @@ class Loader(Generic[BatchT]):
         self._batch_transform = batch_transform
         self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
         self._autostart = autostart
+        self._pinning = pinning
         self._begin_unconnected()
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> BatchT:
@@ -152,6 +155,7 @@ class Loader(Generic[BatchT]):
             autostart=self._autostart,
             resume=state,
             allow_changed=allow_changed,
+            pinning=self._pinning,
         )
         epoch, step = self._session.resume_at
         if step == 0 and epoch == state.get("epoch", epoch) + 1:
@@ -165,13 +169,19 @@ class Loader(Generic[BatchT]):
     def _connected(self) -> Session:
         self._check_place()
         if self._session is None:
-            self._session = Session.open(self._job, socket=self._socket, autostart=self._autostart)
+            self._session = Session.open(
+                self._job,
+                socket=self._socket,
+                autostart=self._autostart,
+                pinning=self._pinning,
+            )
         self._session.check_process()
         if self._session.closed:
             self._session = Session.open(
                 replace(self._job, run=self._session.run, version=self._session.version),
                 socket=self._socket,
                 autostart=self._autostart,
+                pinning=self._pinning,
             )
         return self._session
 

@@ -29,6 +29,7 @@ from loaderd.errors import (
     from_failure,
 )
 from loaderd.job import Job
+from loaderd.pinning import Pinning
 
 logger = logging.getLogger("loaderd")
 
@@ -59,12 +60,18 @@ class Session:
     silent_after_s = 120.0
 
     def __init__(
-        self, native: _native.Session, welcome: Mapping[str, Any], job: Job, socket: str
+        self,
+        native: _native.Session,
+        welcome: Mapping[str, Any],
+        job: Job,
+        socket: str,
+        pinning: Pinning | None,
     ) -> None:
         self._native = native
         self._welcome = welcome
         self._job = job
         self._socket = socket
+        self._pinning = pinning
         self._opened: dict[str, Any] = {}
         #: What all cursors of the job have in common.
         self._cursor: dict[str, Any] = {}
@@ -91,15 +98,17 @@ class Session:
         autostart: bool = True,
         resume: Mapping[str, Any] | None = None,
         allow_changed: bool = False,
+        pinning: Pinning | None = None,
     ) -> Session:
         """Connects, starts a daemon if there is none, and opens the job.
 
         Blocks as long as the daemon prepares the job: the first use of a dataset version
-        takes a scan of its descriptors.
+        takes a scan of its descriptors. Without ``pinning``, slots go back to the daemon at
+        once: for frameworks that keep them until the GPU has read them.
         """
         path = os.path.abspath(socket) if socket is not None else _default_socket()
         native, welcome = _connect(path, autostart)
-        session = cls(native, welcome, job, path)
+        session = cls(native, welcome, job, path, pinning)
         session._open(job.request(resume, allow_changed))
         return session
 
@@ -192,6 +201,8 @@ class Session:
             raise RequestError("the loader was closed: begin a new iteration")
         patience = _Patience(self)
         while True:
+            if self._pinning is not None:
+                self._pinning.look(self._native)
             received = self._receive(_POLL_S)
             if received is None:
                 patience.wait()
@@ -250,12 +261,24 @@ class Session:
     def close(self) -> None:
         """Ends the job's rank here. Tensors that live on keep their memory."""
         self.closed = True
+        if self._pinning is not None:
+            self._pinning.fence()
         self._native.close()
 
     @property
     def held(self) -> int:
         """Batches whose tensors are still alive."""
         return self._native.held
+
+    @property
+    def reaped(self) -> int:
+        """Batches without tensors, whose slots wait for the GPU."""
+        return self._native.reaped
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether slots are pinned memory."""
+        return self._native.is_pinned
 
     @property
     def slot_count(self) -> int:
@@ -403,10 +426,16 @@ class _Patience:
             self._exhausted_since = None
             if not self._told and now - self._started > session.stalled_after_s:
                 self._told = True
+                cause = f"its log: {session.daemon_log}"
+                if session.held + session.reaped >= session.slot_count:
+                    cause = (
+                        f"{session.reaped} of {session.slot_count} slots wait for the GPU, which "
+                        "has not finished what it was given before their tensors were dropped: "
+                        "see whether a kernel or a collective hangs"
+                    )
                 warnings.warn(
                     f"no batch from the daemon (process {session.daemon_pid}) for "
-                    f"{session.stalled_after_s:.0f} s, still waiting; its log: "
-                    f"{session.daemon_log}",
+                    f"{session.stalled_after_s:.0f} s, still waiting; {cause}",
                     RuntimeWarning,
                     stacklevel=5,
                 )

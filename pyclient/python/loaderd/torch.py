@@ -19,6 +19,7 @@ from loaderd.batch import Batch
 from loaderd.errors import WorkerProcessError
 from loaderd.job import Decode, Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
+from loaderd.pinning import PinMemory, Pinning
 from loaderd.ragged import column
 from loaderd.transforms import Transform
 
@@ -36,7 +37,9 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
     transform, and images that ``Decode()`` leaves in their own size become
     :class:`~loaderd.ragged.Ragged`. Tensors
     are on the CPU, writable, and share the daemon's memory without a copy; a slot is
-    filled anew when all tensors of its batch are gone.
+    filled anew when all tensors of its batch are gone, and, once CUDA is in use in this
+    process, when the GPU has read it: ``x = batch["image"].cuda(non_blocking=True)`` may be
+    followed by ``del batch`` at once.
 
     Iterate it directly, or through ``DataLoader(dataset, batch_size=None)`` with
     ``num_workers=0``: the daemon is parallel already. It connects when first used, so it
@@ -105,6 +108,12 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
             a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
             memory of its own, which costs time.
+        pin_memory: Whether slots are pinned, so that ``tensor.is_pinned()`` and copies with
+            ``non_blocking=True`` run beside the program: ``"auto"`` as soon as a GPU is in
+            use in this process and its driver can (555 or later), ``True`` to fail where
+            that is not so at the first batch, ``False`` never. Batches too large for their
+            slot have ragged columns in memory that is not pinned. Take no batch in one thread
+            while another captures a CUDA graph.
         socket: The daemon's socket, instead of the node's usual one.
         autostart: Start a daemon where none answers.
     """
@@ -135,6 +144,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         decode: Decode = "auto",
         slots: int | None = None,
         variable_bytes: int | None = None,
+        pin_memory: PinMemory = "auto",
         socket: str | os.PathLike[str] | None = None,
         autostart: bool = True,
     ) -> None:
@@ -162,7 +172,13 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             slots=slots,
             variable_bytes=variable_bytes,
         )
-        super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
+        super().__init__(
+            job,
+            socket=socket,
+            autostart=autostart,
+            batch_transform=batch_transform,
+            pinning=Pinning(pin_memory, _streams),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the job stands after the batches that ``next()`` has handed out.
@@ -192,6 +208,14 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
                 f"{worker.num_workers}: take DataLoader(dataset, batch_size=None, num_workers=0); "
                 "the daemon reads and decodes in parallel already"
             )
+
+
+def _streams() -> list[int]:
+    """The CUDA streams on which this thread may be capturing a graph, and what others take."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return []
+    streams = [torch.cuda.current_stream(), torch.cuda.graph.default_capture_stream]
+    return [stream.cuda_stream for stream in streams if stream is not None]
 
 
 def _tensor(array: SlotTensor) -> torch.Tensor:
