@@ -1,0 +1,158 @@
+//! What the check of a GPU does below Python: pictures for it, and nvJPEG and the decode unit
+//! measured by themselves, through `loaderd-gpu`'s owners.
+//!
+//! Enters: a folder of pictures, a device. Leaves: files, or one JSON object on standard output a
+//! call. Each call answers one question, so that a decoder that crashes or hangs costs that one.
+//! Never: a verdict, which is Python's (`benches/gpu`); Lance.
+
+mod ceiling;
+mod damaged;
+mod device;
+mod kinds;
+mod order;
+mod photos;
+mod pixels;
+mod race;
+mod skips;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use loaderd_measure::say;
+use serde_json::Value;
+
+use device::{Gpu, Lane};
+use photos::Photos;
+
+#[derive(Parser)]
+#[command(about = "What `make gpu-check` measures below Python; each call prints one JSON object")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Makes the check's pictures: photos, JPEGs of every kind, damaged ones. Needs no GPU
+    Pictures {
+        /// Folder of JPEGs, with its sub-folders
+        #[arg(long, value_name = "DIR")]
+        images: PathBuf,
+        /// Folder to make
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Photos at most
+        #[arg(long, default_value_t = 100)]
+        count: usize,
+        /// Bytes of photos at most
+        #[arg(long, default_value_t = 16 << 20)]
+        bytes: u64,
+    },
+    /// Writes tiled copies of a folder's JPEGs. Needs no GPU
+    Tile {
+        /// Folder of JPEGs
+        from: PathBuf,
+        /// Folder to make
+        to: PathBuf,
+    },
+    /// Says what nvJPEG has here: version, engines, backends
+    Engines,
+    /// Asks whether a decode waits for what was queued on its stream before
+    Order {
+        /// Folder made by `pictures`
+        pictures: PathBuf,
+        /// Decodes of each backend
+        #[arg(long, default_value_t = 20)]
+        rounds: u32,
+    },
+    /// Asks what becomes of damaged images in a batch, and of the batch after
+    Skips {
+        /// Folder made by `pictures`
+        pictures: PathBuf,
+        /// By what
+        #[arg(long, value_enum)]
+        lane: Lane,
+    },
+    /// Compares nvJPEG's pixels with the CPU decoder's, kind by kind
+    Pixels {
+        /// Folder made by `pictures`
+        pictures: PathBuf,
+        /// By what
+        #[arg(long, value_enum)]
+        lane: Lane,
+    },
+    /// Measures nvJPEG decoding whole photos, and nothing else
+    Ceiling {
+        /// Folder made by `pictures`
+        pictures: PathBuf,
+        /// By what
+        #[arg(long, value_enum)]
+        lane: Lane,
+        /// Images of a batch
+        #[arg(long, default_value_t = 64)]
+        batch: usize,
+        /// Threads, each with a state, a stream and memory of its own
+        #[arg(long, default_value_t = 2)]
+        states: usize,
+        /// Seconds to measure, after a fifth of that to warm up
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(answer) => {
+            say(answer);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            // One line, which Python shows in the place of a result.
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<Value> {
+    Ok(match task {
+        Task::Pictures {
+            images,
+            out,
+            count,
+            bytes,
+        } => photos::make(&images, &out, count, bytes)?,
+        Task::Tile { from, to } => photos::tile_all(&from, &to)?,
+        Task::Engines => device::engines(&Gpu::open()?)?,
+        Task::Order { pictures, rounds } => order::ask(
+            &Gpu::open()?,
+            &Photos::kind(&pictures, kinds::PLAIN)?,
+            rounds,
+        )?,
+        Task::Skips { pictures, lane } => skips::ask(&Gpu::open()?, &pictures, lane)?,
+        Task::Pixels { pictures, lane } => pixels::compare(&Gpu::open()?, &pictures, lane)?,
+        Task::Ceiling {
+            pictures,
+            lane,
+            batch,
+            states,
+            seconds,
+        } => {
+            let photos = Photos::read(&pictures.join(photos::PHOTOS))?;
+            let way = ceiling::Way {
+                lane,
+                batch,
+                states,
+            };
+            ceiling::measure(
+                &Gpu::open()?,
+                &photos,
+                way,
+                Duration::from_secs_f64(seconds),
+            )?
+        }
+    })
+}
