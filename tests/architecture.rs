@@ -13,7 +13,7 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("loaderd-decode", &["loaderd-kernels"]),
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
-    ("loaderd-gpu", &["loaderd-decode"]),
+    ("loaderd-gpu", &["loaderd-decode", "loaderd-kernels"]),
     ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),
     (
         "loaderd",

@@ -1,10 +1,11 @@
 //! The GPU's libraries, loaded at run time, and which JPEG goes where.
 //!
 //! Enters: the machine, and the headers of JPEGs. Leaves: devices and what they can do,
-//! nvJPEG's decoders behind safe owners, and a [`routing`] for each JPEG. Nothing is linked:
+//! nvJPEG's decoders behind safe owners, a [`routing`] for each JPEG, and [`unit`]s that decode.
+//! Nothing is linked:
 //! the same binary works with and without a GPU, and what is missing is a [`GpuError`] with
-//! its mend. Never: a panic because a library is absent, old or strange; a decision about
-//! batches, threads or memory, which is the caller's.
+//! its mend. Never: a panic because a library is absent, old or strange; threads or batches
+//! outside of `unit`.
 
 mod error;
 mod library;
@@ -13,6 +14,7 @@ mod places;
 pub mod cuda;
 pub mod nvjpeg;
 pub mod routing;
+pub mod unit;
 
 pub use error::GpuError;
 pub use places::Places;
