@@ -8,12 +8,15 @@
 mod ceiling;
 mod damaged;
 mod device;
+mod feed;
+mod finished;
 mod kinds;
 mod order;
 mod photos;
 mod pixels;
 mod race;
 mod skips;
+mod unit;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use loaderd_gpu::unit::Settings;
 use loaderd_measure::say;
 use serde_json::Value;
 
@@ -101,6 +105,63 @@ enum Task {
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
     },
+    /// Measures loaderd's decode unit: photos in memory to finished images in shared memory
+    Unit {
+        /// Folder of JPEGs
+        photos: PathBuf,
+        /// Threads that read headers, draw and cut
+        #[arg(long, default_value_t = 2)]
+        feeders: usize,
+        /// Finished images that there is room for
+        #[arg(long, default_value_t = 2048)]
+        in_flight: u32,
+        /// Seconds to measure, after a fifth of that to warm up
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        #[command(flatten)]
+        tuning: Tuning,
+    },
+    /// Compares the decode unit's finished images with the CPU's, file by file
+    Finished {
+        /// Folder of JPEGs
+        folder: PathBuf,
+        #[command(flatten)]
+        tuning: Tuning,
+    },
+}
+
+/// The unit's settings; those that are not given are its own.
+#[derive(clap::Args)]
+struct Tuning {
+    /// Bytes of the device's memory
+    #[arg(long)]
+    memory: Option<u64>,
+    /// Pictures of a batch for the engines
+    #[arg(long)]
+    engine_batch: Option<u32>,
+    /// Batches that the engines' lane works on at a time
+    #[arg(long)]
+    engine_batches: Option<u32>,
+    /// Batches that may wait in a lane's queue
+    #[arg(long)]
+    queued_batches: Option<u32>,
+    /// Sends progressive files to CUDA cores
+    #[arg(long)]
+    progressive: bool,
+}
+
+impl Tuning {
+    fn settings(&self) -> Settings {
+        let usual = Settings::default();
+        Settings {
+            memory: self.memory.unwrap_or(usual.memory),
+            engine_batch: self.engine_batch.or(usual.engine_batch),
+            engine_batches: self.engine_batches.unwrap_or(usual.engine_batches),
+            queued_batches: self.queued_batches.unwrap_or(usual.queued_batches),
+            progressive: self.progressive,
+            ..usual
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -154,5 +215,22 @@ fn run(task: Task) -> Result<Value> {
                 Duration::from_secs_f64(seconds),
             )?
         }
+        Task::Unit {
+            photos,
+            feeders,
+            in_flight,
+            seconds,
+            tuning,
+        } => {
+            let feeding = unit::Feeding { feeders, in_flight };
+            let seconds = Duration::from_secs_f64(seconds);
+            unit::measure(
+                &Photos::read(&photos)?,
+                &tuning.settings(),
+                feeding,
+                seconds,
+            )?
+        }
+        Task::Finished { folder, tuning } => finished::compare(&folder, &tuning.settings())?,
     })
 }
