@@ -27,6 +27,10 @@ from typing import Any
 BYTES_MAX = 64 << 20
 #: What is carried where it fits, the dearer to do without first.
 WHEELS = ("nvidia-nvjpeg", "nvidia-nvimgcodec-cu13")
+#: What of them has nothing to do with JPEGs, or with running them.
+_NOT_CARRIED = re.compile(r"/(include|tools|samples)/|lib(opencv|nvtiff|tiff|nvjpeg2k)_ext")
+#: What the names of tests have that need a GPU, and skip themselves where there is none.
+GPU_TESTS = "real_gpu"
 
 _HERE = Path(__file__).resolve().parent
 _REPOSITORY = _HERE.parents[1]
@@ -67,9 +71,10 @@ class Bundle:
     def damaged(self) -> Path:
         return self.root / "pictures" / "damaged"
 
-    def tests(self) -> list[Path]:
-        """Test programs of loaderd's that know what a GPU should do."""
-        return sorted((self.root / "tests").glob("*"))
+    def tests(self) -> list[tuple[Path, str]]:
+        """Tests of loaderd's that need a GPU: their program and name."""
+        programs = sorted((self.root / "tests").glob("*"))
+        return [(program, name) for program in programs for name in gpu_tests(program)]
 
     def gpucheck(self, task: str, *options: str | Path) -> Any:
         """The answer of a task of ``gpucheck``."""
@@ -109,7 +114,7 @@ def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out:
     for name in ("loaderd", "gpucheck"):
         _program(programs / name, out / "bin" / name)
     (out / "tests").mkdir()
-    for test in tests:
+    for test in filter(gpu_tests, tests):
         # Without the hash that cargo gives it.
         _program(test, out / "tests" / test.name.rpartition("-")[0])
     library = out / "lib"
@@ -146,6 +151,13 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def gpu_tests(program: Path) -> list[str]:
+    """Names of a test program's tests that need a GPU."""
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True)
+    names = [line.removesuffix(": test") for line in listed.stdout.splitlines()]
+    return [name for name in names if GPU_TESTS in name]
+
+
 def needs(out: Path) -> dict[str, str]:
     """The newest versions of the C and C++ libraries' symbols that its programs ask for."""
     newest: dict[str, tuple[int, ...]] = {}
@@ -174,11 +186,23 @@ def _carry(wheels: Path, out: Path) -> list[str]:
         found = list(wheels.glob(f"{name.replace('-', '_')}-*.whl")) if wheels.is_dir() else []
         if not found:
             left_out.append(f"{name}: no wheel")
-        elif size_of(out) + found[0].stat().st_size > BYTES_MAX:
-            left_out.append(f"{name}: {found[0].stat().st_size:,} bytes don't fit")
-        else:
-            shutil.copyfile(found[0], out / "wheels" / found[0].name)
+            continue
+        carried = out / "wheels" / found[0].name
+        _thin(found[0], carried)
+        if size_of(out) > BYTES_MAX:
+            left_out.append(f"{name}: its {carried.stat().st_size:,} bytes don't fit")
+            carried.unlink()
     return left_out
+
+
+def _thin(wheel: Path, carried: Path) -> None:
+    with (
+        zipfile.ZipFile(wheel) as files,
+        zipfile.ZipFile(carried, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as kept,
+    ):
+        for name in files.namelist():
+            if not _NOT_CARRIED.search(name):
+                kept.writestr(files.getinfo(name), files.read(name), zipfile.ZIP_DEFLATED)
 
 
 def _commit() -> str:

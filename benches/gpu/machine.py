@@ -44,9 +44,9 @@ def why_no_gpu(found: dict[str, Any]) -> str | None:
     for name in ("gpu_driver", "gpu_devices", "nvjpeg"):
         check = found["checks"].get(name)
         if check is None:
-            return "no GPU: " + found["checks"]["gpu_driver"]["found"]
+            return str(found["checks"]["gpu_driver"]["found"])
         if check["verdict"] == "missing" and name != "gpu_devices":
-            return f"no GPU: {check['found']}"
+            return str(check["found"])
     return None
 
 
