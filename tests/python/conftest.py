@@ -27,6 +27,8 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("LOADERD_STATE", "LOADERD_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    # The same pixels everywhere; tests of GPUs ask for one.
+    monkeypatch.setenv("LOADERD_DECODE", "cpu")
 
 
 @pytest.fixture

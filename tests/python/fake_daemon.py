@@ -45,7 +45,7 @@ class FakeDaemon:
         self.path = path
         self.welcome: dict[str, Any] | bytes = {
             "type": "welcome",
-            "protocol": 3,
+            "protocol": 4,
             "version": "fake",
             "binary": "/fake/loaderd",
             "pid": os.getpid(),
@@ -132,6 +132,7 @@ class FakeDaemon:
             "type": "opened",
             "run": request["run"] or (resume or {}).get("run") or "made-up",
             "attempt": 0,
+            "decoder": "none",
             "uri": request["uri"],
             "version": 7,
             "rows": ROWS,

@@ -85,6 +85,7 @@ def test_request_has_what_the_daemon_wants() -> None:
         "fast_dct": False,
         "exif_orientation": True,
         "use_tiled": True,
+        "decode": "auto",
         "slots": None,
         "variable_bytes": None,
         "resume": None,

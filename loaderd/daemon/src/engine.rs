@@ -9,23 +9,30 @@
 //!          └────────── redo ◄───────────┘          slots ◄── release ─────┘ (client)
 //! ```
 //!
+//! Where a session decodes on a GPU, workers offer images to its unit, which has threads of its
+//! own; what these are done with, or could not do, comes back to the workers.
+//!
 //! Enters: `start`, `delivered`, `release` of a session. Leaves: [`Event`]s, in step order.
-//! Every queue is bounded: bytes by the reader's slabs, batches by the session's slots.
+//! Every queue is bounded: bytes by the reader's slabs, batches by the session's slots, what
+//! comes back from the unit by what it holds.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use loaderd_decode as decode;
+use loaderd_gpu::unit::Registered;
 use loaderd_read::{Backend, Buffer, EngineReport, Mode};
 use loaderd_wire::message::{Failure, FailureKind, OnBadSample, Ready};
 use loaderd_wire::segment::Segment;
 
 use self::feeder::Feeder;
+use self::offer::OnGpu;
 use self::publisher::Publisher;
 use crate::batch::{Batch, Progress};
+use crate::gpu::Gpu;
 use crate::job::{Job, failure};
 use crate::memory::{Reserved, SlotMemory};
 use crate::slots::{SlotTable, UnknownLease};
@@ -34,6 +41,7 @@ use crate::steplog::StepLog;
 mod copy;
 mod feeder;
 mod named;
+mod offer;
 mod publisher;
 mod timings;
 mod worker;
@@ -72,6 +80,8 @@ enum Encoded {
     Shared(Arc<[u8]>),
     /// In the file that this text names.
     Named(Vec<u8>),
+    /// Back from the GPU, which may not have let go of it yet.
+    Kept(Arc<Encoded>),
 }
 
 impl Encoded {
@@ -80,6 +90,7 @@ impl Encoded {
             Encoded::Read(buffer) => buffer,
             Encoded::Shared(bytes) => bytes,
             Encoded::Named(_) => unreachable!("files are read before they are decoded"),
+            Encoded::Kept(encoded) => encoded.bytes(),
         }
     }
 }
@@ -102,6 +113,21 @@ enum Task {
         column: usize,
         rows: std::ops::Range<usize>,
     },
+    /// Follow up on an image that the GPU has finished.
+    Rest {
+        session: Arc<Session>,
+        batch: Arc<Batch>,
+        row: usize,
+        rest: Rest,
+    },
+}
+
+/// What is left to do once a GPU has finished an image.
+enum Rest {
+    /// It was its row's last part.
+    Progress(Progress),
+    /// The mask of this tensor does not fit it.
+    Misfit(usize, String),
 }
 
 /// How a session's reader reads.
@@ -126,35 +152,48 @@ impl Reading {
 /// must be gone by then.
 pub struct Engine {
     tasks: Option<Sender<Task>>,
+    /// What comes back from the GPU. Without a bound, because the unit's threads must not wait:
+    /// there is never more in it than the unit held.
+    back: Sender<Task>,
     workers: Vec<JoinHandle<()>>,
     memory: Arc<SlotMemory>,
     timings: Option<Arc<Timings>>,
+    gpu: Arc<Gpu>,
 }
 
 impl Engine {
     /// Starts `threads` workers. What batches need beyond their slots is taken from `memory`.
-    /// With `timings`, every stage is timed into them.
+    /// With `timings`, every stage is timed into them. `gpu` ends with the engine.
     pub fn start(
         threads: usize,
         limits: decode::Limits,
         memory: Arc<SlotMemory>,
         timings: Option<Arc<Timings>>,
+        gpu: Arc<Gpu>,
     ) -> std::io::Result<Engine> {
         let (tasks, inbox) = bounded::<Task>(threads * TASKS_PER_WORKER);
+        let (back, first) = unbounded();
         let workers = (0..threads)
             .map(|n| {
-                let inbox = inbox.clone();
+                let (first, inbox) = (first.clone(), inbox.clone());
                 std::thread::Builder::new()
                     .name(format!("decode-{n}"))
-                    .spawn(move || worker::work(&inbox, limits))
+                    .spawn(move || worker::work(&first, &inbox, limits))
             })
             .collect::<Result<_, _>>()?;
         Ok(Engine {
             tasks: Some(tasks),
+            back,
             workers,
             timings,
             memory,
+            gpu,
         })
+    }
+
+    /// The GPU that sessions share.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
     }
 
     /// Number of workers.
@@ -175,10 +214,12 @@ impl Engine {
         outlet: Outlet,
     ) -> Result<(SessionHandle, Option<Reading>), Failure> {
         let slots = segment.slot_count();
+        let (on_gpu, pinned) = OnGpu::of(&job, &segment, &self.gpu, &self.back)?.unzip();
         // Room for every slot: a worker that finishes a batch never waits here.
         let (finished, inbox) = bounded(slots as usize + 1);
         let animated = job.origins.iter().map(|_| AtomicBool::new(false)).collect();
         let session = Arc::new(Session {
+            on_gpu,
             job,
             rank,
             segment,
@@ -206,6 +247,7 @@ impl Engine {
         let publisher = Publisher::new(session.clone(), log, outlet);
         let (opened, reader) = bounded(1);
         let mut handle = SessionHandle {
+            pinned,
             session,
             threads: Vec::new(),
         };
@@ -222,6 +264,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        // First the unit, so that all it had comes back before the workers' last task.
+        self.gpu.end();
         self.tasks = None;
         for worker in self.workers.drain(..) {
             let _ = worker.join();
@@ -231,6 +275,8 @@ impl Drop for Engine {
 
 /// What the threads of a session share.
 struct Session {
+    /// Where its job is decoded on a GPU.
+    on_gpu: Option<OnGpu>,
     job: Arc<Job>,
     rank: u32,
     segment: Arc<Segment>,
@@ -337,6 +383,9 @@ impl Session {
 /// A session's controls. Dropping it ends the session's threads; slots that clients still
 /// map stay mapped on their side.
 pub struct SessionHandle {
+    /// Before `session`: slots are unpinned, for which the GPU has to be done with them, before
+    /// they are unmapped.
+    pinned: Option<Registered>,
     session: Arc<Session>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -421,5 +470,7 @@ impl Drop for SessionHandle {
         for thread in threads {
             let _ = thread.join();
         }
+        // Whoever offers a picture from here on is given it back.
+        self.pinned = None;
     }
 }

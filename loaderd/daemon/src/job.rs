@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use loaderd_decode as decode;
 use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
 use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest, Opened};
 
+use crate::gpu::{Decoder, Gpu};
 use crate::source::{self, Source, SourceError, SourceRequest};
 use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError, TiledRead};
 
@@ -38,6 +38,8 @@ pub struct Job {
     pub steps: Steps,
     /// One per tensor of `layout`, in its order.
     pub origins: Vec<Origin>,
+    /// What decodes its images.
+    pub decoder: Decoder,
     /// What lies where in a slot.
     pub layout: Layout,
     /// What a cursor must match.
@@ -75,8 +77,14 @@ impl From<StepLogError> for Failure {
 }
 
 impl Job {
-    /// Opens the dataset and plans; blocks, for seconds where a page map has to be built.
-    pub fn open(request: &OpenRequest, run: &str, log: &StepLog) -> Result<Job, Failure> {
+    /// Opens the dataset and plans; blocks, for seconds where a page map has to be built, or
+    /// `gpu` started.
+    pub fn open(
+        request: &OpenRequest,
+        run: &str,
+        log: &StepLog,
+        gpu: &Gpu,
+    ) -> Result<Job, Failure> {
         check(request)?;
         let fields = source::fields(&request.uri, request.version.as_ref())?;
         let chosen = columns::choose(request, &fields)?;
@@ -133,7 +141,12 @@ impl Job {
             None => (0, 0),
             Some(state) => resume(state, request, &fingerprint, &steps)?,
         };
-        let key = log.open_job(
+        let for_gpu = |origin: &Origin| match origin {
+            Origin::Image { pipeline, .. } => pipeline.device_batch().is_some(),
+            _ => false,
+        };
+        let mut decoder = gpu.decoder(request.decode, chosen.origins.iter().any(for_gpu))?;
+        let (key, before) = log.open_job(
             JobRecord {
                 run: run.into(),
                 plan_hash: plan_hash(&fingerprint, request),
@@ -147,7 +160,7 @@ impl Job {
                 columns: request.columns.clone(),
                 tiled: tiled.clone(),
                 transform,
-                decoder: decode::version(),
+                decoder: decoder.name.clone(),
                 seed: request.seed,
                 shuffle: request.shuffle,
                 drop_last: request.drop_last,
@@ -157,6 +170,13 @@ impl Job {
             },
             request.resume.is_some(),
         )?;
+        if let Some(before) = before.filter(|before| *before != decoder.name) {
+            let goes_on = format!(
+                "the run goes on with another decoder, which may round differently: it was {before}, and is {}",
+                decoder.name
+            );
+            decoder.warnings.push(goes_on);
+        }
         Ok(Job {
             run: run.into(),
             request: request.clone(),
@@ -164,6 +184,7 @@ impl Job {
             tiled,
             steps,
             origins: chosen.origins,
+            decoder,
             layout,
             fingerprint,
             key,
@@ -235,6 +256,7 @@ impl Job {
         Opened {
             run: self.run.clone(),
             attempt: self.key.attempt,
+            decoder: self.decoder.name.clone(),
             uri: self.source.uri().into(),
             version: self.source.version(),
             rows: self.source.rows(),

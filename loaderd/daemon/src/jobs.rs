@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use loaderd_wire::message::{Failure, OpenRequest, Version};
 
+use crate::gpu::Gpu;
 use crate::job::Job;
 use crate::steplog::StepLog;
 
@@ -41,7 +42,7 @@ impl Drop for Rank {
 
 impl Jobs {
     /// Joins the job of this request, opening it where there is none; blocks.
-    pub fn join(&self, request: &OpenRequest, log: &StepLog) -> Result<Rank, Failure> {
+    pub fn join(&self, request: &OpenRequest, log: &StepLog, gpu: &Gpu) -> Result<Rank, Failure> {
         let run = match &request.run {
             Some(run) => run.clone(),
             None => fresh_run(),
@@ -66,7 +67,7 @@ impl Jobs {
         let job = match shared(&open, request) {
             Some(job) => job.clone(),
             None => {
-                let job = Arc::new(Job::open(request, &run, log)?);
+                let job = Arc::new(Job::open(request, &run, log, gpu)?);
                 held.push(Arc::downgrade(&job));
                 job
             }

@@ -5,6 +5,7 @@
 
 pub mod source;
 
+pub mod gpu;
 pub mod job;
 pub mod jobs;
 

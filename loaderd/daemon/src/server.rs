@@ -20,6 +20,7 @@ use loaderd_wire::socket::{Channel, Listener};
 
 use crate::engine::{Engine, Timings};
 use crate::feed::{self, Feed};
+use crate::gpu::{self, Gpu};
 use crate::job::failure;
 use crate::jobs::Jobs;
 use crate::memory::SlotMemory;
@@ -51,6 +52,8 @@ pub struct Config {
     pub image_limits: Limits,
     /// Where output goes, for error messages.
     pub log_file: Option<PathBuf>,
+    /// Whether images are decoded on a GPU, and on which.
+    pub gpu: gpu::Options,
     /// Where the engine's stages are timed, for a bench.
     pub timings: Option<Arc<Timings>>,
 }
@@ -102,6 +105,7 @@ impl Shared {
             uptime_s: self.started.elapsed().as_secs(),
             decode_threads: self.engine.threads() as u32,
             slot_bytes: (self.memory.used(), self.memory.max()),
+            gpu: self.engine.gpu().status(),
             sessions: self
                 .entries()
                 .values()
@@ -142,6 +146,7 @@ impl Server {
             config.image_limits,
             memory.clone(),
             config.timings.clone(),
+            Gpu::new(config.gpu.clone()),
         )
         .context("starting decode workers")?;
         Ok(Server {

@@ -161,7 +161,8 @@ impl Session<'_> {
 
     /// The life of a job's rank.
     fn job(&self, request: &OpenRequest, client_pid: u32) -> Result<(), End> {
-        let rank = self.shared.jobs.join(request, &self.shared.log)?;
+        let shared = self.shared;
+        let rank = (shared.jobs).join(request, &shared.log, shared.engine.gpu())?;
         let slot_count = request.slots.unwrap_or(SLOTS_DEFAULT);
         let (segment, _reserved) = self.segment(&rank.job, slot_count)?;
         let outlet: Outlet = {
@@ -194,7 +195,9 @@ impl Session<'_> {
         let handle = Arc::new(handle);
         let mut notices = rank.job.source.notices();
         notices.extend(rank.job.tiled_notices());
+        notices.extend(rank.job.decoder.notices.clone());
         let mut warnings = rank.job.source.warnings();
+        warnings.extend(rank.job.decoder.warnings.clone());
         if let Some(reading) = reading {
             if reading.degraded {
                 warnings.push(reading.how.clone());
@@ -301,6 +304,7 @@ impl Session<'_> {
                 client_pid,
                 uri: job.source.uri().into(),
                 version: job.source.version(),
+                decoder: job.decoder.name.clone(),
                 delivered: delivered.load(Ordering::Relaxed),
                 oversize: handle.upgrade().map_or(0, |handle| handle.oversize()),
                 slots: handle.upgrade().map_or([0; 4], |handle| handle.slots()),

@@ -230,7 +230,7 @@ pub(crate) fn bad_rows(entries: &[BadRow]) -> usize {
 pub struct JobKey {
     /// Number of the job in the database.
     pub job: i64,
-    /// 0, and one more for each resumption of the run.
+    /// 0, and one more for each resumption of the run, and each change of its decoder.
     pub attempt: u32,
 }
 

@@ -1,7 +1,8 @@
 //! The CUDA driver: whether it is there, its devices, and trials of what loaderd needs of it.
 //!
-//! Enters: [`Places`]. Leaves: a [`Driver`], its [`Device`]s, a [`Context`] on one of them.
-//! Nothing is set up on a device before [`Driver::context`]. Never: the CUDA runtime, kernels.
+//! Enters: [`Places`]. Leaves: a [`Driver`], its [`Device`]s, a [`Context`] on one of them, and
+//! what lives in it: streams, events, memory, loaded kernels. Nothing is set up on a device before
+//! [`Driver::context`]. Never: the CUDA runtime.
 //!
 //! We bind the few functions that we call ourselves. Generated bindings make a Rust enum of
 //! `CUresult`, and a newer driver that returns a number from outside it is undefined behaviour.
@@ -9,8 +10,11 @@
 mod api;
 mod context;
 mod device;
+mod event;
 mod memory;
+mod module;
 mod mps;
+mod pinned;
 mod trials;
 
 use std::ffi::{CStr, c_char, c_int};
@@ -25,8 +29,11 @@ use crate::places::Places;
 pub(crate) use context::Entered;
 pub use context::{Context, Registered, Stream};
 pub use device::{ComputeMode, Device};
+pub use event::Event;
 pub use memory::DeviceMemory;
+pub use module::{Function, Module};
 pub use mps::Mps;
+pub use pinned::Pinned;
 
 /// The least that a driver must offer: nvJPEG 12 needs it, and so do all functions called here.
 pub const VERSION_MIN: Version = Version {

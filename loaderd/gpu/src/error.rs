@@ -62,6 +62,32 @@ pub enum GpuError {
         /// The library's file.
         library: String,
     },
+    /// There are no kernels for the device, or its driver.
+    #[error("{0}")]
+    NoKernels(loaderd_kernels::NoImage),
+    /// Neither of nvJPEG's decoders can be used.
+    #[error("nvJPEG decodes nothing here: {}", reasons.join("; "))]
+    NoDecoder {
+        /// Why, decoder by decoder.
+        reasons: Vec<String>,
+    },
+    /// A decoder has refused whatever it was given.
+    #[error("nvJPEG has refused {pictures} pictures in a row")]
+    Futile {
+        /// How many.
+        pictures: u64,
+    },
+    /// A thread of ours has panicked.
+    #[error("a thread that decodes on the GPU has panicked")]
+    Panicked,
+    /// What a unit may take of the device's memory is not enough.
+    #[error("{found} bytes of GPU memory are too few, {least} are the least")]
+    Memory {
+        /// What it may take.
+        found: u64,
+        /// What it needs.
+        least: u64,
+    },
     /// The kernel refused something.
     #[error("{what}: {reason}")]
     System {
@@ -93,6 +119,17 @@ impl GpuError {
                  that trains, or name the file with LOADERD_NVJPEG"
             }
             GpuError::Nvjpeg { status, .. } => nvjpeg_mend(*status),
+            GpuError::NoKernels(_) => {
+                "decode on CPU cores, or update the driver to 580 or later where it is older"
+            }
+            GpuError::NoDecoder { .. } => {
+                "see `nvidia-smi`; name another nvJPEG with LOADERD_NVJPEG; or decode on CPU cores"
+            }
+            GpuError::Futile { .. } => {
+                "name another nvJPEG with LOADERD_NVJPEG; until then, all is decoded on CPU cores"
+            }
+            GpuError::Panicked => "report it, with the words on stderr",
+            GpuError::Memory { .. } => "give it that much, or decode on CPU cores",
             GpuError::System { .. } => {
                 "free some memory; let memfd_create through the seccomp filter"
             }

@@ -21,7 +21,19 @@
 //! **Death.** An error of the driver's is taken for the device's end: all pictures are given back,
 //! those that come later too, and [`Unit::failure`] says why.
 
+mod batch;
+mod counts;
+mod engine;
+mod hybrid;
+mod kernels;
+mod lane;
+mod queue;
+mod ranges;
+mod scratch;
+mod start;
+
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::Duration;
 
 use loaderd_decode::Placed;
@@ -31,7 +43,9 @@ use crate::nvjpeg::Engines;
 use crate::routing::{Abilities, Route};
 use crate::{Places, Version, cuda};
 
+pub use counts::{Counts, LaneCounts};
 pub use loaderd_kernels::{Batch, Element, Order};
+pub use ranges::Registered;
 
 /// How a unit is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +103,8 @@ pub struct Picture {
     pub origin: (u32, u32),
     /// What its batch shares ([`Pipeline::device_batch`](loaderd_decode::Pipeline::device_batch)).
     pub batch: Batch,
-    /// Where the finished image begins, in memory that is [`Registered`]. Nobody else may touch its
+    /// Where the finished image begins, in memory that is [`Registered`], at a multiple of its
+    /// elements' size. Nobody else may touch its
     /// bytes until `done` is called.
     pub out: NonNull<u8>,
     /// Called once, on one of the unit's threads or by whoever drops the unit. It must not block.
@@ -192,50 +207,25 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// What one lane has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LaneCounts {
-    /// Pictures finished.
-    pub finished: u64,
-    /// Pictures refused, by [`Refusal`] as in [`Refusal::ALL`].
-    pub refused: [u64; 4],
-    /// Batches gone through.
-    pub batches: u64,
-    /// Pictures given back because the queue was full.
-    pub full: u64,
-    /// From the first wait for the poison to the decoder's end, summed over batches.
-    pub decode_ns: u64,
-    /// From there until the finished images lay in their places.
-    pub finish_ns: u64,
-}
-
-/// What a unit has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// By the GPU's JPEG engines.
-    pub engine: LaneCounts,
-    /// By CUDA cores.
-    pub cuda: LaneCounts,
-}
-
-/// Registered memory. Dropped, it waits until no picture is on its way there, and lets it go.
-pub struct Registered {
-    _pinned: cuda::Registered,
-}
-
 /// A GPU that decodes: its threads live as long as this.
+///
+/// Dropped, it finishes what was begun, gives back what is queued, and waits for its threads.
 pub struct Unit {
+    shared: Arc<lane::Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     report: Report,
     abilities: Abilities,
     context: cuda::Context,
 }
 
-#[expect(unused_variables, reason = "bodies follow")]
 impl Unit {
     /// Opens the driver and nvJPEG, loads the kernels, allocates all memory and starts the
     /// threads. Blocks, up to some seconds.
+    ///
+    /// Fails where there is no usable device, where neither of nvJPEG's decoders can be used, and
+    /// where `settings` leave too little memory.
     pub fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuError> {
-        unreachable!("bodies follow")
+        start::start(places, settings)
     }
 
     /// What was found and chosen.
@@ -248,7 +238,8 @@ impl Unit {
         &self.abilities
     }
 
-    /// Registers host memory that pictures are finished in.
+    /// Registers host memory that pictures are finished in: pages are pinned, which takes time by
+    /// their number.
     ///
     /// # Safety
     ///
@@ -260,31 +251,43 @@ impl Unit {
         bytes: usize,
     ) -> Result<Registered, GpuError> {
         // SAFETY: the caller says that the range is mapped, and stays so.
-        let _pinned = unsafe { self.context.register(start, bytes) }?;
-        Ok(Registered { _pinned })
+        let pinned = unsafe { self.context.register(start, bytes) }?;
+        self.shared.add_range(pinned, start, bytes)
     }
 
     /// Hands a picture over, or gives it back. Never blocks, save for a short lock.
-    #[allow(clippy::result_large_err)]
+    #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub fn offer(&self, picture: Picture) -> Result<(), Returned> {
-        Err(Returned {
-            picture,
-            reason: NotTaken::NoLane,
-        })
+        self.shared.offer(picture)
     }
 
-    /// Waits until the lane of `route` has room for a picture, at most `timeout`.
+    /// Waits until the lane of `route` has room for a picture, at most `timeout`. Says whether it
+    /// has: another thread may be faster. A dead unit has none, and says so at once.
     pub fn room(&self, route: Route, timeout: Duration) -> bool {
-        false
+        self.shared.room(route, timeout)
     }
 
     /// Why the device is dead; `None` while it lives.
     pub fn failure(&self) -> Option<GpuError> {
-        None
+        self.shared.failure()
     }
 
     /// What was done since the start.
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        self.shared.counts()
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        self.shared.close();
+        let own = std::thread::current().id();
+        for thread in self.threads.drain(..) {
+            // The last owner may be a picture's `done`: that thread ends by itself.
+            if thread.thread().id() != own {
+                // A thread that panicked has given its pictures back; its words are on stderr.
+                let _ = thread.join();
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::ragged::RaggedPart;
 
 /// Version of this contract. Both sides must have the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,6 +144,20 @@ pub enum OnLogError {
     Continue,
 }
 
+/// Where images are decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decode {
+    /// On the daemon's GPU where it has one that can, and on CPU cores what is not for it or
+    /// has no room there; else on CPU cores.
+    #[default]
+    Auto,
+    /// On CPU cores.
+    Cpu,
+    /// On the GPU, but for what it does not take; refused where there is none.
+    Gpu,
+}
+
 /// A job, as one rank of it asks for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -201,6 +215,9 @@ pub struct OpenRequest {
     /// Read the tiled form of image columns, row by row, where the dataset has one.
     #[serde(default = "yes")]
     pub use_tiled: bool,
+    /// See [`Decode`].
+    #[serde(default)]
+    pub decode: Decode,
     /// Slots of this rank; None: the daemon's default.
     #[serde(default)]
     pub slots: Option<u32>,
@@ -225,8 +242,11 @@ fn yes() -> bool {
 pub struct Opened {
     /// Run id, given or made.
     pub run: String,
-    /// 0, and one more for each `load_state_dict` into the same run.
+    /// 0, and one more for each `load_state_dict` into the same run, and for each change of
+    /// its decoder.
     pub attempt: u32,
+    /// What decodes its images, with versions.
+    pub decoder: String,
     /// Dataset URI as resolved.
     pub uri: String,
     /// Dataset version that is read.
@@ -345,8 +365,22 @@ pub struct DaemonStatus {
     pub decode_threads: u32,
     /// Slot memory in use and its limit, in bytes.
     pub slot_bytes: (u64, u64),
+    /// The GPU, once a session has asked for one.
+    #[serde(default)]
+    pub gpu: Option<GpuStatus>,
     /// One per connected rank.
     pub sessions: Vec<SessionStatus>,
+}
+
+/// The GPU in [`DaemonStatus`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuStatus {
+    /// What it is, or why it decodes nothing.
+    pub found: String,
+    /// Images that it decoded.
+    pub decoded: u64,
+    /// Images that it gave back to the CPU.
+    pub refused: u64,
 }
 
 /// One rank in [`DaemonStatus`].
@@ -362,6 +396,8 @@ pub struct SessionStatus {
     pub uri: String,
     /// Version of it.
     pub version: u64,
+    /// What decodes its images.
+    pub decoder: String,
     /// Batches handed out.
     pub delivered: u64,
     /// Batches whose ragged columns were too large for a slot.

@@ -21,7 +21,7 @@ from loaderd import batch
 from loaderd._native import Lease, SlotTensor
 from loaderd._padding import LENGTH, checked, padded
 from loaderd.errors import RequestError, SlotsExhausted
-from loaderd.job import Job, OnBadSample, OnLogError, Protect
+from loaderd.job import Decode, Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
 from loaderd.ragged import Ragged, column
 from loaderd.session import Session
@@ -173,6 +173,11 @@ class LanceLoader(Loader[Batch]):
             are stored.
         use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
             the same pixels, decoded faster. ``False`` reads the originals.
+        decode: Where images are decoded: ``"cpu"``, on CPU cores; ``"gpu"``, on the daemon's GPU,
+            what it takes, and the rest on CPU cores, or an error where no GPU can be used;
+            ``"auto"``, on both where there is a GPU, and on CPU cores where there is none.
+            The two decoders round in different places, so that pixels are not the same to the
+            last bit; which one a run had is in the step log.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
         variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
@@ -220,6 +225,7 @@ class LanceLoader(Loader[Batch]):
         fast_dct: bool = False,
         exif_orientation: bool = True,
         use_tiled: bool = True,
+        decode: Decode = "auto",
         slots: int | None = None,
         variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
@@ -249,6 +255,7 @@ class LanceLoader(Loader[Batch]):
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             use_tiled=use_tiled,
+            decode=decode,
             slots=slots,
             variable_bytes=variable_bytes,
         )

@@ -19,6 +19,7 @@ from loaderd.transforms import Transform, to_request
 Protect = Literal["run", "keep", "none"]
 OnBadSample = Literal["raise", "replace", "zero"]
 OnLogError = Literal["stop", "continue"]
+Decode = Literal["auto", "cpu", "gpu"]
 
 #: The batch in hand, and the one on its way.
 SLOTS_MIN = 2
@@ -45,6 +46,7 @@ class Job:
     fast_dct: bool
     exif_orientation: bool
     use_tiled: bool
+    decode: Decode
     slots: int | None
     variable_bytes: int | None
 
@@ -71,6 +73,7 @@ class Job:
         fast_dct: bool = False,
         exif_orientation: bool = True,
         use_tiled: bool = True,
+        decode: Decode = "auto",
         slots: int | None = None,
         variable_bytes: int | None = None,
     ) -> Job:
@@ -102,6 +105,7 @@ class Job:
         _choice("protect", protect, ("run", "keep", "none"))
         _choice("on_bad_sample", on_bad_sample, ("raise", "replace", "zero"))
         _choice("on_log_error", on_log_error, ("stop", "continue"))
+        _choice("decode", decode, ("auto", "cpu", "gpu"))
         return cls(
             uri=_absolute(os.fspath(uri)),
             columns=names,
@@ -120,6 +124,7 @@ class Job:
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             use_tiled=use_tiled,
+            decode=decode,
             slots=slots,
             variable_bytes=variable_bytes,
         )
@@ -155,6 +160,7 @@ class Job:
             "fast_dct": self.fast_dct,
             "exif_orientation": self.exif_orientation,
             "use_tiled": self.use_tiled,
+            "decode": self.decode,
             "slots": self.slots,
             "variable_bytes": self.variable_bytes,
             "resume": None if resume is None else dict(resume),

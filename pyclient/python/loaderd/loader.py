@@ -121,6 +121,11 @@ class Loader(Generic[BatchT]):
         """What the daemon had to say, such as which read engine it took and why."""
         return list(self._connected().notices)
 
+    @property
+    def decoder(self) -> str:
+        """What decodes images, with versions: libjpeg-turbo on CPU cores, or a GPU's before it."""
+        return self._connected().decoder
+
     def _state(self) -> dict[str, Any]:
         """The cursor after the batches that ``next()`` has handed out."""
         # A connection that is over still knows what its batches were.

@@ -77,6 +77,8 @@ class Session:
         self.closed = False
         self.stream = 0
         self.notices: list[str] = []
+        #: What decodes images, with versions.
+        self.decoder = ""
         #: Batches so far, those too large for their slot, and the most bytes of one.
         self._batches, self._oversize, self._oversize_bytes = 0, 0, 0
 
@@ -124,6 +126,7 @@ class Session:
                     "global_batch_size": event["global_batch_size"],
                 }
                 self.notices = list(event["notices"])
+                self.decoder = str(event["decoder"])
                 # Once per job is enough.
                 if self._job.ranks.rank == 0:
                     for text in event["warnings"]:

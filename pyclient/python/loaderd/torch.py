@@ -17,7 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from loaderd._native import Lease, SlotTensor
 from loaderd.batch import Batch
 from loaderd.errors import WorkerProcessError
-from loaderd.job import Job, OnBadSample, OnLogError, Protect
+from loaderd.job import Decode, Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
 from loaderd.ragged import column
 from loaderd.transforms import Transform
@@ -95,6 +95,11 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             are stored.
         use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
             the same pixels, decoded faster. ``False`` reads the originals.
+        decode: Where images are decoded: ``"cpu"``, on CPU cores; ``"gpu"``, on the daemon's GPU,
+            what it takes, and the rest on CPU cores, or an error where no GPU can be used;
+            ``"auto"``, on both where there is a GPU, and on CPU cores where there is none.
+            The two decoders round in different places, so that pixels are not the same to the
+            last bit; which one a run had is in the step log.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
             daemon's choice.
         variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
@@ -127,6 +132,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         fast_dct: bool = False,
         exif_orientation: bool = True,
         use_tiled: bool = True,
+        decode: Decode = "auto",
         slots: int | None = None,
         variable_bytes: int | None = None,
         socket: str | os.PathLike[str] | None = None,
@@ -152,6 +158,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             fast_dct=fast_dct,
             exif_orientation=exif_orientation,
             use_tiled=use_tiled,
+            decode=decode,
             slots=slots,
             variable_bytes=variable_bytes,
         )

@@ -95,6 +95,8 @@ done, the others end to end:
   header, decode, resize, augment, finish
               an image, on its decode thread; finish is part of resize where nothing
               comes between
+  gpu         an image that a GPU decodes, from its being handed over to its pixels being
+              in the slot, waits included; such an image is in none of the four above
   hand-over   a batch, from being published to the consumer having it
   gap         from one batch to the next at the consumer, its own step included
 A quantile is left out where too few were measured for it: p99.9 takes a thousand.
@@ -274,6 +276,7 @@ impl Bench<'_> {
             ("resize", &timings.resize),
             ("augment", &timings.augment),
             ("finish", &timings.finish),
+            ("gpu", &timings.gpu),
             ("hand-over", &consumed.handover),
             ("gap", &consumed.gaps),
         ];
@@ -293,6 +296,7 @@ impl Bench<'_> {
             slot_bytes: consumed.slot_bytes,
             consume_ms: self.arguments.consume_ms,
             reading,
+            decoder: consumed.decoder.clone(),
             notes,
             stages,
             consumer_waited: consumed.waited_part(),

@@ -77,6 +77,15 @@ fn show(status: &DaemonStatus) {
         size::show(status.slot_bytes.0),
         size::show(status.slot_bytes.1),
     ));
+    if let Some(gpu) = &status.gpu {
+        say(&gpu.found);
+        if gpu.decoded + gpu.refused > 0 {
+            say(format_args!(
+                "GPU: {} images decoded, {} given back to CPU cores",
+                gpu.decoded, gpu.refused
+            ));
+        }
+    }
     if status.sessions.is_empty() {
         say("no sessions");
         return;
@@ -88,6 +97,7 @@ fn show(status: &DaemonStatus) {
         "client",
         "dataset",
         "version",
+        "decoder",
         "delivered",
         "oversize",
         "free",
@@ -102,6 +112,10 @@ fn show(status: &DaemonStatus) {
             session.client_pid.to_string(),
             session.uri.clone(),
             session.version.to_string(),
+            match session.decoder.starts_with("nvJPEG") {
+                true => "GPU".into(),
+                false => "CPU".into(),
+            },
             session.delivered.to_string(),
             session.oversize.to_string(),
         ];

@@ -9,10 +9,10 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use loaderd_gpu::Places;
 use serde::Serialize;
 use serde_json::json;
 
+use super::serve::GpuArguments;
 use super::{Socket, say};
 
 mod dataset;
@@ -54,11 +54,11 @@ The exit code is 1 where a check has failed, else 0.
             the last two are null in a build without Lance
 Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors, cores,
 memory, dataset, direct_io, page_cache, tiles, state, cache, temporary, runtime, daemon,
-jpeg, lance, python, gpu_driver, gpu_devices, nvjpeg, gpu_pinned, gpu_export, mps. direct_io
-and page_cache are left out where there are no files to read, tiles where no Lance dataset
-with images is named, and all after gpu_driver where no GPU can be used. A driver that does
-not answer for 20 s is left alone: the check that it holds up is missing, and those after it
-are left out. No images are decoded on GPUs so far.
+jpeg, lance, python, gpu_driver, gpu_devices, nvjpeg, gpu_pinned, gpu_export, mps,
+gpu_decode. direct_io and page_cache are left out where there are no files to read, tiles
+where no Lance dataset with images is named, and all after gpu_driver where no GPU can be
+used. A driver that does not answer for 20 s is left alone: the check that it holds up is
+missing, and those after it are left out.
 
 LOADERD_LIBCUDA and LOADERD_NVJPEG name these libraries where they are not found, or where
 another is to be used.";
@@ -138,7 +138,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         .chain(programs::checks(&arguments.socket))
         .collect();
     let wait = Duration::from_secs(arguments.gpu_wait);
-    let (gpu, has_answered) = gpu::checks(Places::of_process(), wait);
+    // As of a daemon that is started without arguments.
+    let (gpu, has_answered) = gpu::checks(GpuArguments::default().options()?, wait);
     checks.extend(gpu);
     if arguments.json {
         let worst = checks.iter().map(|check| check.verdict).max();

@@ -126,6 +126,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
                 job.record.run, job.attempt, read.column, read.rows, job.record.rows
             ));
         }
+        if is_shown && job.record.transform != "{}" {
+            say(format_args!(
+                "run {} attempt {}: decoded with {}",
+                job.record.run, job.attempt, job.record.decoder
+            ));
+        }
         if job.unlogged_steps > 0 {
             say(format_args!(
                 "run {} attempt {}: {} steps were published without a record (on_log_error=\"continue\")",

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use loaderd_decode::Limits;
+use loaderd_gpu::Places;
+use loaderd_gpu::unit::Settings;
 use loaderd_read::Mode;
+use loaderd_wire::message::Decode;
 use loaderd_wire::paths;
 
 use super::{Socket, size};
+use crate::gpu;
 use crate::machine::Memory;
 use crate::server::{Config, Server};
 
@@ -45,6 +49,61 @@ pub(super) struct Tuning {
     /// Largest image that is decoded, in pixels (width x height of its header)
     #[arg(long, value_name = "PIXELS", default_value_t = Limits::default().pixels_max)]
     image_pixels_max: u64,
+    #[command(flatten)]
+    gpu: GpuArguments,
+}
+
+/// Whether images are decoded on a GPU, and on which.
+#[derive(clap::Args, Default)]
+pub(super) struct GpuArguments {
+    /// Where images are decoded: auto (on a GPU that can, and on CPU cores what it has no room
+    /// for), cpu (never on a GPU), gpu (on one, or not at all). Jobs choose by decode=; this is
+    /// for those that say auto, and cpu for all [default: LOADERD_DECODE, else auto]
+    #[arg(long, value_name = "WHERE", value_parser = parse_decode)]
+    decode: Option<Decode>,
+    /// The GPU, as CUDA_VISIBLE_DEVICES numbers them [default: LOADERD_GPU, else 0]
+    #[arg(long, value_name = "N")]
+    gpu: Option<u32>,
+    /// The GPU's memory for images on their way, at most, e.g. 512M [default:
+    /// LOADERD_GPU_MEMORY, else 1G]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    gpu_memory: Option<u64>,
+}
+
+impl GpuArguments {
+    pub(super) fn options(&self) -> Result<gpu::Options> {
+        let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is no number"));
+        let settings = Settings::default();
+        Ok(gpu::Options {
+            decode: given(self.decode, "LOADERD_DECODE", parse_decode)?.unwrap_or_default(),
+            settings: Settings {
+                device: given(self.gpu, "LOADERD_GPU", number)?.unwrap_or(settings.device),
+                memory: given(self.gpu_memory, "LOADERD_GPU_MEMORY", size::parse)?
+                    .unwrap_or(settings.memory),
+                ..settings
+            },
+            places: Places::of_process(),
+        })
+    }
+}
+
+/// An argument, or the environment's variable in its place.
+fn given<T>(
+    argument: Option<T>,
+    variable: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>> {
+    match (argument, std::env::var(variable)) {
+        (None, Ok(text)) if !text.is_empty() => {
+            let value = parse(&text).map_err(|error| anyhow!("{variable}: {error}"))?;
+            Ok(Some(value))
+        }
+        (argument, _) => Ok(argument),
+    }
+}
+
+fn parse_decode(text: &str) -> Result<Decode, String> {
+    serde_json::from_value(text.into()).map_err(|_| format!("`{text}` is none of auto, cpu, gpu"))
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {
@@ -72,6 +131,7 @@ impl Tuning {
                 ..Limits::default()
             },
             log_file: None,
+            gpu: self.gpu.options()?,
             timings: None,
         })
     }

@@ -173,11 +173,13 @@ mod tests {
 
     use loaderd_decode::Limits;
     use loaderd_read::Mode;
+    use loaderd_wire::message::Decode;
     use loaderd_wire::segment::Segment;
     use serde_json::json;
 
     use super::*;
     use crate::engine::Engine;
+    use crate::gpu::{Gpu, Options};
     use crate::job::Job;
     use crate::memory::SlotMemory;
     use crate::steplog::file_in;
@@ -193,9 +195,13 @@ mod tests {
             "world_size": 1, "on_log_error": "continue",
         });
         let request = serde_json::from_value(request).unwrap();
-        let job = Arc::new(Job::open(&request, "a", &log).unwrap());
+        let gpu = Gpu::new(Options {
+            decode: Decode::Cpu,
+            ..Options::default()
+        });
+        let job = Arc::new(Job::open(&request, "a", &log, &gpu).unwrap());
         let segment = Arc::new(Segment::create(job.layout.slot_bytes, 1).unwrap());
-        let engine = Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None).unwrap();
+        let engine = Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None, gpu).unwrap();
         let (events, inbox) = crossbeam_channel::unbounded();
         let outlet = Box::new(move |event| events.send(event).is_ok());
         let (session, _) = engine

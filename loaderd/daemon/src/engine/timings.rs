@@ -1,6 +1,6 @@
 //! How long the engine's stages take, for those who ask.
 //!
-//! Enters: durations from feeders and workers. Leaves: a histogram a stage. Without one
+//! Enters: durations from feeders, workers and the GPU's unit. Leaves: a histogram a stage. Without one
 //! of these the engine takes no time of its own.
 
 use loaderd_decode::StageNs;
@@ -23,10 +23,13 @@ pub struct Timings {
     pub augment: Histogram,
     /// Of an image that is written to the slot as a whole: normalising, casting, writing.
     pub finish: Histogram,
+    /// Of an image that the GPU finishes: from when it is handed over to its pixels being in the
+    /// slot, waits included. Such an image is counted nowhere else.
+    pub gpu: Histogram,
 }
 
 impl Timings {
-    /// Counts one image.
+    /// Counts one image that a CPU core has decoded.
     pub(super) fn image(&self, stages: &StageNs) {
         self.header.record(stages.header_ns);
         self.decode.record(stages.decode_ns);

@@ -1,18 +1,19 @@
 //! The decode workers: one pool for all sessions.
 //!
-//! Enters: tasks. Leaves: pixels in slots, and what becomes of images that can't be
-//! decoded. A worker never waits for anything but its next task.
+//! Enters: tasks, those that the GPU gave back first. Leaves: pixels in slots, images with the
+//! GPU, and what becomes of images that can't be decoded. A worker never waits for anything but
+//! its next task, and for room on the GPU where a job decodes there alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, select_biased};
 use loaderd_decode as decode;
 use loaderd_plan::Draws;
 use loaderd_read::Buffer;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
-use super::{Encoded, Session, Task, copy, named};
+use super::{Encoded, Rest, Session, Task, copy, named, offer};
 use crate::batch::{Batch, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::Payload;
@@ -22,45 +23,67 @@ use crate::steplog::BadRow;
 /// trainer at once than to have the next batch a little earlier.
 const NICE: i32 = 5;
 
-/// Works until the pool's channel closes.
-pub(super) fn work(inbox: &Receiver<Task>, limits: decode::Limits) {
+/// Works until `inbox` closes, and `first` is empty.
+pub(super) fn work(first: &Receiver<Task>, inbox: &Receiver<Task>, limits: decode::Limits) {
     // On Linux a nice value belongs to a thread, and 0 means the calling one. Where that is
     // refused, decoding competes on equal terms.
     let _ = rustix::process::setpriority_process(None, NICE);
     let mut decoder = decode::Decoder::new(limits);
-    for task in inbox {
-        match task {
-            Task::Image {
-                session,
-                batch,
-                row,
-                tensor,
-                encoded,
-            } => decode_image(&mut decoder, &session, &batch, row, tensor, encoded),
-            Task::Copy {
-                session,
-                batch,
-                tensor,
-                column,
-                rows,
-            } => {
-                for row in rows {
-                    if let Some(value) = session.job.source.fixed(column, batch.index(row)) {
-                        // SAFETY: the slot is FILLING, and these rows of this tensor were
-                        // given to this task alone.
-                        copy::past_cache(unsafe { batch.part(row, tensor) }, value);
-                    }
-                }
-                if batch.row_done() == Progress::Complete {
-                    session.complete(&batch);
+    loop {
+        let task = select_biased! {
+            recv(first) -> task => task,
+            recv(inbox) -> task => task,
+        };
+        let Ok(task) = task else { break };
+        run(task, &mut decoder, &limits);
+    }
+    for task in first.try_iter() {
+        run(task, &mut decoder, &limits);
+    }
+}
+
+fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
+    match task {
+        Task::Image {
+            session,
+            batch,
+            row,
+            tensor,
+            encoded,
+        } => decode_image(decoder, limits, &session, &batch, row, tensor, encoded),
+        Task::Copy {
+            session,
+            batch,
+            tensor,
+            column,
+            rows,
+        } => {
+            for row in rows {
+                if let Some(value) = session.job.source.fixed(column, batch.index(row)) {
+                    // SAFETY: the slot is FILLING, and these rows of this tensor were
+                    // given to this task alone.
+                    copy::past_cache(unsafe { batch.part(row, tensor) }, value);
                 }
             }
+            if batch.row_done() == Progress::Complete {
+                session.complete(&batch);
+            }
         }
+        Task::Rest {
+            session,
+            batch,
+            row,
+            rest,
+        } => match rest {
+            Rest::Progress(progress) => session.after(&batch, row, progress),
+            Rest::Misfit(mask, cause) => bad_image(&session, &batch, row, mask, &cause),
+        },
     }
 }
 
 fn decode_image(
     decoder: &mut decode::Decoder,
+    limits: &decode::Limits,
     session: &Arc<Session>,
     batch: &Arc<Batch>,
     row: usize,
@@ -80,6 +103,10 @@ fn decode_image(
             Err(cause) => return bad_image(session, batch, row, tensor, &cause),
         },
         encoded => encoded,
+    };
+    let encoded = match offer::offer(limits, session, batch, row, tensor, encoded) {
+        Some(encoded) => encoded,
+        None => return,
     };
     let mut misfit = None;
     let frames_ignored = match &job.origins[tensor] {

@@ -111,26 +111,30 @@ fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
     }
 }
 
-/// Finds the job's latest attempt, or begins attempt 0; `resumed` begins the next one.
+/// Finds the job's latest attempt, or begins attempt 0; `resumed`, or another decoder than
+/// that attempt's, begins the next one. Returns the decoder of the latest attempt before.
 pub(super) fn open_job(
     db: &mut Connection,
     record: &JobRecord,
     resumed: bool,
     now_ms: i64,
-) -> rusqlite::Result<JobKey> {
+) -> rusqlite::Result<(JobKey, Option<String>)> {
     let transaction = db.transaction()?;
-    let latest: Option<(i64, u32)> = transaction
+    let latest: Option<(i64, u32, String)> = transaction
         .prepare_cached(
-            "SELECT id, attempt FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
+            "SELECT id, attempt, json_extract(record, '$.decoder') FROM jobs
+             WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
         )?
         .query_row(params![record.run, record.plan_hash], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
-    let attempt = match latest {
-        Some((job, attempt)) if !resumed => return Ok(JobKey { job, attempt }),
-        Some((_, attempt)) => attempt + 1,
-        None => 0,
+    let (attempt, before) = match latest {
+        Some((job, attempt, before)) if !resumed && before == record.decoder => {
+            return Ok((JobKey { job, attempt }, Some(before)));
+        }
+        Some((_, attempt, before)) => (attempt + 1, Some(before)),
+        None => (0, None),
     };
     transaction
         .prepare_cached(
@@ -148,7 +152,7 @@ pub(super) fn open_job(
         ])?;
     let job = transaction.last_insert_rowid();
     transaction.commit()?;
-    Ok(JobKey { job, attempt })
+    Ok((JobKey { job, attempt }, before))
 }
 
 /// Writes one step as prepared. Returns the digest found where the step was recorded

@@ -29,7 +29,7 @@ const GROUP_MAX: usize = 512;
 type Reply<T> = Sender<Result<T, StepLogError>>;
 
 enum Request {
-    OpenJob(Box<JobRecord>, bool, Reply<JobKey>),
+    OpenJob(Box<JobRecord>, bool, Reply<(JobKey, Option<String>)>),
     Prepare(Vec<StepRecord>, Reply<()>),
     Delivered(i64, u32, u64),
     Unlogged(i64, u64),
@@ -80,8 +80,13 @@ impl StepLog {
         &self.path
     }
 
-    /// Finds or makes the job's row; blocks for the commit. `resumed` begins a new attempt.
-    pub fn open_job(&self, record: JobRecord, resumed: bool) -> Result<JobKey, StepLogError> {
+    /// Finds or makes the job's row; blocks for the commit. `resumed` begins a new attempt, and
+    /// so does another decoder. Returns the decoder of the latest attempt before, too.
+    pub fn open_job(
+        &self,
+        record: JobRecord,
+        resumed: bool,
+    ) -> Result<(JobKey, Option<String>), StepLogError> {
         self.ask(|reply| Request::OpenJob(Box::new(record), resumed, reply))
     }
 

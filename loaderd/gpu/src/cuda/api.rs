@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_uchar, c_uint, c_ulonglong, c_void};
 
 use crate::library::functions;
 
-/// `CUcontext`, `CUstream`: pointers that only the driver follows.
+/// `CUcontext`, `CUstream`, `CUevent`, `CUmodule`, `CUfunction`: pointers that only the driver follows.
 pub(crate) type Opaque = *mut c_void;
 
 functions! {
@@ -33,11 +33,26 @@ functions! {
         stream_create = "cuStreamCreate": fn(*mut Opaque, c_uint);
         stream_synchronize = "cuStreamSynchronize": fn(Opaque);
         stream_destroy = "cuStreamDestroy_v2": fn(Opaque);
+        event_create = "cuEventCreate": fn(*mut Opaque, c_uint);
+        event_record = "cuEventRecord": fn(Opaque, Opaque);
+        event_synchronize = "cuEventSynchronize": fn(Opaque);
+        event_destroy = "cuEventDestroy_v2": fn(Opaque);
+        module_load_data = "cuModuleLoadData": fn(*mut Opaque, *const c_void);
+        module_unload = "cuModuleUnload": fn(Opaque);
+        module_get_function = "cuModuleGetFunction": fn(*mut Opaque, Opaque, *const c_char);
+        launch_kernel = "cuLaunchKernel":
+            fn(
+                Opaque, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Opaque,
+                *mut *mut c_void, *mut *mut c_void,
+            );
         mem_host_register = "cuMemHostRegister_v2": fn(*mut c_void, usize, c_uint);
         mem_host_unregister = "cuMemHostUnregister": fn(*mut c_void);
+        mem_host_get_device_pointer = "cuMemHostGetDevicePointer_v2":
+            fn(*mut c_ulonglong, *mut c_void, c_uint);
         mem_alloc = "cuMemAlloc_v2": fn(*mut c_ulonglong, usize);
         mem_free = "cuMemFree_v2": fn(c_ulonglong);
         memset_d8_async = "cuMemsetD8Async": fn(c_ulonglong, c_uchar, usize, Opaque);
+        memcpy_htod_async = "cuMemcpyHtoDAsync_v2": fn(c_ulonglong, *const c_void, usize, Opaque);
         memcpy_dtoh_async = "cuMemcpyDtoHAsync_v2": fn(*mut c_void, c_ulonglong, usize, Opaque);
         mem_get_allocation_granularity = "cuMemGetAllocationGranularity":
             fn(*mut usize, *const AllocationProperties, c_int);
@@ -65,6 +80,12 @@ pub(crate) mod attribute {
 
 /// `CU_STREAM_NON_BLOCKING`: no waiting for the default stream.
 pub(crate) const STREAM_NON_BLOCKING: c_uint = 1;
+/// `CU_EVENT_BLOCKING_SYNC`: whoever waits for it sleeps.
+pub(crate) const EVENT_BLOCKING_SYNC: c_uint = 1;
+/// `CU_EVENT_DISABLE_TIMING`: it takes no time stamp.
+pub(crate) const EVENT_DISABLE_TIMING: c_uint = 2;
+/// `CU_MEMHOSTREGISTER_DEVICEMAP`: with an address for the device.
+pub(crate) const MEMHOSTREGISTER_DEVICEMAP: c_uint = 2;
 /// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts.
 pub(crate) const MEMHOSTREGISTER_PORTABLE: c_uint = 1;
 /// `CU_MEM_ALLOC_GRANULARITY_MINIMUM`.

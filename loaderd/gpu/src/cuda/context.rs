@@ -3,13 +3,15 @@
 //! A context is current for one thread at a time and place: each call here that needs one
 //! makes it current, and puts back what was there before.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulonglong, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::Driver;
-use super::api::{MEMHOSTREGISTER_PORTABLE, Opaque, STREAM_NON_BLOCKING};
+use super::api::{
+    MEMHOSTREGISTER_DEVICEMAP, MEMHOSTREGISTER_PORTABLE, Opaque, STREAM_NON_BLOCKING,
+};
 use crate::error::GpuError;
 
 /// A device's primary context; clones share it. The last one gives it back.
@@ -115,7 +117,7 @@ impl Context {
             (driver.api.mem_host_register)(
                 start.as_ptr().cast::<c_void>(),
                 bytes,
-                MEMHOSTREGISTER_PORTABLE,
+                MEMHOSTREGISTER_PORTABLE | MEMHOSTREGISTER_DEVICEMAP,
             )
         })?;
         Ok(Registered {
@@ -189,6 +191,24 @@ pub struct Registered {
 unsafe impl Send for Registered {}
 // SAFETY: as above; nothing can be done through a shared reference.
 unsafe impl Sync for Registered {}
+
+impl Registered {
+    /// The address that the device knows the memory's first byte by.
+    pub fn device_address(&self) -> Result<u64, GpuError> {
+        let driver = self.context.driver();
+        let _current = self.context.enter()?;
+        let mut address: c_ulonglong = 0;
+        // SAFETY: `address` is live, and the memory is registered; no flags are defined.
+        driver.check("cuMemHostGetDevicePointer", unsafe {
+            (driver.api.mem_host_get_device_pointer)(
+                &mut address,
+                self.start.as_ptr().cast::<c_void>(),
+                0,
+            )
+        })?;
+        Ok(address)
+    }
+}
 
 impl Drop for Registered {
     fn drop(&mut self) {

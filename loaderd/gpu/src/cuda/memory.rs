@@ -2,7 +2,7 @@
 
 use std::ffi::{c_ulonglong, c_void};
 
-use super::{Context, Stream};
+use super::{Context, Pinned, Stream};
 use crate::error::GpuError;
 
 /// Memory of a device. Dropped, it is freed when the device has finished all work.
@@ -53,6 +53,58 @@ impl DeviceMemory {
                 self.address,
                 value,
                 self.bytes,
+                stream.raw_in(&self.context),
+            )
+        })
+    }
+
+    /// Queues a copy of `len` bytes of `source`, from byte 0 on, to the beginning of this.
+    ///
+    /// # Safety
+    ///
+    /// Until `stream` is done, nobody looks at or frees `source`.
+    pub unsafe fn copy_from(
+        &mut self,
+        source: &Pinned,
+        len: usize,
+        stream: &Stream,
+    ) -> Result<(), GpuError> {
+        assert!(len <= self.bytes, "beyond the end");
+        let driver = self.context.driver();
+        let _current = self.context.enter()?;
+        // SAFETY: both ranges are in bounds; the caller answers for the time.
+        driver.check("cuMemcpyHtoDAsync", unsafe {
+            (driver.api.memcpy_htod_async)(
+                self.address,
+                source.address(0, len).as_ptr().cast::<c_void>(),
+                len,
+                stream.raw_in(&self.context),
+            )
+        })
+    }
+
+    /// Queues a copy of the `len` bytes from byte `from` on, to the same place in `target`.
+    ///
+    /// # Safety
+    ///
+    /// Until `stream` is done, nobody looks at or frees `target`.
+    pub unsafe fn copy_to(
+        &self,
+        target: &mut Pinned,
+        from: usize,
+        len: usize,
+        stream: &Stream,
+    ) -> Result<(), GpuError> {
+        let end = from.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.bytes), "beyond the end");
+        let driver = self.context.driver();
+        let _current = self.context.enter()?;
+        // SAFETY: as above.
+        driver.check("cuMemcpyDtoHAsync", unsafe {
+            (driver.api.memcpy_dtoh_async)(
+                target.address(from, len).as_ptr().cast::<c_void>(),
+                self.address + from as c_ulonglong,
+                len,
                 stream.raw_in(&self.context),
             )
         })

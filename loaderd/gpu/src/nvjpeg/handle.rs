@@ -8,6 +8,11 @@ use super::{Backend, Nvjpeg};
 use crate::cuda::{Context, Entered};
 use crate::error::GpuError;
 
+/// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`, of nvJPEG 12.1 and later.
+const UPSAMPLING_WITH_INTERPOLATION: c_uint = 1 << 5;
+/// `NVJPEG_STATUS_INVALID_PARAMETER`: what an older one may say to that.
+const INVALID_PARAMETER: c_int = 2;
+
 /// The GPU's JPEG engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Engines {
@@ -22,6 +27,7 @@ pub struct Handle {
     library: Arc<Nvjpeg>,
     context: Context,
     backend: Backend,
+    interpolates: bool,
     raw: Opaque,
 }
 
@@ -41,13 +47,21 @@ impl Handle {
     ) -> Result<Arc<Handle>, GpuError> {
         let _current = context.enter()?;
         let (null, mut raw) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: null allocators stand for nvJPEG's own; `raw` is a live pointer.
-        let status = unsafe { (library.api.create)(backend.number(), null, null, 0, &mut raw) };
+        let mut create = |flags| {
+            // SAFETY: null allocators stand for nvJPEG's own; `raw` is a live pointer.
+            unsafe { (library.api.create)(backend.number(), null, null, flags, &mut raw) }
+        };
+        let mut status = create(UPSAMPLING_WITH_INTERPOLATION);
+        let interpolates = status != INVALID_PARAMETER;
+        if !interpolates {
+            status = create(0);
+        }
         library.check("nvjpegCreateEx", status)?;
         Ok(Arc::new(Handle {
             library: library.clone(),
             context: context.clone(),
             backend,
+            interpolates,
             raw,
         }))
     }
@@ -55,6 +69,12 @@ impl Handle {
     /// What it was made with.
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Whether subsampled chroma is interpolated, as libjpeg does it. An nvJPEG that does not know
+    /// how repeats it, and its pixels differ more from the CPU's.
+    pub fn interpolates(&self) -> bool {
+        self.interpolates
     }
 
     /// The context that it was made in, and that its streams must be of.

@@ -12,6 +12,8 @@ const SAME: f64 = 0.03;
 const SERVED: f64 = 0.02;
 /// Where decoding gets less than this part of its cores, they are not idle otherwise.
 const IDLE: f64 = 0.85;
+/// Within this factor of what reading gives alone, it is reading that limits.
+const ALMOST: f64 = 1.1;
 /// Slots that any job needs: one with the consumer, one in the making, one ready.
 const SLOTS_MIN: u32 = 3;
 
@@ -28,6 +30,13 @@ pub(super) fn verdict(report: &Report) -> String {
         report.rate("end to end"),
     );
     match rates {
+        (Some(read), _, Some(all)) if report.spread("gpu").is_some() => format!(
+            "{}: {waited_text}; with the GPU {all:.0} images/s, reading alone {read:.0}",
+            match all * ALMOST > read {
+                true => "read-bound",
+                false => "decode-bound",
+            }
+        ),
         (Some(read), Some(decode), Some(all)) if read < decode => format!(
             "read-bound: {waited_text}; reading alone gives {read:.0} rows/s, decoding alone {decode:.0}, together {all:.0}"
         ),
@@ -234,6 +243,7 @@ mod tests {
             slot_bytes: 1 << 20,
             consume_ms,
             reading: None,
+            decoder: "libjpeg-turbo".into(),
             notes: vec![],
             stages: vec![
                 stage("read", 9000.0),
@@ -264,6 +274,11 @@ mod tests {
         found.consumer_waited = 0.01;
         assert!(verdict(&found).starts_with("consumer-bound"));
         found.consumer_waited = 0.9;
+        found.spreads[0].name = "gpu";
+        assert!(verdict(&found).starts_with("read-bound"));
+        found.stages[0].rows_per_s = 9000.0;
+        assert!(verdict(&found).ends_with("with the GPU 900 images/s, reading alone 9000"));
+        found.spreads[0].name = "gap";
         found.stages.remove(1);
         assert!(verdict(&found).starts_with("read- or copy-bound"));
         found.stages.truncate(0);

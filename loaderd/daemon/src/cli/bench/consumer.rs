@@ -38,6 +38,7 @@ pub(super) struct Consumer {
     channel: Channel,
     segment: Segment,
     layout: Layout,
+    decoder: String,
 }
 
 /// What the consumer saw.
@@ -53,6 +54,7 @@ pub(super) struct Consumed {
     /// From having a batch to having the next.
     pub(super) gaps: Histogram,
     pub(super) slot_bytes: u64,
+    pub(super) decoder: String,
 }
 
 impl Consumed {
@@ -109,6 +111,7 @@ impl Consumer {
             channel,
             segment,
             layout: opened.layout,
+            decoder: opened.decoder,
         })
     }
 
@@ -143,6 +146,7 @@ impl Consumer {
             handover: Histogram::default(),
             gaps: Histogram::default(),
             slot_bytes: self.layout.slot_bytes,
+            decoder: self.decoder.clone(),
         };
         let mut last: Option<u64> = None;
         let mut parts = [ThreadCpu::default(), ThreadCpu::default()];

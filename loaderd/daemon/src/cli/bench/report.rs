@@ -139,6 +139,8 @@ pub(super) struct Report {
     pub(super) slot_bytes: u64,
     pub(super) consume_ms: f64,
     pub(super) reading: Option<String>,
+    /// What decodes, end to end.
+    pub(super) decoder: String,
     /// What could be done about the page cache.
     pub(super) notes: Vec<String>,
     pub(super) stages: Vec<Stage>,
@@ -185,6 +187,7 @@ impl Report {
         if let Some(reading) = &self.reading {
             say(format_args!("reading: {reading}"));
         }
+        say(format_args!("decoding: {}", self.decoder));
         self.notes.iter().for_each(say);
         let mut table = new_table(&["stage", "rows/s", "MB/s", "CPU µs/row"]);
         for stage in &self.stages {

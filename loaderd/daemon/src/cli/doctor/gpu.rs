@@ -1,8 +1,8 @@
 //! The GPU half: driver, devices, nvJPEG, and trials of what sharing batches with one takes.
 //!
-//! Enters: where libraries may lie. Leaves: checks. Sessions do without a GPU, so that none
-//! of these fails; where none is plugged in, nothing is amiss. Trials are done on the first
-//! device, and undone. They are done in a thread, which a driver may hold for ever.
+//! Enters: what a daemon would be told of GPUs. Leaves: checks. Sessions do without a GPU, so
+//! that none of these fails; where none is plugged in, nothing is amiss. Trials are done on the
+//! device that decodes, and undone. They are done in a thread, which a driver may hold for ever.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,31 +11,35 @@ use std::time::{Duration, Instant};
 
 use loaderd_gpu::cuda::{self, ComputeMode, Context, Device, Driver, Mps};
 use loaderd_gpu::nvjpeg::{Backend, Handle, Nvjpeg};
+use loaderd_gpu::unit::Unit;
 use loaderd_gpu::{GpuError, Places, Version};
+use loaderd_wire::message::Decode;
 
 use super::Check;
 use crate::cli::size;
+use crate::gpu::{self, Options};
 
 /// Shared memory for the trial of pinning, in bytes.
 const PINNED_BYTES: usize = 1 << 20;
 const ON_CPU: &str = "images are decoded on CPU cores";
 
 /// Names of the checks, in their order.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "gpu_driver",
     "gpu_devices",
     "nvjpeg",
     "gpu_pinned",
     "gpu_export",
     "mps",
+    "gpu_decode",
 ];
 
 /// What was found, the last of it that the driver does not answer where it doesn't within
 /// `wait`. Its thread is left to it then, and so is false returned: the process can't count
 /// on leaving in the usual way, by which the driver's library would be asked as well.
-pub(super) fn checks(places: Places, wait: Duration) -> (Vec<Check>, bool) {
+pub(super) fn checks(options: Options, wait: Duration) -> (Vec<Check>, bool) {
     let (sender, found) = mpsc::channel();
-    std::thread::spawn(move || look(&places, &sender));
+    std::thread::spawn(move || look(&options, &sender));
     let end = Instant::now() + wait;
     let mut checks = Vec::new();
     loop {
@@ -60,7 +64,8 @@ pub(super) fn checks(places: Places, wait: Duration) -> (Vec<Check>, bool) {
     (checks, false)
 }
 
-fn look(places: &Places, checks: &Sender<Check>) {
+fn look(options: &Options, checks: &Sender<Check>) {
+    let places = &options.places;
     // Who listens no more has said so.
     let say = |check| {
         let _ = checks.send(check);
@@ -78,7 +83,7 @@ fn look(places: &Places, checks: &Sender<Check>) {
         Ok(all) => devices(&all),
         Err(error) => return say(missing("gpu_devices", &error)),
     };
-    let context = match driver.context(0) {
+    let context = match driver.context(options.settings.device) {
         Ok(context) => context,
         Err(error) => return say(no_context(&all, &error)),
     };
@@ -87,9 +92,10 @@ fn look(places: &Places, checks: &Sender<Check>) {
     say(pinned(&context));
     say(export(&context));
     say(mps(&Mps::of_process()));
+    say(decoding(options));
 }
 
-/// `all`: the devices, the first of which gives no context.
+/// `all`: the devices, the chosen one of which gives no context.
 fn no_context(all: &Check, error: &GpuError) -> Check {
     let found = format!("{}: {error}", all.found);
     Check::missing("gpu_devices", found, error.mend())
@@ -201,6 +207,17 @@ fn export(context: &Context) -> Check {
             ),
         ),
         Err(error) => missing("gpu_export", &error),
+    }
+}
+
+/// What a session would decode with, set up as a daemon does it.
+fn decoding(options: &Options) -> Check {
+    if options.decode == Decode::Cpu {
+        return Check::ok("gpu_decode", format!("LOADERD_DECODE is cpu: {ON_CPU}"));
+    }
+    match Unit::start(&options.places, &options.settings) {
+        Ok(unit) => Check::ok("gpu_decode", gpu::found(unit.report())),
+        Err(error) => Check::missing("gpu_decode", format!("{error}: {ON_CPU}"), error.mend()),
     }
 }
 

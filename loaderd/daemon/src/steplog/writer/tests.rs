@@ -47,7 +47,7 @@ fn prepared_then_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let path = file_in(dir.path());
     let log = StepLog::open(&path, None).unwrap();
-    let key = log.open_job(job("a"), false).unwrap();
+    let (key, _) = log.open_job(job("a"), false).unwrap();
     assert_eq!(key.attempt, 0);
     log.prepare((0..3).map(|n| step(key.job, n, "x")).collect())
         .unwrap();
@@ -67,22 +67,47 @@ fn prepared_then_delivered() {
 fn the_same_step_again_must_be_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let log = StepLog::open(&file_in(dir.path()), None).unwrap();
-    let key = log.open_job(job("a"), false).unwrap();
-    assert_eq!(log.open_job(job("a"), false).unwrap(), key);
+    let (key, before) = log.open_job(job("a"), false).unwrap();
+    assert_eq!(before, None);
+    let again = log.open_job(job("a"), false).unwrap();
+    assert_eq!(again, (key, Some("d".into())));
     log.prepare(vec![step(key.job, 0, "x")]).unwrap();
     log.prepare(vec![step(key.job, 0, "x")]).unwrap();
     let error = log.prepare(vec![step(key.job, 0, "y")]).unwrap_err();
     assert!(matches!(error, StepLogError::Mismatch { .. }), "{error}");
-    let resumed = log.open_job(job("a"), true).unwrap();
+    let (resumed, _) = log.open_job(job("a"), true).unwrap();
     assert_eq!(resumed.attempt, 1);
     log.prepare(vec![step(resumed.job, 0, "y")]).unwrap();
+}
+
+#[test]
+fn another_decoder_opens_another_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    let log = StepLog::open(&path, None).unwrap();
+    let with = |decoder: &str| JobRecord {
+        decoder: decoder.into(),
+        ..job("a")
+    };
+    let open = |decoder: &str, resumed| {
+        let (key, before) = log.open_job(with(decoder), resumed).unwrap();
+        (key.attempt, before)
+    };
+    assert_eq!(open("CPU", false), (0, None));
+    assert_eq!(open("CPU", false), (0, Some("CPU".into())));
+    assert_eq!(open("GPU", false), (1, Some("CPU".into())));
+    assert_eq!(open("GPU", true), (2, Some("GPU".into())));
+    let reader = LogReader::open(&path).unwrap().unwrap();
+    let jobs = reader.jobs(Some("a")).unwrap();
+    let decoders: Vec<&str> = jobs.iter().map(|job| &*job.record.decoder).collect();
+    assert_eq!(decoders, ["CPU", "GPU", "GPU"]);
 }
 
 /// A writer on a database without room for another page, which gives up after `full_wait`.
 fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
     let path = file_in(folder);
     let mut db = store::open(&path).unwrap();
-    let key = store::open_job(&mut db, &job("a"), false, 0).unwrap();
+    let (key, _) = store::open_job(&mut db, &job("a"), false, 0).unwrap();
     let pages: u32 = db
         .pragma_query_value(None, "page_count", |row| row.get(0))
         .unwrap();

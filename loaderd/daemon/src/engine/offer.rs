@@ -1,0 +1,289 @@
+//! Images on their way to the GPU, and back.
+//!
+//! Enters: encoded images of sessions that decode there. Leaves: pictures with the unit, cut to
+//! what their crops need; or the image itself, where it is one for the CPU. What the unit can't
+//! decode comes back as a task for the CPU, which alone says whether an image is bad. It never
+//! waits, but for room where a job asks for the GPU in so many words.
+
+use std::ptr::NonNull;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use loaderd_decode as decode;
+use loaderd_decode::coding::Coding;
+use loaderd_decode::cut::Cuttable;
+use loaderd_gpu::routing::{self, Route};
+use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Registered, Returned, Unit};
+use loaderd_plan::Draws;
+use loaderd_wire::message::Failure;
+use loaderd_wire::segment::Segment;
+
+use super::{Encoded, NAP, Rest, Session, Task};
+use crate::batch::{Batch, Progress};
+use crate::gpu::{self, Gpu};
+use crate::job::{Job, Origin};
+
+/// How long an image waits for room, where it waits; then a CPU core decodes it. A unit that
+/// works makes room all the time.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+
+/// A session's part in the GPU.
+pub(super) struct OnGpu {
+    gpu: Arc<Gpu>,
+    /// Not ours to keep: the unit ends with the engine, and never on a thread of its own.
+    unit: Weak<Unit>,
+    /// Images wait for room, rather than be decoded on CPU cores.
+    waits: bool,
+    /// To the workers.
+    back: Sender<Task>,
+}
+
+impl OnGpu {
+    /// Pins a session's slots, where its job is decoded on the GPU; takes time by their size.
+    /// The registration is to be dropped before they are unmapped, on none of the unit's threads:
+    /// it waits until these are done with them.
+    pub(super) fn of(
+        job: &Job,
+        segment: &Segment,
+        gpu: &Arc<Gpu>,
+        back: &Sender<Task>,
+    ) -> Result<Option<(OnGpu, Registered)>, Failure> {
+        let Some((unit, waits)) = job.decoder.unit.clone() else {
+            return Ok(None);
+        };
+        let Some(running) = unit.upgrade() else {
+            return Ok(None);
+        };
+        let start = NonNull::new(segment.slot_ptr(0)).expect("a segment is mapped");
+        let bytes = segment.slot_bytes() as usize * segment.slot_count() as usize;
+        // SAFETY: the segment maps its slots one behind the other from the first; `SessionHandle`
+        // has both, and drops the registration first.
+        match unsafe { running.register(start, bytes) } {
+            Ok(pinned) => Ok(Some((
+                OnGpu {
+                    gpu: gpu.clone(),
+                    unit,
+                    waits,
+                    back: back.clone(),
+                },
+                pinned,
+            ))),
+            Err(error) if waits => Err(gpu::refusal(&gpu::in_words(&error))),
+            Err(error) => {
+                crate::note(format_args!(
+                    "loaderd: a session decodes on CPU cores: its slots can't be pinned for the GPU: {}",
+                    gpu::in_words(&error)
+                ));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What the unit reads, and the CPU decoder once more where the unit fails.
+struct Held(Arc<Encoded>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+/// Hands an image to the GPU, where it is one for it and there is room; else gives it back.
+pub(super) fn offer(
+    limits: &decode::Limits,
+    session: &Arc<Session>,
+    batch: &Arc<Batch>,
+    row: usize,
+    tensor: usize,
+    encoded: Encoded,
+) -> Option<Encoded> {
+    let (Some(on_gpu), Origin::Image { input, pipeline }) =
+        (&session.on_gpu, &session.job.origins[tensor])
+    else {
+        return Some(encoded);
+    };
+    // Back from there.
+    if matches!(encoded, Encoded::Kept(_)) {
+        return Some(encoded);
+    }
+    let (Some(unit), Some(output)) = (on_gpu.unit.upgrade(), pipeline.device_batch()) else {
+        return Some(encoded);
+    };
+    let route = routing::route(encoded.bytes(), unit.abilities()).route;
+    if route == Route::Cpu {
+        return Some(encoded);
+    }
+    // Before anything is done for a place that is not there.
+    if !on_gpu.waits && !unit.room(route, Duration::ZERO) {
+        on_gpu.gpu.look_after(&unit);
+        return Some(encoded);
+    }
+    let position = batch.rows[row].position;
+    let seed = session.job.request.seed;
+    let mut draws = Draws::new(seed, batch.epoch, position, input.number());
+    let Some(planned) = plan(&unit, route, limits, pipeline, &mut draws, encoded.bytes()) else {
+        return Some(encoded);
+    };
+    // SAFETY: the slot is FILLING, and this row of this tensor was given to this task alone,
+    // which leaves it to the unit until `done`.
+    let out = NonNull::from(unsafe { batch.part(row, tensor) }).cast();
+    let kept = Arc::new(encoded);
+    let geometry = planned.placed.geometry();
+    let done = {
+        let (session, batch, kept) = (session.clone(), batch.clone(), kept.clone());
+        let since = session.timings.as_ref().map(|_| Instant::now());
+        move |outcome| match outcome {
+            Outcome::Finished => {
+                drop(kept);
+                if let (Some(timings), Some(since)) = (&session.timings, since) {
+                    timings.gpu.record(since.elapsed().as_nanos() as u64);
+                }
+                finished(session, batch, row, tensor, geometry);
+            }
+            Outcome::Refused(_) => back(Task::Image {
+                encoded: Encoded::Kept(kept),
+                session,
+                batch,
+                row,
+                tensor,
+            }),
+        }
+    };
+    let mut picture = Picture {
+        encoded: match planned.cut {
+            Some(cut) => Box::new(cut),
+            None => Box::new(Held(kept.clone())),
+        },
+        route: planned.route,
+        size: planned.size,
+        placed: planned.placed,
+        origin: planned.origin,
+        batch: output,
+        out,
+        done: Box::new(done),
+    };
+    let since = Instant::now();
+    while let Err(Returned {
+        picture: again,
+        reason,
+    }) = unit.offer(picture)
+    {
+        let waits = on_gpu.waits && reason == NotTaken::Full && session.is_current(batch);
+        if !waits || since.elapsed() > ROOM_WAIT {
+            drop(again);
+            on_gpu.gpu.look_after(&unit);
+            return Some(Arc::try_unwrap(kept).unwrap_or_else(Encoded::Kept));
+        }
+        unit.room(again.route, NAP);
+        picture = again;
+    }
+    None
+}
+
+/// What the unit is to be told of an image.
+struct Planned {
+    /// The part of a tiled JPEG that the crop needs, where that is less than all of it.
+    cut: Option<Vec<u8>>,
+    route: Route,
+    /// Of what is handed over.
+    size: (u32, u32),
+    /// Where in the image it begins.
+    origin: (u32, u32),
+    placed: decode::Placed,
+}
+
+/// None where the CPU's decoder is the one for it, be it only to say what is wrong.
+fn plan(
+    unit: &Unit,
+    route: Route,
+    limits: &decode::Limits,
+    pipeline: &decode::Pipeline,
+    draws: &mut Draws,
+    encoded: &[u8],
+) -> Option<Planned> {
+    let header = decode::probe(encoded).ok()?;
+    let placed = decode::Placed::draw(pipeline, &header, limits, draws).ok()?;
+    let region = placed.region()?;
+    let size = (header.width, header.height);
+    // Two readings of one header: where they differ, nothing about it is sure.
+    let coding = Coding::of(encoded)?;
+    if (coding.width, coding.height) != size {
+        return None;
+    }
+    let cut = cut_out(encoded, size, &region).and_then(|(cut, size, origin)| {
+        // It may be too small for the engines.
+        let route = routing::route(&cut, unit.abilities()).route;
+        (route != Route::Cpu).then_some(Planned {
+            cut: Some(cut),
+            route,
+            size,
+            origin,
+            placed,
+        })
+    });
+    Some(cut.unwrap_or(Planned {
+        cut: None,
+        route,
+        size,
+        origin: (0, 0),
+        placed,
+    }))
+}
+
+/// The part of a tiled JPEG that shows a region, with its size and where it begins. None where
+/// it can't be cut, or a tenth of its pixels would not be saved.
+fn cut_out(
+    encoded: &[u8],
+    size: (u32, u32),
+    region: &decode::cut::Region,
+) -> Option<(Vec<u8>, (u32, u32), (u32, u32))> {
+    let cuttable = Cuttable::of(encoded).filter(|cuttable| cuttable.size() == size)?;
+    let window = cuttable.window(region, 8);
+    let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
+    let kept = (window.width, window.height);
+    if pixels(kept) * 10 > pixels(size) * 9 {
+        return None;
+    }
+    let mut cut = Vec::with_capacity(encoded.len());
+    cuttable.cut(&window, &mut cut)?;
+    let origin = (
+        region.left - window.region.left,
+        region.top - window.region.top,
+    );
+    Some((cut, kept, origin))
+}
+
+/// Follows up on an image whose pixels are in its slot. On a thread of the unit's, which must
+/// not wait: what may take time is left to the workers.
+fn finished(
+    session: Arc<Session>,
+    batch: Arc<Batch>,
+    row: usize,
+    tensor: usize,
+    geometry: decode::Geometry,
+) {
+    let rest = match batch.placed(row, tensor, geometry) {
+        Some((mask, cause)) => Rest::Misfit(mask, cause),
+        None => match batch.image_done(row, false) {
+            Progress::Open => return,
+            progress => Rest::Progress(progress),
+        },
+    };
+    back(Task::Rest {
+        session,
+        batch,
+        row,
+        rest,
+    });
+}
+
+/// Leaves a task of a session on the GPU to the workers, ahead of all others.
+fn back(task: Task) {
+    let (Task::Image { session, .. } | Task::Copy { session, .. } | Task::Rest { session, .. }) =
+        &task;
+    let on_gpu = session.on_gpu.as_ref().expect("it was on the GPU");
+    // Workers outlive the unit, and take all that comes back.
+    let _ = on_gpu.back.clone().send(task);
+}

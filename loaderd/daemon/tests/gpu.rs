@@ -1,0 +1,161 @@
+//! Sessions that decode on a GPU, on stand-ins for NVIDIA's libraries: what a batch holds, what
+//! the step log says, and that nothing is lost whatever the GPU does.
+//!
+//! The stand-ins decode with loaderd's own decoder and run the kernels' twin, so that every byte
+//! must be the one that CPU cores alone give. No picture here is shrunk by its decoder.
+
+mod node;
+#[path = "../../gpu/tests/standin/mod.rs"]
+mod standin;
+
+use std::time::Duration;
+
+use loaderd_gpu::unit::Settings;
+use loaderd_wire::message::{Decode, FailureKind};
+use node::{Epoch, Node, Photos, request};
+use serde_json::json;
+
+/// Pictures of the folder that engines or CUDA cores take.
+const FOR_GPU: u64 = 9;
+
+#[test]
+fn an_epoch_of_every_kind_is_the_cpu_s_byte_for_byte() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    for (decode, threads) in [("gpu", 1), ("gpu", 3), ("auto", 2)] {
+        let node = Node::with("every-kind", &[], threads, Settings::default());
+        let found = node.epoch(&request(&photos, json!({"decode": decode})));
+        assert_eq!(found, expected, "decode={decode}, {threads} threads");
+        let status = node.gpu.status().unwrap();
+        assert_eq!(status.refused, 0);
+        if decode == "gpu" {
+            assert_eq!(status.decoded, FOR_GPU * photos.rounds());
+            let by_cpu = node.timings.decode.count();
+            assert_eq!(by_cpu, photos.rows() - FOR_GPU * photos.rounds());
+        }
+    }
+}
+
+#[test]
+fn bad_images_are_the_cpu_s_to_judge() {
+    let photos = Photos::with_damage();
+    for policy in ["replace", "zero"] {
+        let request = |decode| {
+            request(
+                &photos,
+                json!({"decode": decode, "on_bad_sample": policy, "columns": ["image", "label", "_valid"]}),
+            )
+        };
+        let expected = Node::cpu().epoch(&request("cpu"));
+        assert!(expected.bad_rows > 0);
+        let node = Node::with("damage", &[], 2, Settings::default());
+        assert_eq!(node.epoch(&request("gpu")), expected, "{policy}");
+        assert!(node.gpu.status().unwrap().refused > 0);
+    }
+    let raised = |node: Node, decode| {
+        let request = request(&photos, json!({"decode": decode}));
+        let failure = node.session(&request).unwrap().failure();
+        assert_eq!(failure.kind, FailureKind::BadSample);
+        failure.message
+    };
+    let expected = raised(Node::cpu(), "cpu");
+    let node = Node::with("damage-raised", &[], 2, Settings::default());
+    assert_eq!(raised(node, "gpu"), expected);
+}
+
+#[test]
+fn a_gpu_that_fails_costs_no_batch() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    for decode in ["gpu", "auto"] {
+        let node = Node::with("dies", &[], 2, Settings::default());
+        standin::fail_after(&node.library, 20);
+        let session = node
+            .session(&request(&photos, json!({"decode": decode})))
+            .unwrap();
+        assert_eq!(session.epoch(), expected, "{decode}");
+        let status = node.gpu.status().unwrap();
+        assert!(status.found.starts_with("the GPU has failed: "), "{}", status.found);
+        // And those that come later know.
+        let later = node.session(&request(&photos, json!({"run": "b"}))).unwrap();
+        assert!(later.job.decoder.name.starts_with("libjpeg-turbo"));
+        assert_eq!(later.epoch(), expected);
+        let refused = node.refused(&request(&photos, json!({"run": "c", "decode": "gpu"})));
+        assert!(refused.contains("start the daemon anew"), "{refused}");
+    }
+}
+
+#[test]
+fn a_session_may_end_with_pictures_on_their_way() {
+    let photos = Photos::every_kind();
+    let node = Node::with("ends", &["SLOW_US=2000"], 2, Settings::default());
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    for round in 0..20 {
+        let session = node
+            .session(&request(&photos, json!({"decode": "gpu", "run": format!("{round}")})))
+            .unwrap();
+        session.start();
+        std::thread::sleep(Duration::from_millis(round));
+        drop(session);
+    }
+    assert_eq!(node.epoch(&request(&photos, json!({"decode": "gpu"}))), expected);
+    // A stream that is begun anew drops the batches on their way, and not their slots.
+    let session = node
+        .session(&request(&photos, json!({"decode": "gpu", "run": "again"})))
+        .unwrap();
+    session.start();
+    assert_eq!(session.epoch(), expected);
+}
+
+#[test]
+fn what_has_no_room_is_decoded_on_cpu_cores() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    let narrow = Settings {
+        engine_batch: Some(1),
+        engine_batches: 1,
+        cuda_batch: 1,
+        cuda_batches: 1,
+        queued_batches: 1,
+        ..Settings::default()
+    };
+    let node = Node::with("narrow", &["SLOW_US=20000"], 2, narrow);
+    assert_eq!(node.epoch(&request(&photos, json!({"decode": "auto"}))), expected);
+    let (on_gpu, on_cpu) = (node.timings.gpu.count(), node.timings.decode.count());
+    assert!(on_gpu > 0, "some are for the GPU");
+    assert!(on_cpu > photos.rows() - FOR_GPU * photos.rounds(), "and not all of them");
+    assert_eq!(on_gpu + on_cpu, photos.rows());
+}
+
+#[test]
+fn the_step_log_knows_the_decoder_and_its_change() {
+    let photos = Photos::every_kind();
+    let node = Node::with("logged", &[], 2, Settings::default());
+    let wanted = |decode| request(&photos, json!({"decode": decode, "run": "one"}));
+    let first = node.session(&wanted("cpu")).unwrap();
+    assert_eq!(first.job.key.attempt, 0);
+    drop(first);
+    let second = node.session(&wanted("gpu")).unwrap();
+    let decoder = &second.job.decoder;
+    assert_eq!(second.job.key.attempt, 1);
+    assert!(decoder.name.starts_with("nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 ("));
+    assert!(decoder.name.contains("; libjpeg-turbo "));
+    assert!(decoder.notices[0].starts_with("decoding with nvJPEG 13.1.2 on "));
+    let [warning] = decoder.warnings.as_slice() else {
+        panic!("{:?}", decoder.warnings);
+    };
+    assert!(warning.starts_with("the run goes on with another decoder"), "{warning}");
+    drop(second);
+    let third = node.session(&wanted("gpu")).unwrap();
+    assert_eq!((third.job.key.attempt, third.job.decoder.warnings.len()), (1, 0));
+}
+
+#[test]
+fn a_daemon_of_cpu_cores_asks_no_driver() {
+    let photos = Photos::every_kind();
+    let node = Node::cpu();
+    let refused = node.refused(&request(&photos, json!({"decode": "gpu"})));
+    assert!(refused.contains("--decode cpu"), "{refused}");
+    assert_eq!(node.gpu.status(), None);
+    assert_eq!(node.decode(), Decode::Cpu);
+}

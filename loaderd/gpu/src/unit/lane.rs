@@ -1,0 +1,165 @@
+//! What a unit's threads and its users share: lanes, registered memory, whether the device lives.
+//!
+//! Enters: pictures that are offered. Leaves: pictures that were measured and checked, in their
+//! lane's queue. Never: a picture that no batch has room for, or whose descriptor a kernel must
+//! not believe.
+
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use loaderd_kernels as kernels;
+
+use super::counts::{Counters, Counts};
+use super::queue::{Bounds, Held, Queue, lock};
+use super::ranges::{Ranges, Registered};
+use super::{NotTaken, Outcome, Picture, Refusal, Returned};
+use crate::cuda;
+use crate::error::GpuError;
+use crate::routing::Route;
+
+/// Rows in scratch memory begin at multiples of this.
+const PITCH: u32 = 64;
+/// Pictures in scratch memory begin at multiples of this.
+const ALIGNMENT: u64 = 256;
+
+pub(super) struct Lane {
+    pub(super) queue: Queue,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Lane {
+    pub(super) fn new(bounds: Bounds) -> Lane {
+        Lane {
+            queue: Queue::new(bounds),
+            counters: Arc::default(),
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) engine: Option<Lane>,
+    pub(super) cuda: Option<Lane>,
+    ranges: Arc<Ranges>,
+    failure: Mutex<Option<GpuError>>,
+}
+
+impl Shared {
+    pub(super) fn new(engine: Option<Lane>, cuda: Option<Lane>) -> Shared {
+        Shared {
+            engine,
+            cuda,
+            ..Shared::default()
+        }
+    }
+
+    pub(super) fn lane(&self, route: Route) -> Option<&Lane> {
+        match route {
+            Route::Engine => self.engine.as_ref(),
+            Route::Cuda => self.cuda.as_ref(),
+            Route::Cpu => None,
+        }
+    }
+
+    pub(super) fn add_range(
+        &self,
+        pinned: cuda::Registered,
+        start: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<Registered, GpuError> {
+        self.ranges.add(pinned, start, bytes)
+    }
+
+    #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
+    pub(super) fn offer(&self, picture: Picture) -> Result<(), Returned> {
+        let Some(lane) = self.lane(picture.route) else {
+            let reason = NotTaken::NoLane;
+            return Err(Returned { picture, reason });
+        };
+        let held = self.hold(lane, picture)?;
+        lane.queue.push(held).map_err(|(picture, reason)| {
+            if reason == NotTaken::Full {
+                lane.counters.full();
+            }
+            Returned { picture, reason }
+        })
+    }
+
+    /// Measures and checks a picture.
+    #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
+    fn hold(&self, lane: &Lane, picture: Picture) -> Result<Held, Returned> {
+        let refuse = |picture, reason| Err(Returned { picture, reason });
+        let (width, height) = picture.size;
+        if width > kernels::SIDE_MAX || height > kernels::SIDE_MAX {
+            return refuse(picture, NotTaken::Malformed);
+        }
+        let pitch = (3 * width).next_multiple_of(PITCH);
+        let pixel_bytes = (u64::from(pitch) * u64::from(height)).next_multiple_of(ALIGNMENT);
+        let batch = &picture.batch;
+        let out_bytes =
+            3 * u64::from(batch.width) * u64::from(batch.height) * batch.element.bytes();
+        let Some(place) = self.ranges.take(picture.out, out_bytes) else {
+            return refuse(picture, NotTaken::Malformed);
+        };
+        let decoded = kernels::Picture {
+            pixels: 0,
+            pitch,
+            width,
+            height,
+            seed: 0,
+        };
+        let mut image = (picture.placed).image(decoded, picture.origin, place.device);
+        let laid_out = kernels::lay_out(std::slice::from_mut(&mut image), batch);
+        let reason = match laid_out {
+            Err(_) => NotTaken::Malformed,
+            Ok(table_bytes) if pixel_bytes + table_bytes > lane.queue.bounds().bytes => {
+                NotTaken::TooLarge
+            }
+            Ok(table_bytes) => {
+                let measures = (pitch, pixel_bytes, table_bytes);
+                let whom = (&self.ranges, &lane.counters);
+                return Ok(Held::new(picture, place, measures, whom));
+            }
+        };
+        self.ranges.leave(place);
+        refuse(picture, reason)
+    }
+
+    pub(super) fn room(&self, route: Route, timeout: Duration) -> bool {
+        (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
+    }
+
+    pub(super) fn failure(&self) -> Option<GpuError> {
+        lock(&self.failure).clone()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let read = |lane: &Option<Lane>| {
+            (lane.as_ref()).map_or_else(Default::default, |lane| lane.counters.read())
+        };
+        Counts {
+            engine: read(&self.engine),
+            cuda: read(&self.cuda),
+        }
+    }
+
+    /// The device is taken for dead; the first reason counts.
+    pub(super) fn die(&self, why: GpuError) {
+        lock(&self.failure).get_or_insert(why);
+        self.give_back(Refusal::Device);
+    }
+
+    /// No picture is taken any more, and threads end after what they have in hand.
+    pub(super) fn close(&self) {
+        self.give_back(Refusal::Closed);
+    }
+
+    fn give_back(&self, why: Refusal) {
+        for lane in [&self.engine, &self.cuda].into_iter().flatten() {
+            for held in lane.queue.close() {
+                held.done(Outcome::Refused(why));
+            }
+        }
+    }
+}
