@@ -31,7 +31,11 @@ class _Driver:
             raise Failed(str(error)) from None
 
     def __call__(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
+        try:
+            function = getattr(self._library, name)
+        except AttributeError:
+            raise Failed(f"the driver lacks {name}") from None
+        status = function(*arguments)
         if status != 0:
             raise Failed(f"{name}: error {status}")
 
@@ -42,7 +46,7 @@ def measure(bundle: Bundle, brief: bool) -> dict[str, Any]:
     device, context = ctypes.c_int(), ctypes.c_void_p()
     driver("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
     driver("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    driver("cuCtxSetCurrent", context)
+    driver("cuCtxPushCurrent_v2", context)
     stream, memory = ctypes.c_void_p(), ctypes.c_uint64()
     driver("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(1))
     size = max(_SIZES)

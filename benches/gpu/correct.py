@@ -7,6 +7,7 @@ loaderd's own that need a GPU are run as well.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -29,7 +30,12 @@ def kinds(bundle: Bundle, brief: bool) -> dict[str, Any]:
     with streams.daemon(bundle) as daemon:
         cpu, _ = _decoded(daemon, bundle.kinds, len(files), "cpu")
         gpu, said = _decoded(daemon, bundle.kinds, len(files), "gpu")
-    return {"kinds": _compared([file.stem for file in files], cpu, gpu), "gpu": said}
+    routes = json.loads((bundle.root / "about.json").read_text())["pictures"]["kinds"]
+    return {
+        "kinds": _compared([file.stem for file in files], cpu, gpu),
+        "gpu": said,
+        "for_engines": sum(one["route"] == "engine" for one in routes.values()),
+    }
 
 
 def damaged(bundle: Bundle, brief: bool) -> dict[str, Any]:
@@ -110,6 +116,23 @@ def _compared(
     return lines
 
 
+def finished(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """The decode unit's images without the daemon: every kind and every damage, one by one and
+    all at once."""
+    found: dict[str, Any] = {"kinds": bundle.gpucheck("finished", bundle.kinds, "--progressive")}
+    found["damaged"] = bundle.gpucheck("finished", bundle.damaged, "--progressive")
+    taken = [
+        one[way]
+        for one in found["kinds"]["kinds"]
+        for way in ("alone", "together")
+        if one[way]["route"] != "CPU"
+    ]
+    found["offered"] = len(taken)
+    found["finished"] = sum(one["outcome"] == "finished" for one in taken)
+    found["difference_max"] = max((one.get("mean", 0.0) for one in taken), default=0.0)
+    return found
+
+
 def pixels(bundle: Bundle, lane: str) -> dict[str, Any]:
     """nvJPEG's own pixels beside the CPU decoder's, whole images."""
     found: dict[str, Any] = bundle.gpucheck("pixels", bundle.root / "pictures", "--lane", lane)
@@ -124,7 +147,7 @@ def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"passed": [], "failed": [], "skipped": []}
     for program, test in programs:
         title = f"{program.name}::{test}"
-        command = [program, "--exact", test, "--nocapture", "--include-ignored"]
+        command = [str(program), "--exact", test, "--nocapture", "--include-ignored"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TEST_S_MAX)
         except subprocess.TimeoutExpired:

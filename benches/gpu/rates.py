@@ -60,6 +60,40 @@ def ceilings(bundle: Bundle, brief: bool) -> dict[str, Any]:
     return {"ways": ways, "best": best}
 
 
+#: Feeding threads, and settings of the unit.
+_UNITS: tuple[tuple[str, ...], ...] = (
+    ("--feeders", "2"),
+    ("--feeders", "4"),
+    ("--feeders", "4", "--engine-batches", "8", "--memory", str(4 << 30)),
+    ("--feeders", "8", "--engine-batches", "8", "--engine-batch", "64", "--memory", str(8 << 30)),
+)
+
+
+def unit(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """loaderd's decode unit without the daemon: the best of a few settings, for each form."""
+    found: dict[str, Any] = {"ways": []}
+    seconds = "0.2" if brief else "2.5"
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
+        tiled = Path(name) / "tiled"
+        bundle.gpucheck("tile", bundle.photos, tiled)
+        for form, folder in (("untiled", bundle.photos), ("tiled", tiled)):
+            for options in _UNITS[: 1 if brief else None]:
+                about = {"form": form, "options": " ".join(options)}
+                try:
+                    way = bundle.gpucheck("unit", folder, *options, "--seconds", seconds)
+                except Failed as why:
+                    way = {"why_not": str(why)}
+                found["ways"].append({**about, **way})
+            measured = [
+                way for way in found["ways"] if way["form"] == form and "images_per_s" in way
+            ]
+            if measured:
+                found[form] = max(measured, key=lambda way: float(way["images_per_s"]))
+    if "untiled" not in found and "tiled" not in found:
+        raise Failed(found["ways"][0]["why_not"])
+    return found
+
+
 def through_daemon(bundle: Bundle, brief: bool) -> dict[str, Any]:
     """Batches of a training input, from the daemon into the process that trains."""
     found: dict[str, Any] = {"batch_size": BATCH_SIZE, "into": _into(), "ways": []}

@@ -42,9 +42,9 @@ def _rates(found: Found) -> None:
         for way in found["ceilings"]["ways"]:
             title = f"nvJPEG, {way['lane']}, batches of {way['batch']}, {way['states']} states"
             rows.append(_rate(title, way))
-    for form in ("untiled", "tiled"):
-        if "unit" in found and form in found["unit"]:
-            rows.append(_rate(f"loaderd's unit, {form}", found["unit"][form]))
+    if "unit" in found:
+        for way in found["unit"]["ways"]:
+            rows.append(_rate(f"loaderd's unit, {way['form']}, {way['options']}", way))
     if "daemon" in found:
         into = found["daemon"]["into"]
         for way in found["daemon"]["ways"]:
@@ -97,6 +97,10 @@ def _correctness(found: Found) -> None:
         ]
         harness.show(["grey levels from the CPU's", "mean", "most"], rows)
         print(f"{found['kinds']['gpu']}\n")
+    if "unit-kinds" in found:
+        for folder in ("kinds", "damaged"):
+            rows = [_finished(one) for one in found["unit-kinds"][folder]["kinds"]]
+            harness.show([f"the unit's {folder}", "route", "alone", "together"], rows)
     if "damaged" in found:
         one = found["damaged"]
         print(
@@ -121,6 +125,14 @@ def _correctness(found: Found) -> None:
             for name in names:
                 print(f"test {outcome}: {name}")
         print()
+
+
+def _finished(one: dict[str, Any]) -> list[str]:
+    cells = []
+    for way in ("alone", "together"):
+        said = one[way]
+        cells.append(f"{said['mean']:.3f}" if "mean" in said else str(said["outcome"]))
+    return [one["name"], one["alone"]["route"], *cells]
 
 
 def show_targets(verdicts: list[dict[str, Any]]) -> None:

@@ -73,6 +73,22 @@ def _difference(found: Found) -> float:
 TARGETS = (
     Target("pixels, worst kind: grey levels from the CPU's", DIFFERENCE_MAX, _difference, True),
     Target(
+        "images decoded by the GPU / kinds that its engines take",
+        1.0,
+        lambda found: found["kinds"]["gpu"]["decoded"] / found["kinds"]["for_engines"],
+    ),
+    Target(
+        "unit's pixels, worst kind: grey levels from the CPU's",
+        DIFFERENCE_MAX,
+        lambda found: float(found["unit-kinds"]["difference_max"]),
+        True,
+    ),
+    Target(
+        "unit: images finished / offered, every kind",
+        1.0,
+        lambda found: found["unit-kinds"]["finished"] / found["unit-kinds"]["offered"],
+    ),
+    Target(
         "pixels of good images between damaged ones",
         DIFFERENCE_MAX,
         lambda found: float(found["damaged"]["good_difference_max"]),
