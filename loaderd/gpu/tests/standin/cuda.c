@@ -1,5 +1,6 @@
 /* A stand-in for libcuda: one device that is host memory, for tests of everything that can go
-   wrong around the driver. It keeps count, and ends the process where something was left
+   wrong around the driver. Streams are worked off by threads of their own, kernels are run by
+   their twin, compiled in. It keeps count, and ends the process where something was left
    behind when the last context goes: nothing of a test is measured with it.
 
    VERSION=N      what cuDriverGetVersion says
@@ -10,6 +11,8 @@
    RETAIN=N       what cuDevicePrimaryCtxRetain answers
    DEVICES=N      how many devices there are
    MODE=N         their compute mode
+   CAPABILITY=N   their compute capability, major version
+   SLOW=N         see stream.h
    NAMELESS       errors have no names
    LACKS_EXPORT   cuMemExportToShareableHandle is missing */
 
@@ -20,6 +23,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "twin.c"
 
 #ifndef VERSION
 #define VERSION 13000
@@ -39,11 +44,16 @@
 #ifndef DEVICES
 #define DEVICES 1
 #endif
+#ifndef CAPABILITY
+#define CAPABILITY 9
+#endif
 #ifndef MODE
 #define MODE 0
 #endif
 
-static int retained, registered, allocated, streams;
+static _Atomic int retained, registered, allocated, streams, events, modules;
+/* Bytes of device memory, and the most that there ever were. */
+static _Atomic size_t bytes_now, bytes_most;
 static _Thread_local int current;
 
 static void must(int holds, const char *what) {
@@ -117,7 +127,7 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     case 16: *value = 132; return 0;
     case 20: *value = MODE; return 0;
     case 40: *value = 3; return 0;
-    case 75: *value = 9; return 0;
+    case 75: *value = CAPABILITY; return 0;
     case 76: *value = 0; return 0;
     case 99: *value = REGISTER == 0; return 0;
     case 102: *value = 1; return 0;
@@ -143,6 +153,8 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
         must(registered == 0, "memory is registered and its context gone");
         must(allocated == 0, "memory is allocated and its context gone");
         must(streams == 0, "a stream is left and its context gone");
+        must(events == 0, "an event is left and its context gone");
+        must(modules == 0, "a module is loaded and its context gone");
     }
     return 0;
 }
@@ -160,27 +172,11 @@ int cuCtxPopCurrent_v2(void **context) {
     return 0;
 }
 
-int cuStreamCreate(void **stream, unsigned flags) {
-    must(current > 0, "no context is current");
-    must(flags == 1, "streams must not wait for the default one");
-    streams++;
-    *stream = &streams;
-    return 0;
-}
-
-int cuStreamSynchronize(void *stream) {
-    must(current > 0 && stream == &streams, "this is no stream");
-    return 0;
-}
-
-int cuStreamDestroy_v2(void *stream) {
-    must(current > 0 && stream == &streams && streams > 0, "this is no stream");
-    streams--;
-    return 0;
-}
+#include "stream.h"
+#include "kernels.h"
 
 int cuMemHostRegister_v2(void *start, size_t bytes, unsigned flags) {
-    must(current > 0 && flags == 1, "registered without a context, or for one only");
+    must(current > 0 && flags == 3, "registered without a context, for one only, or not mapped");
     if (REGISTER)
         return REGISTER;
     /* The driver touches each page; a range that isn't mapped would end the test here. */
@@ -197,33 +193,71 @@ int cuMemHostUnregister(void *start) {
     return 0;
 }
 
+struct allocation {
+    size_t bytes;
+    char before[248];
+};
+
 int cuMemAlloc_v2(unsigned long long *address, size_t bytes) {
     must(current > 0, "no context is current");
     if (bytes == 0)
         return 1;
+    if (broken)
+        return broken;
+    size_t room = (bytes + 255) / 256 * 256;
+    struct allocation *made = aligned_alloc(256, sizeof *made + room);
+    made->bytes = bytes;
     allocated++;
-    *address = (unsigned long long)(size_t)aligned_alloc(256, (bytes + 255) / 256 * 256);
+    bytes_now += bytes;
+    if (bytes_now > bytes_most)
+        bytes_most = bytes_now;
+    *address = (unsigned long long)(size_t)(made + 1);
     return 0;
 }
 
 int cuMemFree_v2(unsigned long long address) {
     must(current > 0 && allocated > 0, "nothing is allocated");
+    struct allocation *made = (struct allocation *)(size_t)address - 1;
     allocated--;
-    free((void *)(size_t)address);
+    bytes_now -= made->bytes;
+    free(made);
     return 0;
+}
+
+static void run_set(struct work *work) {
+    memset((void *)(size_t)work->a, (int)work->b, work->c);
+}
+
+static void run_copy(struct work *work) {
+    memcpy((void *)(size_t)work->a, (void *)(size_t)work->b, work->c);
 }
 
 int cuMemsetD8Async(unsigned long long address, unsigned char value, size_t bytes,
                     void *stream) {
-    must(current > 0 && stream == &streams, "this is no stream");
-    memset((void *)(size_t)address, value, bytes);
-    return 0;
+    must(current > 0, "no context is current");
+    return queue(stream, (struct work){.run = run_set, .a = address, .b = value, .c = bytes});
 }
 
 int cuMemcpyDtoHAsync_v2(void *out, unsigned long long address, size_t bytes, void *stream) {
-    must(current > 0 && stream == &streams, "this is no stream");
-    memcpy(out, (void *)(size_t)address, bytes);
-    return 0;
+    must(current > 0, "no context is current");
+    return queue(stream,
+                 (struct work){.run = run_copy, .a = (size_t)out, .b = address, .c = bytes});
+}
+
+int cuMemcpyHtoDAsync_v2(unsigned long long address, const void *in, size_t bytes, void *stream) {
+    must(current > 0, "no context is current");
+    return queue(stream,
+                 (struct work){.run = run_copy, .a = address, .b = (size_t)in, .c = bytes});
+}
+
+/* For tests: from now on, every call that makes use of the device fails with this code. */
+void standin_break(int code) {
+    broken = code;
+}
+
+/* For tests: the most bytes of device memory that were ever allocated at a time. */
+size_t standin_bytes_most(void) {
+    return bytes_most;
 }
 
 struct properties {

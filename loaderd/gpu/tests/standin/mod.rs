@@ -1,5 +1,6 @@
 //! Stand-ins for NVIDIA's libraries, built by the tests with the C compiler that builds
-//! libjpeg-turbo as well. They drive what goes wrong; nothing is decoded or measured with them.
+//! libjpeg-turbo as well. They drive what goes wrong, and work pictures off in the order of a GPU's
+//! queues, byte for byte as the CPU does; nothing is measured with them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,15 +13,20 @@ pub(crate) fn build(source: &str, test: &str, defines: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = folder.join(format!("lib{source}-{test}.so"));
     let fresh = folder.join(format!("lib{source}-{test}.{}", std::process::id()));
-    let code = Path::new(env!("CARGO_MANIFEST_DIR"))
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code = crates
         .join("../gpu/tests/standin")
         .join(format!("{source}.c"));
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(&compiler)
-        .args(["-std=gnu11", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+        .args(["-std=gnu11", "-O2", "-ffp-contract=off"])
+        .args(["-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-o"])
         .arg(&fresh)
         .args(defines.iter().map(|define| format!("-D{define}")))
+        .arg("-I")
+        .arg(crates.join("../../kernels/src/cuda"))
         .arg(&code)
+        .arg("-lm")
         .status()
         .unwrap_or_else(|error| panic!("{}: {error}", compiler.to_string_lossy()));
     assert!(status.success(), "{} does not build", code.display());

@@ -1,6 +1,8 @@
-/* A stand-in for libnvjpeg: it reads nothing and decodes nothing. Where a test asks for a
-   decode, it writes WRITTEN to the destination's first three bytes, which are host memory.
-   It ends the process where a handle goes before what was made with it.
+/* A stand-in for libnvjpeg. By itself it reads nothing and decodes nothing: where a test asks for
+   a decode, it writes WRITTEN to the destination's first three bytes, which are host memory.
+   Connected to a decoder of the test's (standin_connect), it decodes whole pictures on the stream
+   that it is given. It ends the process where a handle goes before what was made with it, and
+   where a state is used while it decodes.
 
    MAJOR=N        its own major version
    BUILT_FOR=N    the CUDA version that it says it was built for
@@ -11,6 +13,7 @@
    UNSUPPORTED    no JPEG is supported
    ATTACH=N       what attaching a device buffer answers
    PHASE=N        what the second phase of a decode in phases answers
+   OLD            it knows no flags
    LACKS_BATCHES  nvjpegDecodeBatchedEx is missing */
 
 #include <stddef.h>
@@ -49,12 +52,15 @@ struct thing {
     const char *kind;
     int batch, failed, phase;
     const unsigned char *data;
+    size_t length;
+    /* Pictures that are queued and not yet decoded. */
+    _Atomic int busy;
     /* Of a state: the buffers that it has; of a buffer: whether a state has it. */
     struct thing *buffers[2];
     int is_attached;
 };
 
-static int handles, things;
+static _Atomic int handles, things;
 
 static void must(int holds, const char *what) {
     if (!holds) {
@@ -73,12 +79,69 @@ static int make(void *handle, const char *kind, struct thing **out) {
 
 static int end(struct thing *thing, const char *kind) {
     must(thing && thing->kind == kind, "destroyed as something else");
+    must(!thing->busy, "a state went while it decodes");
     must(!thing->is_attached, "a buffer went before the state that has it");
     for (int i = 0; i < 2; i++)
         if (thing->buffers[i])
             thing->buffers[i]->is_attached = 0;
     things--;
     free(thing);
+    return 0;
+}
+
+/* The test's decoder: 0 is a success. Without a place for pixels it only looks at the file, and
+   says SKIPPED where it will leave the picture out, or another number, which nvJPEG answers. */
+typedef int decode_function(const unsigned char *data, size_t length, unsigned char *rgb,
+                            size_t pitch);
+typedef int host_function(void *stream, void (*call)(void *), void *data);
+
+#define SKIPPED (-1)
+
+static decode_function *decode;
+static host_function *on_stream;
+/* Whether pictures are decoded at once, whatever is queued before, as an H100's engines do it. */
+static _Atomic int overtakes;
+
+void standin_connect(decode_function *with, host_function *by) {
+    decode = with;
+    on_stream = by;
+}
+
+void standin_overtake(int does) {
+    overtakes = does;
+}
+
+struct picture {
+    struct thing *state;
+    const unsigned char *data;
+    size_t length, pitch;
+    unsigned char *rgb;
+};
+
+static void decode_now(void *of) {
+    struct picture *picture = of;
+    must(decode(picture->data, picture->length, picture->rgb, picture->pitch) == 0,
+         "a picture that looked well is none");
+    picture->state->busy--;
+    free(picture);
+}
+
+/* Queues a picture; answers what nvJPEG would. */
+static int decode_later(struct thing *state, const unsigned char *data, size_t length,
+                        const image *to, int is_by_engine, void *stream) {
+    int verdict = decode(data, length, NULL, 0);
+    if (verdict)
+        return verdict == SKIPPED ? 0 : verdict;
+    struct picture *picture = malloc(sizeof *picture);
+    *picture = (struct picture){state, data, length, to->pitch[0], to->channel[0]};
+    state->busy++;
+    if (is_by_engine && overtakes) {
+        decode_now(picture);
+    } else if (on_stream(stream, decode_now, picture)) {
+        state->busy--;
+        free(picture);
+        return 6;
+    }
     return 0;
 }
 
@@ -96,7 +159,11 @@ int nvjpegGetCudartProperty(int which, int *value) {
 }
 
 int nvjpegCreateEx(int backend, void *device, void *pinned, unsigned flags, void **handle) {
-    must(!device && !pinned && flags == 0, "unexpected allocators or flags");
+    must(!device && !pinned && (flags & ~32u) == 0, "unexpected allocators or flags");
+#ifdef OLD
+    if (flags)
+        return 2;
+#endif
     if (CREATE)
         return CREATE;
     if (backend == 3 && HARDWARE)
@@ -132,6 +199,7 @@ int nvjpegDecodeBatchedInitialize(void *handle, struct thing *state, int batch, 
                                   int format) {
     must(handle == &handles && state->kind == STATE, "no state");
     must(threads == 1 && format == 5, "threads of its own, or another format");
+    must(!state->busy, "a state is set up while it decodes");
     state->batch = batch;
     state->failed = 0;
     return batch > 0 ? 0 : 2;
@@ -147,6 +215,7 @@ static int batch(struct thing *state, const unsigned char *const *data, const si
                  image *images, void *stream) {
     static int decodes;
     must(stream != NULL, "no stream");
+    must(!state->busy, "a batch before the last one is done");
     must(!state->failed, "a batch after a failed one was not begun anew");
     if (DECODE && decodes++ == 0) {
         state->failed = 1;
@@ -154,6 +223,13 @@ static int batch(struct thing *state, const unsigned char *const *data, const si
     }
     for (int i = 0; i < state->batch; i++) {
         must(lengths[i] > 1 && data[i][0] == 0xff, "no JPEG");
+        if (decode) {
+            int status = decode_later(state, data[i], lengths[i], &images[i], 1, stream);
+            state->failed = status;
+            if (status)
+                return status;
+            continue;
+        }
 #ifdef SKIPS
         if (i == 1)
             continue;
@@ -215,6 +291,7 @@ int nvjpegJpegStreamParseHeader(void *handle, const unsigned char *data, size_t 
     if (length < 2 || data[0] != 0xff)
         return 3;
     stream->data = data;
+    stream->length = length;
     return 0;
 }
 
@@ -326,7 +403,10 @@ int nvjpegDecodeJpegHost(void *handle, struct thing *decoder, struct thing *stat
                          struct thing *params, struct thing *stream) {
     must(handle == &handles && decoder->kind == DECODER, "no decoder");
     must(params->kind == PARAMS && stream->data, "nothing was parsed");
+    must(!state->busy, "a picture before the last one is done");
     state->phase = 1;
+    state->data = stream->data;
+    state->length = stream->length;
     return 0;
 }
 
@@ -342,6 +422,8 @@ int nvjpegDecodeJpegDevice(void *handle, struct thing *decoder, struct thing *st
                            image *destination, void *stream) {
     must(handle == &handles && decoder->kind == DECODER, "no decoder");
     must(state->phase == 2 && stream, "phases out of order");
+    if (decode)
+        return decode_later(state, state->data, state->length, destination, 0, stream);
     for (int channel = 0; channel < 3; channel++)
         destination->channel[0][channel] = WRITTEN;
     return 0;

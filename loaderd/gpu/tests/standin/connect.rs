@@ -1,0 +1,156 @@
+//! Both stand-ins, connected: what "nvJPEG" decodes are the CPU decoder's pixels, worked off on the
+//! streams of "libcuda", so that whole paths can be compared byte for byte with the CPU's.
+//!
+//! A comment in a JPEG, right behind its first marker, asks for what goes wrong with it.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use loaderd_decode::{Decoder, Limits, Options};
+use loaderd_gpu::Places;
+
+/// What a comment asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// nvJPEG reports a success, and writes nothing.
+    Skip,
+    /// nvJPEG refuses the batch that it is in.
+    Fail,
+}
+
+impl Fault {
+    fn word(self) -> &'static [u8] {
+        match self {
+            Fault::Skip => b"stand-in: skip me",
+            Fault::Fail => b"stand-in: fail me",
+        }
+    }
+
+    /// The JPEG with the comment.
+    pub(crate) fn put(self, jpeg: &[u8]) -> Vec<u8> {
+        let length = (self.word().len() as u16 + 2).to_be_bytes();
+        [&jpeg[..2], &[0xff, 0xfe], &length, self.word(), &jpeg[2..]].concat()
+    }
+
+    fn is_in(self, jpeg: &[u8]) -> bool {
+        jpeg.get(6..)
+            .is_some_and(|rest| rest.starts_with(self.word()))
+    }
+}
+
+/// Stand-ins for both libraries, of one test.
+pub(crate) struct Standins {
+    cuda: PathBuf,
+    nvjpeg: PathBuf,
+}
+
+unsafe extern "C" {
+    fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void;
+    fn dlsym(library: *mut c_void, symbol: *const c_char) -> *mut c_void;
+}
+
+type Decode = extern "C" fn(*const u8, usize, *mut u8, usize) -> c_int;
+
+/// A function of an opened library. It stays loaded.
+fn symbol(library: &Path, name: &str) -> *mut c_void {
+    let path = CString::new(library.as_os_str().as_bytes()).unwrap();
+    let name = CString::new(name).unwrap();
+    const RTLD_NOW: c_int = 2;
+    // SAFETY: both names end in a zero; the library was built by us, and has no initialisers.
+    let found = unsafe { dlsym(dlopen(path.as_ptr(), RTLD_NOW), name.as_ptr()) };
+    assert!(!found.is_null(), "{name:?} of {library:?}");
+    found
+}
+
+impl Standins {
+    /// Builds both with these macros, and connects them.
+    pub(crate) fn build(test: &str, defines: &[&str]) -> Standins {
+        let standins = Standins {
+            cuda: super::standin::build("cuda", test, defines),
+            nvjpeg: super::standin::build("nvjpeg", test, defines),
+        };
+        let by = symbol(&standins.cuda, "cuLaunchHostFunc");
+        // SAFETY: the type is that of nvjpeg.c.
+        let connect = unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn(Decode, *mut c_void)>(symbol(
+                &standins.nvjpeg,
+                "standin_connect",
+            ))
+        };
+        connect(decode, by);
+        standins
+    }
+
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            libcuda: Some(self.cuda.clone().into()),
+            nvjpeg: Some(self.nvjpeg.clone().into()),
+            ..Places::default()
+        }
+    }
+
+    fn call(&self, library: &Path, name: &str, number: c_int) {
+        // SAFETY: of this type in cuda.c and nvjpeg.c.
+        let function = unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn(c_int)>(symbol(library, name))
+        };
+        function(number);
+    }
+
+    /// From now on, every call of the driver's fails with this code.
+    pub(crate) fn break_device(&self, code: i32) {
+        self.call(&self.cuda, "standin_break", code);
+    }
+
+    /// From now on, engines decode at once, whatever was queued before.
+    pub(crate) fn overtake(&self) {
+        self.call(&self.nvjpeg, "standin_overtake", 1);
+    }
+
+    /// The most bytes of device memory that were ever allocated at a time.
+    pub(crate) fn device_bytes_most(&self) -> usize {
+        let name = "standin_bytes_most";
+        // SAFETY: of this type in cuda.c.
+        let function = unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(symbol(&self.cuda, name))
+        };
+        function()
+    }
+}
+
+/// nvJPEG's decoder, as nvjpeg.c calls it.
+extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize) -> c_int {
+    thread_local! {
+        static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new(Limits::default()));
+    }
+    // SAFETY: the stand-in was given these bytes, which stay until the stream is done.
+    let jpeg = unsafe { std::slice::from_raw_parts(data, length) };
+    const SKIPPED: c_int = -1;
+    const BAD_JPEG: c_int = 3;
+    if Fault::Fail.is_in(jpeg) {
+        return BAD_JPEG;
+    }
+    if Fault::Skip.is_in(jpeg) {
+        return SKIPPED;
+    }
+    let as_stored = Options {
+        exif_orientation: false,
+        ..Options::default()
+    };
+    let decoded = DECODER.with_borrow_mut(|decoder| decoder.decode_full(jpeg, as_stored));
+    let Ok(image) = decoded else { return BAD_JPEG };
+    if rgb.is_null() {
+        return 0;
+    }
+    let row = 3 * image.width as usize;
+    for (index, pixels) in image.rgb.chunks_exact(row).enumerate() {
+        // SAFETY: the destination has as many rows, `pitch` bytes apart.
+        unsafe {
+            rgb.add(index * pitch)
+                .copy_from_nonoverlapping(pixels.as_ptr(), row)
+        };
+    }
+    0
+}
