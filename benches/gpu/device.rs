@@ -43,10 +43,9 @@ impl Gpu {
     ///
     /// # Errors
     /// Where one of them can't be used, with the mend.
-    pub(crate) fn open() -> Result<Gpu> {
-        let places = Places::of_process();
-        let driver = Driver::open(&places).map_err(mended)?;
-        let library = Nvjpeg::open(&places, Some(driver.version())).map_err(mended)?;
+    pub(crate) fn open(places: &Places) -> Result<Gpu> {
+        let driver = Driver::open(places).map_err(mended)?;
+        let library = Nvjpeg::open(places, Some(driver.version())).map_err(mended)?;
         let context = driver.context(0).map_err(mended)?;
         Ok(Gpu { context, library })
     }

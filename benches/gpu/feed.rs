@@ -35,8 +35,13 @@ impl Ground {
     ///
     /// # Errors
     /// Where there is no GPU for it, or memory is short.
-    pub(crate) fn new(settings: &Settings, bytes: u64, count: u32) -> Result<Ground> {
-        let unit = Unit::start(&Places::of_process(), settings).map_err(mended)?;
+    pub(crate) fn new(
+        places: &Places,
+        settings: &Settings,
+        bytes: u64,
+        count: u32,
+    ) -> Result<Ground> {
+        let unit = Unit::start(places, settings).map_err(mended)?;
         let slot = bytes.next_multiple_of(SLOT_ALIGN);
         let segment = Segment::create(slot, count)?;
         let start = NonNull::new(segment.slot_ptr(0)).context("a segment is mapped")?;

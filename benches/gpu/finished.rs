@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use loaderd_decode::{Decoder, Limits};
+use loaderd_gpu::Places;
 use loaderd_gpu::unit::{Outcome, Settings};
 use serde_json::{Value, json};
 
@@ -27,11 +28,11 @@ const POISON: u8 = 0xab;
 ///
 /// # Errors
 /// Where there is no GPU for it, or a picture does not come back.
-pub(crate) fn compare(folder: &Path, settings: &Settings) -> Result<Value> {
+pub(crate) fn compare(libraries: &Places, folder: &Path, settings: &Settings) -> Result<Value> {
     let paths = files_of(folder)?;
     let pipeline = pipeline(false)?;
     let bytes = pipeline.output().bytes() as usize;
-    let places = Ground::new(settings, bytes as u64, paths.len() as u32)?;
+    let places = Ground::new(libraries, settings, bytes as u64, paths.len() as u32)?;
     let mut decoder = Decoder::new(Limits::default());
     let mut jpegs = Vec::new();
     for path in &paths {

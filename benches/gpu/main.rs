@@ -18,18 +18,31 @@ mod race;
 mod skips;
 mod unit;
 
+#[cfg(test)]
+#[expect(dead_code, reason = "the unit's own tests ask for more")]
+#[path = "../../loaderd/gpu/tests/standin/connect.rs"]
+mod connect;
+#[cfg(test)]
+mod standin;
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use loaderd_gpu::Places;
 use loaderd_gpu::unit::Settings;
 use loaderd_measure::say;
 use serde_json::Value;
 
 use device::{Gpu, Lane};
 use photos::Photos;
+
+/// A millisecond of a GPU's work, or a little less, is to fill so much memory.
+const BUSY_BYTES: usize = 1 << 30;
 
 #[derive(Parser)]
 #[command(about = "What `make gpu-check` measures below Python; each call prints one JSON object")]
@@ -179,6 +192,7 @@ fn main() -> ExitCode {
 }
 
 fn run(task: Task) -> Result<Value> {
+    let places = Places::of_process();
     Ok(match task {
         Task::Pictures {
             images,
@@ -187,14 +201,15 @@ fn run(task: Task) -> Result<Value> {
             bytes,
         } => photos::make(&images, &out, count, bytes)?,
         Task::Tile { from, to } => photos::tile_all(&from, &to)?,
-        Task::Engines => device::engines(&Gpu::open()?)?,
+        Task::Engines => device::engines(&Gpu::open(&places)?)?,
         Task::Order { pictures, rounds } => order::ask(
-            &Gpu::open()?,
+            &Gpu::open(&places)?,
             &Photos::kind(&pictures, kinds::PLAIN)?,
             rounds,
+            BUSY_BYTES,
         )?,
-        Task::Skips { pictures, lane } => skips::ask(&Gpu::open()?, &pictures, lane)?,
-        Task::Pixels { pictures, lane } => pixels::compare(&Gpu::open()?, &pictures, lane)?,
+        Task::Skips { pictures, lane } => skips::ask(&Gpu::open(&places)?, &pictures, lane)?,
+        Task::Pixels { pictures, lane } => pixels::compare(&Gpu::open(&places)?, &pictures, lane)?,
         Task::Ceiling {
             pictures,
             lane,
@@ -209,7 +224,7 @@ fn run(task: Task) -> Result<Value> {
                 states,
             };
             ceiling::measure(
-                &Gpu::open()?,
+                &Gpu::open(&places)?,
                 &photos,
                 way,
                 Duration::from_secs_f64(seconds),
@@ -225,12 +240,15 @@ fn run(task: Task) -> Result<Value> {
             let feeding = unit::Feeding { feeders, in_flight };
             let seconds = Duration::from_secs_f64(seconds);
             unit::measure(
+                &places,
                 &Photos::read(&photos)?,
                 &tuning.settings(),
                 feeding,
                 seconds,
             )?
         }
-        Task::Finished { folder, tuning } => finished::compare(&folder, &tuning.settings())?,
+        Task::Finished { folder, tuning } => {
+            finished::compare(&places, &folder, &tuning.settings())?
+        }
     })
 }

@@ -13,33 +13,32 @@ use serde_json::{Value, json};
 use crate::device::{Gpu, Lane, mended};
 use crate::photos::Photo;
 
-/// Memory that is filled again and again, so that the stream has something to do.
-const BUSY_BYTES: usize = 1 << 30;
 const BUSY_FILLS: usize = 64;
 /// What the work before the decode writes to its destination.
 const EARLIER: u8 = 7;
 
-/// Asks of both backends.
+/// Asks of both backends. `busy_bytes` of memory are filled again and again, so that the stream
+/// has something to do.
 ///
 /// # Errors
 /// Where memory is short, or a call other than making the backend fails.
-pub(crate) fn ask(gpu: &Gpu, photo: &Photo, rounds: u32) -> Result<Value> {
+pub(crate) fn ask(gpu: &Gpu, photo: &Photo, rounds: u32, busy_bytes: usize) -> Result<Value> {
     let mut answer = json!({});
     for lane in [Lane::Hardware, Lane::Cuda] {
         let name = format!("{lane:?}").to_lowercase();
         answer[name] = match gpu.handle(lane) {
-            Ok(_) => of_lane(gpu, photo, lane, rounds)?,
+            Ok(_) => of_lane(gpu, photo, lane, rounds, busy_bytes)?,
             Err(error) => json!({"why_not": error.to_string()}),
         };
     }
     Ok(answer)
 }
 
-fn of_lane(gpu: &Gpu, photo: &Photo, lane: Lane, rounds: u32) -> Result<Value> {
+fn of_lane(gpu: &Gpu, photo: &Photo, lane: Lane, rounds: u32, busy_bytes: usize) -> Result<Value> {
     let stream = gpu.context.stream().map_err(mended)?;
     let mut decoder = BatchDecoder::new(&gpu.handle(lane)?).map_err(mended)?;
     let bytes = photo.pitch() * photo.height as usize;
-    let mut busy = gpu.context.allocate(BUSY_BYTES).map_err(mended)?;
+    let mut busy = gpu.context.allocate(busy_bytes).map_err(mended)?;
     let mut out = gpu.context.allocate(bytes).map_err(mended)?;
     let destination = Destination {
         address: out.address(),

@@ -34,6 +34,10 @@ pub(crate) fn ask(gpu: &Gpu, pictures: &Path, lane: Lane) -> Result<Value> {
     let mut each = Vec::new();
     for path in files_of(&pictures.join(DAMAGED))? {
         let bad = read(&path)?;
+        if !bad.starts_with(&[0xff, 0xd8]) {
+            // No JPEG by its first marker: loaderd hands none of these to nvJPEG.
+            continue;
+        }
         // A new state for each: what one does to its state is not the next one's.
         bench.decoder = BatchDecoder::new(&handle).map_err(mended)?;
         let found = bench.batch(&[&good.jpeg, &bad, &good.jpeg], &good);

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use loaderd_decode::Pipeline;
+use loaderd_gpu::Places;
 use loaderd_gpu::unit::{LaneCounts, NotTaken, Outcome, Refusal, Returned, Settings};
 use serde_json::{Value, json};
 
@@ -37,6 +38,7 @@ pub(crate) struct Feeding {
 /// # Errors
 /// Where there is no GPU for it, it is stuck, or its device dies.
 pub(crate) fn measure(
+    libraries: &Places,
     photos: &Photos,
     settings: &Settings,
     feeding: Feeding,
@@ -46,7 +48,7 @@ pub(crate) fn measure(
     let each = in_flight / feeders as u32;
     ensure!(each > 0, "each feeder needs room for an image");
     let pipeline = pipeline(true)?;
-    let places = Ground::new(settings, pipeline.output().bytes(), in_flight)?;
+    let places = Ground::new(libraries, settings, pipeline.output().bytes(), in_flight)?;
     let jpegs: Vec<Arc<[u8]>> = (photos.files.iter())
         .map(|it| it.jpeg.as_slice().into())
         .collect();
