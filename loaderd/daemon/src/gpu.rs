@@ -124,8 +124,8 @@ impl Gpu {
         }
     }
 
-    /// What `loaderd status` shows of it.
-    pub(crate) fn status(&self) -> Option<GpuStatus> {
+    /// What `loaderd status` shows of it; `None` before anybody has asked for it.
+    pub fn status(&self) -> Option<GpuStatus> {
         // Who starts the unit holds the lock, and status waits for nobody.
         let Ok(state) = self.state.try_lock() else {
             return Some(GpuStatus {

@@ -22,13 +22,14 @@ const FOREIGN: [&str; 7] = [
 ];
 
 /// Names of the GPU's checks.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "gpu_driver",
     "gpu_devices",
     "nvjpeg",
     "gpu_pinned",
     "gpu_export",
     "mps",
+    "gpu_decode",
 ];
 
 /// Name, verdict, what was found, and the mend, of each of the GPU's checks.
@@ -101,6 +102,11 @@ fn a_whole_gpu_is_described() {
         "shared memory can be pinned for the GPU".into(),
         "device memory can be shared by descriptor, in pieces of 2.00 MiB".into(),
         "not used".into(),
+        format!(
+            "decoding with nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 (driver for CUDA 13.0): GPU 0, \
+             7 engines, kernels for sm_90, 1024.00 MiB of its memory, pictures of up to 170.67 MiB; nvJPEG is {}",
+            nvjpeg.display()
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -131,6 +137,12 @@ fn what_a_gpu_lacks_is_missing_with_its_mend() {
         assert!(found.contains(words), "{found}");
         assert!(mend.contains(way_out), "{mend}");
     }
+    let (_, verdict, words, _) = &found[6];
+    assert_eq!(verdict, "missing");
+    assert!(
+        words.ends_with(": images are decoded on CPU cores"),
+        "{words}"
+    );
     let engines = on("no-engines", &[], &["HARDWARE=7"]);
     let (_, verdict, found, _) = &engines[2];
     assert_eq!(

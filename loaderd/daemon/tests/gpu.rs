@@ -4,6 +4,10 @@
 //! The stand-ins decode with loaderd's own decoder and run the kernels' twin, so that every byte
 //! must be the one that CPU cores alone give. No picture here is shrunk by its decoder.
 
+// One builder for both crates.
+#[path = "../../gpu/tests/standin/connect.rs"]
+#[allow(dead_code, reason = "the unit's own tests use more of it")]
+mod connect;
 mod node;
 #[path = "../../gpu/tests/standin/mod.rs"]
 mod standin;
@@ -11,8 +15,8 @@ mod standin;
 use std::time::Duration;
 
 use loaderd_gpu::unit::Settings;
-use loaderd_wire::message::{Decode, FailureKind};
-use node::{Epoch, Node, Photos, request};
+use loaderd_wire::message::FailureKind;
+use node::{Node, Photos, request};
 use serde_json::json;
 
 /// Pictures of the folder that engines or CUDA cores take.
@@ -64,20 +68,72 @@ fn bad_images_are_the_cpu_s_to_judge() {
 }
 
 #[test]
+fn boxes_and_masks_follow_images_from_the_gpu() {
+    let photos = Photos::with_masks();
+    let follow = |decode| {
+        let changes = json!({
+            "decode": decode, "on_bad_sample": "zero", "columns": ["image", "mask", "boxes", "_valid"],
+            "transform": {
+                // A part so small that no decoder shrinks it.
+                "image": [
+                    {"name": "RandomResizedCrop", "size": [48, 52], "scale": [0.003, 0.01],
+                     "ratio": [0.75, 1.3], "interpolation": "bilinear"},
+                    {"name": "RandomHorizontalFlip", "p": 0.5},
+                ],
+                "mask": [{"name": "Mask", "follows": "image", "fill": 7}],
+                "boxes": [{"name": "BoundingBoxes", "follows": "image"}],
+            },
+        });
+        request(&photos, changes)
+    };
+    let expected = Node::cpu().epoch(&follow("cpu"));
+    let node = Node::with("masks", &[], 2, Settings::default());
+    assert_eq!(node.epoch(&follow("gpu")), expected);
+    // The mask of one picture is not its size.
+    assert_eq!(u64::from(expected.bad_rows), photos.rounds());
+    assert_eq!(node.timings.gpu.count(), photos.rows());
+}
+
+#[test]
+fn good_images_that_nvjpeg_does_not_decode_are_decoded_all_the_same() {
+    let photos = Photos::that_fail();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    let node = Node::with("fail", &[], 2, Settings::default());
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "gpu"}))),
+        expected
+    );
+    let status = node.gpu.status().unwrap();
+    assert_eq!(status.refused, 2 * photos.rounds());
+    assert_eq!(status.decoded, 7 * photos.rounds());
+}
+
+#[test]
 fn a_gpu_that_fails_costs_no_batch() {
     let photos = Photos::every_kind();
     let expected = Node::cpu().epoch(&request(&photos, json!({})));
     for decode in ["gpu", "auto"] {
-        let node = Node::with("dies", &[], 2, Settings::default());
-        standin::fail_after(&node.library, 20);
+        let node = Node::with("dies", &["SLOW=300"], 2, Settings::default());
         let session = node
             .session(&request(&photos, json!({"decode": decode})))
             .unwrap();
-        assert_eq!(session.epoch(), expected, "{decode}");
+        let found = session.epoch_with(|batches| {
+            if batches == 3 {
+                node.break_gpu();
+            }
+        });
+        assert_eq!(found, expected, "{decode}");
+        assert!(node.timings.gpu.count() > 0, "it lived");
         let status = node.gpu.status().unwrap();
-        assert!(status.found.starts_with("the GPU has failed: "), "{}", status.found);
+        assert!(
+            status.found.starts_with("the GPU has failed: "),
+            "{}",
+            status.found
+        );
         // And those that come later know.
-        let later = node.session(&request(&photos, json!({"run": "b"}))).unwrap();
+        let later = node
+            .session(&request(&photos, json!({"run": "b"})))
+            .unwrap();
         assert!(later.job.decoder.name.starts_with("libjpeg-turbo"));
         assert_eq!(later.epoch(), expected);
         let refused = node.refused(&request(&photos, json!({"run": "c", "decode": "gpu"})));
@@ -88,17 +144,23 @@ fn a_gpu_that_fails_costs_no_batch() {
 #[test]
 fn a_session_may_end_with_pictures_on_their_way() {
     let photos = Photos::every_kind();
-    let node = Node::with("ends", &["SLOW_US=2000"], 2, Settings::default());
+    let node = Node::with("ends", &["SLOW=500"], 2, Settings::default());
     let expected = Node::cpu().epoch(&request(&photos, json!({})));
     for round in 0..20 {
         let session = node
-            .session(&request(&photos, json!({"decode": "gpu", "run": format!("{round}")})))
+            .session(&request(
+                &photos,
+                json!({"decode": "gpu", "run": format!("{round}")}),
+            ))
             .unwrap();
         session.start();
         std::thread::sleep(Duration::from_millis(round));
         drop(session);
     }
-    assert_eq!(node.epoch(&request(&photos, json!({"decode": "gpu"}))), expected);
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "gpu"}))),
+        expected
+    );
     // A stream that is begun anew drops the batches on their way, and not their slots.
     let session = node
         .session(&request(&photos, json!({"decode": "gpu", "run": "again"})))
@@ -119,11 +181,17 @@ fn what_has_no_room_is_decoded_on_cpu_cores() {
         queued_batches: 1,
         ..Settings::default()
     };
-    let node = Node::with("narrow", &["SLOW_US=20000"], 2, narrow);
-    assert_eq!(node.epoch(&request(&photos, json!({"decode": "auto"}))), expected);
+    let node = Node::with("narrow", &["SLOW=5000"], 2, narrow);
+    assert_eq!(
+        node.epoch(&request(&photos, json!({"decode": "auto"}))),
+        expected
+    );
     let (on_gpu, on_cpu) = (node.timings.gpu.count(), node.timings.decode.count());
     assert!(on_gpu > 0, "some are for the GPU");
-    assert!(on_cpu > photos.rows() - FOR_GPU * photos.rounds(), "and not all of them");
+    assert!(
+        on_cpu > photos.rows() - FOR_GPU * photos.rounds(),
+        "and not all of them"
+    );
     assert_eq!(on_gpu + on_cpu, photos.rows());
 }
 
@@ -138,16 +206,26 @@ fn the_step_log_knows_the_decoder_and_its_change() {
     let second = node.session(&wanted("gpu")).unwrap();
     let decoder = &second.job.decoder;
     assert_eq!(second.job.key.attempt, 1);
-    assert!(decoder.name.starts_with("nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 ("));
+    assert!(
+        decoder
+            .name
+            .starts_with("nvJPEG 13.1.2 on JPEG engines and CUDA cores of Stand-in 0 (")
+    );
     assert!(decoder.name.contains("; libjpeg-turbo "));
     assert!(decoder.notices[0].starts_with("decoding with nvJPEG 13.1.2 on "));
     let [warning] = decoder.warnings.as_slice() else {
         panic!("{:?}", decoder.warnings);
     };
-    assert!(warning.starts_with("the run goes on with another decoder"), "{warning}");
+    assert!(
+        warning.starts_with("the run goes on with another decoder"),
+        "{warning}"
+    );
     drop(second);
     let third = node.session(&wanted("gpu")).unwrap();
-    assert_eq!((third.job.key.attempt, third.job.decoder.warnings.len()), (1, 0));
+    assert_eq!(
+        (third.job.key.attempt, third.job.decoder.warnings.len()),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -157,5 +235,4 @@ fn a_daemon_of_cpu_cores_asks_no_driver() {
     let refused = node.refused(&request(&photos, json!({"decode": "gpu"})));
     assert!(refused.contains("--decode cpu"), "{refused}");
     assert_eq!(node.gpu.status(), None);
-    assert_eq!(node.decode(), Decode::Cpu);
 }

@@ -24,6 +24,8 @@ mod fill;
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
+/// The same where a GPU decodes, which has several batches of its own under way.
+const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 
@@ -170,9 +172,13 @@ impl Feeder {
         let Some(files) = source.files().filter(|files| reads && !files.is_empty()) else {
             return Ok(None);
         };
+        let memory = match self.session.on_gpu {
+            Some(_) => GPU_SLAB_MEMORY_MAX,
+            None => SLAB_MEMORY_MAX,
+        };
         let config = Config {
             mode: self.read_mode,
-            ..Config::for_lengths(source.typical_length(), SLAB_MEMORY_MAX)
+            ..Config::for_lengths(source.typical_length(), memory)
         };
         Reader::new(files.clone(), config)
             .map(Some)

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use loaderd_decode as decode;
 use loaderd_decode::coding::Coding;
-use loaderd_decode::cut::Cuttable;
+use loaderd_decode::cut::{Cuttable, Region};
 use loaderd_gpu::routing::{self, Route};
 use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Registered, Returned, Unit};
 use loaderd_plan::Draws;
@@ -104,13 +104,14 @@ pub(super) fn offer(
     else {
         return Some(encoded);
     };
-    // Back from there.
-    if matches!(encoded, Encoded::Kept(_)) {
-        return Some(encoded);
-    }
     let (Some(unit), Some(output)) = (on_gpu.unit.upgrade(), pipeline.device_batch()) else {
         return Some(encoded);
     };
+    if matches!(encoded, Encoded::Kept(_)) {
+        // Back from there, maybe because it has failed.
+        on_gpu.gpu.look_after(&unit);
+        return Some(encoded);
+    }
     let route = routing::route(encoded.bytes(), unit.abilities()).route;
     if route == Route::Cpu {
         return Some(encoded);
@@ -212,47 +213,40 @@ fn plan(
     if (coding.width, coding.height) != size {
         return None;
     }
-    let cut = cut_out(encoded, size, &region).and_then(|(cut, size, origin)| {
-        // It may be too small for the engines.
-        let route = routing::route(&cut, unit.abilities()).route;
-        (route != Route::Cpu).then_some(Planned {
-            cut: Some(cut),
-            route,
-            size,
-            origin,
-            placed,
-        })
-    });
-    Some(cut.unwrap_or(Planned {
+    let whole = Planned {
         cut: None,
         route,
         size,
         origin: (0, 0),
         placed,
-    }))
+    };
+    Some(cut_out(unit, &whole, encoded, &region).unwrap_or(whole))
 }
 
-/// The part of a tiled JPEG that shows a region, with its size and where it begins. None where
-/// it can't be cut, or a tenth of its pixels would not be saved.
-fn cut_out(
-    encoded: &[u8],
-    size: (u32, u32),
-    region: &decode::cut::Region,
-) -> Option<(Vec<u8>, (u32, u32), (u32, u32))> {
-    let cuttable = Cuttable::of(encoded).filter(|cuttable| cuttable.size() == size)?;
+/// The same of the part of a tiled JPEG that shows the region. None where it can't be cut, or a
+/// tenth of its pixels would not be saved.
+fn cut_out(unit: &Unit, whole: &Planned, encoded: &[u8], region: &Region) -> Option<Planned> {
+    let cuttable = Cuttable::of(encoded).filter(|cuttable| cuttable.size() == whole.size)?;
     let window = cuttable.window(region, 8);
-    let pixels = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
-    let kept = (window.width, window.height);
-    if pixels(kept) * 10 > pixels(size) * 9 {
+    let size = (window.width, window.height);
+    let pixels = |(width, height)| u64::from(width) * u64::from(height);
+    if pixels(size) * 10 > pixels(whole.size) * 9 {
         return None;
     }
     let mut cut = Vec::with_capacity(encoded.len());
     cuttable.cut(&window, &mut cut)?;
-    let origin = (
-        region.left - window.region.left,
-        region.top - window.region.top,
-    );
-    Some((cut, kept, origin))
+    // It may be too small for the engines.
+    let route = routing::route(&cut, unit.abilities()).route;
+    (route != Route::Cpu).then(|| Planned {
+        cut: Some(cut),
+        route,
+        size,
+        origin: (
+            region.left - window.region.left,
+            region.top - window.region.top,
+        ),
+        placed: whole.placed,
+    })
 }
 
 /// Follows up on an image whose pixels are in its slot. On a thread of the unit's, which must

@@ -201,7 +201,8 @@ mod tests {
         });
         let job = Arc::new(Job::open(&request, "a", &log, &gpu).unwrap());
         let segment = Arc::new(Segment::create(job.layout.slot_bytes, 1).unwrap());
-        let engine = Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None, gpu).unwrap();
+        let engine =
+            Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None, gpu).unwrap();
         let (events, inbox) = crossbeam_channel::unbounded();
         let outlet = Box::new(move |event| events.send(event).is_ok());
         let (session, _) = engine

@@ -4,7 +4,6 @@
 //! epoch, and what the step log says of it.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,9 +14,9 @@ use loaderd::gpu::{Gpu, Options};
 use loaderd::job::Job;
 use loaderd::memory::SlotMemory;
 use loaderd::steplog::{BadRow, LogReader, Query, StepLog, file_in};
+use loaderd::synthetic::Frame;
 use loaderd_decode::encode::{Colours, Encoder, Scans, Subsampling};
 use loaderd_decode::tile;
-use loaderd_gpu::Places;
 use loaderd_gpu::unit::Settings;
 use loaderd_read::Mode;
 use loaderd_wire::layout::Tensor;
@@ -27,7 +26,7 @@ use loaderd_wire::segment::Segment;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::standin;
+use crate::connect::{Fault, Standins};
 
 /// Far beyond what any of this takes.
 const WAIT: Duration = Duration::from_secs(60);
@@ -43,7 +42,10 @@ impl Photos {
     /// JPEGs for the engines, for CUDA cores and for the CPU, and a PNG among them.
     pub(crate) fn every_kind() -> Photos {
         let base = Encoder::default();
-        let sampled = |subsampling| Encoder { subsampling, ..base };
+        let sampled = |subsampling| Encoder {
+            subsampling,
+            ..base
+        };
         let tiled = |width, height, seed| {
             let jpeg = jpeg(&sampled(Subsampling::S420), width, height, seed);
             tile::tile(&jpeg, &Default::default()).unwrap().jpeg
@@ -73,7 +75,7 @@ impl Photos {
                 80,
                 12,
             ),
-            loaderd::synthetic::png(&pixels(80, 70, 3, 13), 80, 70),
+            Frame::draw(1, 1).drivable_png(),
         ])
     }
 
@@ -86,6 +88,39 @@ impl Photos {
         };
         let good = (0..6).map(|seed| jpeg(&base, 120, 90, seed));
         Photos::of(good.chain([short(7), short(8)]).collect())
+    }
+
+    /// Good ones, of which nvJPEG leaves out some, and fails at others.
+    pub(crate) fn that_fail() -> Photos {
+        let base = Encoder::default();
+        let files = (0..9).map(|seed| {
+            let jpeg = jpeg(&base, 120, 90, seed);
+            match seed {
+                3 => Fault::Skip.put(&jpeg),
+                7 => Fault::Fail.put(&jpeg),
+                _ => jpeg,
+            }
+        });
+        Photos::of(files.collect())
+    }
+
+    /// Street frames with masks, and a picture whose mask has another size.
+    pub(crate) fn with_masks() -> Photos {
+        let frames: Vec<Frame> = (0..3).map(|number| Frame::draw(1, number)).collect();
+        let encoder = Encoder::default();
+        let mut files: Vec<_> = (frames.iter())
+            .map(|frame| frame.jpeg(&encoder).unwrap())
+            .collect();
+        files[0] = tile::tile(&files[0], &Default::default()).unwrap().jpeg;
+        files.push(jpeg(&encoder, 120, 90, 1));
+        let photos = Photos::of(files);
+        let masks = photos.folder.path().join("masks");
+        std::fs::create_dir(&masks).unwrap();
+        for number in 0..4 {
+            let mask = frames[number % 3].drivable_png();
+            std::fs::write(masks.join(format!("{number:03}")), mask).unwrap();
+        }
+        photos
     }
 
     fn of(files: Vec<Vec<u8>>) -> Photos {
@@ -136,11 +171,12 @@ fn turned(jpeg: &[u8], orientation: u8) -> Vec<u8> {
 
 /// An epoch of the pictures, with boxes that follow them; `changes` are to the request.
 pub(crate) fn request(photos: &Photos, changes: Value) -> OpenRequest {
-    let uri = format!(
-        "memory:rows={},images={}",
-        photos.rows(),
-        photos.folder.path().display()
-    );
+    let folder = photos.folder.path();
+    let mut uri = format!("memory:rows={},images={}", photos.rows(), folder.display());
+    let masks = folder.join("masks");
+    if masks.exists() {
+        uri = format!("{uri},masks={}", masks.display());
+    }
     let mut request = json!({
         "uri": uri, "columns": ["image", "boxes", "label"], "batch_size": 7, "shuffle": true,
         "seed": 5, "rank": 0, "world_size": 1, "run": "a",
@@ -157,8 +193,15 @@ pub(crate) fn request(photos: &Photos, changes: Value) -> OpenRequest {
     for (name, value) in changes.as_object().unwrap() {
         request[name] = value.clone();
     }
-    if !request["columns"].as_array().unwrap().contains(&"boxes".into()) {
-        request["transform"].as_object_mut().unwrap().remove("boxes");
+    if !request["columns"]
+        .as_array()
+        .unwrap()
+        .contains(&"boxes".into())
+    {
+        request["transform"]
+            .as_object_mut()
+            .unwrap()
+            .remove("boxes");
     }
     serde_json::from_value(request).unwrap()
 }
@@ -168,8 +211,7 @@ pub(crate) struct Node {
     engine: Engine,
     pub(crate) gpu: Arc<Gpu>,
     pub(crate) timings: Arc<Timings>,
-    /// The stand-in for nvJPEG.
-    pub(crate) library: PathBuf,
+    standins: Option<Standins>,
     log: Arc<StepLog>,
     _state: TempDir,
 }
@@ -183,29 +225,25 @@ impl Node {
                 decode: Decode::Cpu,
                 ..Options::default()
             },
-            PathBuf::new(),
+            None,
         )
     }
 
-    /// With a GPU; `nvjpeg` are macros of its stand-in, which is built for this test alone.
-    pub(crate) fn with(test: &str, nvjpeg: &[&str], threads: usize, settings: Settings) -> Node {
-        // Each its own, because the stand-ins count.
+    /// With a GPU; `defines` are macros of its stand-ins, which are built for this node alone,
+    /// because they count.
+    pub(crate) fn with(test: &str, defines: &[&str], threads: usize, settings: Settings) -> Node {
         static BUILT: AtomicU64 = AtomicU64::new(0);
         let test = format!("engine-{test}-{}", BUILT.fetch_add(1, Ordering::Relaxed));
-        let library = standin::build("nvjpeg", &test, nvjpeg);
+        let standins = Standins::build(&test, defines);
         let options = Options {
             settings,
-            places: Places {
-                libcuda: Some(standin::build("cuda", &test, &[]).into()),
-                nvjpeg: Some(library.clone().into()),
-                ..Places::default()
-            },
+            places: standins.places(),
             ..Options::default()
         };
-        Node::new(threads, options, library)
+        Node::new(threads, options, Some(standins))
     }
 
-    fn new(threads: usize, options: Options, library: PathBuf) -> Node {
+    fn new(threads: usize, options: Options, standins: Option<Standins>) -> Node {
         let state = tempfile::tempdir().unwrap();
         let log = StepLog::open(&file_in(state.path()), None).unwrap();
         let gpu = Gpu::new(options);
@@ -221,10 +259,17 @@ impl Node {
             engine: engine.unwrap(),
             gpu,
             timings,
-            library,
+            standins,
             log: Arc::new(log),
             _state: state,
         }
+    }
+
+    /// From now on, every call of the GPU's driver fails.
+    pub(crate) fn break_gpu(&self) {
+        const ILLEGAL_ADDRESS: i32 = 700;
+        let standins = self.standins.as_ref().expect("a GPU");
+        standins.break_device(ILLEGAL_ADDRESS);
     }
 
     pub(crate) fn session(&self, request: &OpenRequest) -> Result<Session<'_>, Failure> {
@@ -310,6 +355,11 @@ impl Session<'_> {
 
     /// All of an epoch.
     pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch_with(|_| {})
+    }
+
+    /// All of an epoch; calls `after` with the number of batches received, after each.
+    pub(crate) fn epoch_with(&self, after: impl Fn(usize)) -> Epoch {
         let stream = self.start();
         let mut epoch = Epoch {
             batches: Vec::new(),
@@ -324,6 +374,7 @@ impl Session<'_> {
                         epoch.batches.push(self.columns(&ready));
                         epoch.bad_rows += ready.bad_rows;
                         self.handle.delivered(ready.lease).unwrap();
+                        after(epoch.batches.len());
                     }
                     self.handle.release(ready.lease).unwrap();
                 }
@@ -359,7 +410,7 @@ impl Session<'_> {
             let offsets = part.offsets.iter().map(|span| (span, 8));
             let arrays = offsets.chain([(&part.values, tensor.row_bytes())]);
             let arrays = arrays.map(|(span, size): (&Span, u64)| {
-                self.bytes(ready.slot, span.offset, span.count * size)
+                self.bytes(ready.slot, span.at, span.count * size)
             });
             arrays.collect::<Vec<_>>().concat()
         });

@@ -268,7 +268,10 @@ impl ThreadCpu {
             match name.trim() {
                 "feeder" => sum.feed += ns,
                 "publisher" | "step-log" => sum.publish += ns,
-                name if name.starts_with("decode-") => sum.decode += ns,
+                // The GPU's unit names its threads `gpu-`.
+                name if name.starts_with("decode-") || name.starts_with("gpu-") => {
+                    sum.decode += ns;
+                }
                 _ => {}
             }
         }
