@@ -41,13 +41,19 @@ def doctor(bundle: Bundle, brief: bool) -> dict[str, Any]:
 
 def why_no_gpu(found: dict[str, Any]) -> str | None:
     """Why nothing can be decoded on a GPU here, by what :func:`doctor` found; else ``None``."""
-    for name in ("gpu_driver", "gpu_devices", "nvjpeg"):
-        check = found["checks"].get(name)
-        if check is None:
-            return str(found["checks"]["gpu_driver"]["found"])
-        if check["verdict"] == "missing" and name != "gpu_devices":
-            return str(check["found"])
+    checks = found["checks"]
+    # The last one of these that was reached says what is wrong, where the next is not there.
+    reached = [name for name in ("gpu_driver", "gpu_devices", "nvjpeg") if name in checks]
+    last = checks[reached[-1]]
+    if reached[-1] != "nvjpeg" or last["verdict"] != "ok":
+        return str(last["found"])
     return None
+
+
+def lacks_nvjpeg(found: dict[str, Any]) -> bool:
+    """Whether there is a GPU, and nothing is missing but nvJPEG."""
+    check = found["checks"].get("nvjpeg")
+    return check is not None and "no nvJPEG" in check["found"]
 
 
 def _nvidia_smi() -> str:
