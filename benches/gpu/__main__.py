@@ -188,7 +188,9 @@ def end_all(process: subprocess.Popen[str]) -> None:
     """Ends the part's process and whatever it left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # A wedged driver keeps what it holds, dead or alive.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
 
 
 def alone(name: str, bundle: Bundle, brief: bool) -> None:

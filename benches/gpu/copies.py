@@ -82,6 +82,8 @@ def measure(bundle: Bundle, brief: bool) -> dict[str, Any]:
         found["copies"].append(line)
     driver("cuMemHostUnregister", ctypes.c_void_p(address))
     driver("cuMemFree_v2", memory)
+    driver("cuStreamDestroy_v2", stream)
+    driver("cuCtxPopCurrent_v2", ctypes.byref(context))
     driver("cuDevicePrimaryCtxRelease_v2", device)
     # The mapping can't be closed while something points into it.
     del view

@@ -53,7 +53,7 @@ def _rates(found: Found) -> None:
         if name in found:
             rows.append(_rate(f"{name} {found[name]['version']}", found[name]))
     if rows:
-        harness.show(["", "images/s", "CPU us/image", "gap ms, p50", "p99"], rows)
+        harness.show(["", "images/s", "CPU us/image", "gap ms, p50", "p99", "by GPU"], rows)
     if "copies" in found:
         copies = [
             [
@@ -79,9 +79,10 @@ def _rates(found: Found) -> None:
 
 def _rate(title: str, way: dict[str, Any]) -> list[str]:
     if "images_per_s" not in way:
-        return [f"{title}: {way['why_not']}", "", "", "", ""]
+        return [f"{title}: {way['why_not']}", "", "", "", "", ""]
     rest = ("cpu_us_per_image", "gap_ms_median", "gap_ms_p99")
     cells = ["" if way.get(name) is None else f"{way[name]:.1f}" for name in rest]
+    cells.append("" if way.get("gpu_share") is None else f"{way['gpu_share']:.2f}")
     return [title, f"{way['images_per_s']:,.0f}", *cells]
 
 

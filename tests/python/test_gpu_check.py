@@ -96,7 +96,10 @@ def a_run(**changed: Any) -> targets.Found:
         "torchvision": {"images_per_s": 8.0},
         "nvimagecodec": {"images_per_s": 8.0},
         "neighbour": {
-            "ways": [{"decode": "gpu", "form": form, "slowed_by": 0.01} for form in forms]
+            "ways": [
+                {"decode": "gpu", "form": form, "slowed_by": 0.01, "images_per_s": 5000.0}
+                for form in forms
+            ]
         },
     }
     return {**found, **changed}
@@ -109,6 +112,8 @@ def test_misses_are_called_missed_and_what_is_not_there_is_not_judged() -> None:
     assert set(verdicts(a_run())) == {"met"}
     slow = verdicts(a_run(ceilings={"best": {"images_per_s": 60.0}}))
     assert slow.count("MISSED") == 4
+    ways = [{**way, "images_per_s": 900.0} for way in a_run()["neighbour"]["ways"]]
+    assert verdicts(a_run(neighbour={"ways": ways})).count("not measured") == 2
     wrong = verdicts(a_run(kinds={**a_run()["kinds"], "kinds": [{"difference": 1.2}]}))
     assert wrong.count("MISSED") == 1
     # A daemon that decodes on the CPU is not to pass for one that has a GPU.
