@@ -50,7 +50,10 @@ def epoch(daemon: Daemon, photos: Path, decode: str) -> tuple[bytes, str, list[s
 
 
 def refused(daemon: Daemon, photos: Path, decode: str) -> str:
-    with pytest.raises(errors.RequestError) as caught, closing(images(daemon, photos, decode)) as dataset:
+    with (
+        pytest.raises(errors.RequestError) as caught,
+        closing(images(daemon, photos, decode)) as dataset,
+    ):
         list(dataset)
     return str(caught.value)
 

@@ -92,7 +92,8 @@ impl Default for Settings {
 pub struct Picture {
     /// The JPEG, maybe [cut](loaderd_decode::cut). Dropped before `done` is called.
     pub encoded: Box<dyn AsRef<[u8]> + Send>,
-    /// [`Route::Engine`] or [`Route::Cuda`], as the unit's [`Unit::abilities`] had it.
+    /// [`Route::Engine`] or [`Route::Cuda`], as [`route`](crate::routing::route) has it for
+    /// `encoded` (a cut picture may be too small for the engines) and [`Unit::abilities`].
     pub route: Route,
     /// Columns and rows of what `encoded` has.
     pub size: (u32, u32),
@@ -176,7 +177,8 @@ pub enum NotTaken {
     NoLane,
     /// The device is dead.
     Dead,
-    /// Its descriptor contradicts itself, or `out` is not in registered memory.
+    /// It contradicts itself: `size` is not the header's, the crop does not lie in it, `out` is not
+    /// in registered memory.
     Malformed,
 }
 

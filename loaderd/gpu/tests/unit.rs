@@ -8,15 +8,21 @@ mod connect;
 mod jobs;
 mod standin;
 
+use std::path::Path;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use connect::{Fault, Standins};
-use jobs::{Job, Slots, jpeg, orientations, pipelines};
+use jobs::{Job, Slots, jpeg, orientations, pipelines, smooth};
 use loaderd_decode::encode::{Encoder, Scans, Subsampling};
+use loaderd_decode::{Options, Pipeline};
+use loaderd_gpu::cuda;
 use loaderd_gpu::routing::{Route, route};
-use loaderd_gpu::unit::{NotTaken, Outcome, Refusal, Settings, Unit};
+use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Refusal, Settings, Unit};
+use loaderd_gpu::{GpuError, Places};
+use serde_json::json;
 
 fn settings() -> Settings {
     Settings {
@@ -482,6 +488,37 @@ fn what_is_missing_is_said() {
     assert!(!start(&old, &settings()).report().interpolates);
 }
 
+#[test]
+fn contradictions_are_not_taken() {
+    let standins = Standins::build("lies", &[]);
+    let unit = start(&standins, &settings());
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let slots = Slots::new(&unit, [job.bytes(), 8].into_iter());
+    let (sender, outcomes) = mpsc::channel();
+    let check = |change: &dyn Fn(&mut Picture), expected: NotTaken| {
+        let mut picture = job.picture(&unit, slots.place(0), 0, &sender).unwrap();
+        change(&mut picture);
+        let reason = unit.offer(picture).map_err(|returned| returned.reason);
+        assert_eq!(reason, Err(expected));
+    };
+    let malformed = NotTaken::Malformed;
+    check(&|picture| picture.route = Route::Cpu, NotTaken::NoLane);
+    check(&|picture| picture.size = (119, 90), malformed);
+    check(&|picture| picture.encoded = Box::new(b"GIF89a"), malformed);
+    // The crop ends beyond the picture.
+    check(&|picture| picture.origin = (200, 0), malformed);
+    // The image would reach beyond the memory.
+    check(&|picture| picture.out = slots.place(1), malformed);
+    check(&|picture| picture.out = NonNull::dangling(), malformed);
+    drop(sender);
+    assert!(
+        outcomes.iter().next().is_none(),
+        "what is not taken is not told"
+    );
+    assert_eq!(unit.counts().engine, Default::default());
+}
+
 /// What a picture's `done` may do: drop the unit itself.
 #[test]
 fn the_last_owner_may_be_a_picture() {
@@ -509,4 +546,123 @@ fn the_last_owner_may_be_a_picture() {
         [(0, Outcome::Finished)]
     );
     assert!(slots.bytes(0) == job.on_cpu());
+}
+
+/// A `done` that panics is its owner's fault, and must not leave others waiting.
+#[test]
+fn a_panic_leaves_nobody_waiting() {
+    let standins = Standins::build("panics", &[]);
+    let unit = start(
+        &standins,
+        &Settings {
+            engine_batches: 1,
+            ..settings()
+        },
+    );
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 40));
+    let (sender, outcomes) = mpsc::channel();
+    for index in 0..40 {
+        let mut picture = (job.picture(&unit, slots.place(index), index, &sender)).unwrap();
+        if index == 3 {
+            picture.done = Box::new(|_| panic!("of the test, on purpose"));
+        }
+        unit.offer(picture).map_err(|it| it.reason).unwrap();
+    }
+    drop(sender);
+    let told: Vec<(usize, Outcome)> = outcomes.iter().collect();
+    assert_eq!(told.len(), 39);
+    let finished = |&&(_, outcome): &&(usize, Outcome)| outcome == Outcome::Finished;
+    assert_eq!(told.iter().filter(finished).count(), 3);
+    assert_eq!(unit.failure(), Some(GpuError::Panicked));
+}
+
+/// The real libraries on a real device.
+#[test]
+fn a_real_gpu_finishes_as_the_cpu_does() {
+    if !cuda::is_plugged_in(Path::new("/")) {
+        eprintln!("skipped: no GPU here");
+        return;
+    }
+    let mut places = Places::of_process();
+    (places.environments).push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv"));
+    let unit = match Unit::start(&places, &Settings::default()) {
+        Ok(unit) => unit,
+        Err(error) => {
+            eprintln!("skipped: {error}; mend: {}", error.mend());
+            return;
+        }
+    };
+    eprintln!("{:#?}", unit.report());
+    smooth_pictures_differ_little(&unit, 50);
+    eprintln!("{:#?}", unit.counts());
+}
+
+#[test]
+fn what_a_real_gpu_is_asked_for_can_be_done() {
+    let standins = Standins::build("as-real", &[]);
+    smooth_pictures_differ_little(&start(&standins, &Settings::default()), 2);
+}
+
+/// Decoders differ by a grey level on average, and in nothing from round to round.
+fn smooth_pictures_differ_little(unit: &Unit, rounds: usize) {
+    let mut files = Vec::new();
+    for subsampling in Subsampling::ALL {
+        let encoder = Encoder {
+            subsampling,
+            quality: 95,
+            restart_mcus: 2,
+            ..Encoder::default()
+        };
+        for seed in 0..3 {
+            files.push(smooth(&encoder, 512 + 64 * seed, 481, seed));
+        }
+        files.extend(orientations(&smooth(&encoder, 500, 375, 7)));
+    }
+    let list = json!([
+        {"name": "RandomResizedCrop", "size": [224, 224], "scale": [0.3, 1.0]},
+        {"name": "RandomHorizontalFlip"},
+    ]);
+    let pipeline = Pipeline::parse(&list, Options::default()).unwrap();
+    let jobs: Vec<Job> = (files.iter().enumerate())
+        .map(|(index, file)| Job::new(file, &pipeline, index as u32))
+        .collect();
+    let mut first: Option<Vec<Vec<u8>>> = None;
+    for round in 0..rounds {
+        let slots = Slots::new(unit, jobs.iter().map(Job::bytes));
+        let (sender, outcomes) = mpsc::channel();
+        for (index, job) in jobs.iter().enumerate() {
+            let mut picture = (job.picture(unit, slots.place(index), index, &sender)).unwrap();
+            let route = picture.route;
+            while let Err(returned) = unit.offer(picture) {
+                assert_eq!(returned.reason, NotTaken::Full, "{job:?}");
+                picture = returned.picture;
+                assert!(unit.room(route, Duration::from_secs(10)));
+            }
+        }
+        for _ in &jobs {
+            let (index, outcome) = outcomes.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(
+                outcome,
+                Outcome::Finished,
+                "round {round}, {:?}",
+                jobs[index]
+            );
+        }
+        let found: Vec<Vec<u8>> = (0..jobs.len())
+            .map(|index| slots.bytes(index).to_vec())
+            .collect();
+        match &first {
+            None => first = Some(found),
+            Some(first) => assert!(*first == found, "round {round} differs from the first"),
+        }
+    }
+    for (job, found) in jobs.iter().zip(first.unwrap()) {
+        let pairs = found.iter().zip(job.on_cpu());
+        let sum: u64 = pairs.map(|(a, b)| u64::from(a.abs_diff(b))).sum();
+        let mean = sum as f64 / found.len() as f64;
+        eprintln!("{mean:.3} grey levels from the CPU on average: {job:?}");
+        assert!(mean <= 1.0, "{job:?}");
+    }
 }

@@ -7,11 +7,10 @@ use super::api::{Api, Opaque};
 use super::{Backend, Nvjpeg};
 use crate::cuda::{Context, Entered};
 use crate::error::GpuError;
+use crate::library::SUCCESS;
 
 /// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`, of nvJPEG 12.1 and later.
 const UPSAMPLING_WITH_INTERPOLATION: c_uint = 1 << 5;
-/// `NVJPEG_STATUS_INVALID_PARAMETER`: what an older one may say to that.
-const INVALID_PARAMETER: c_int = 2;
 
 /// The GPU's JPEG engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +51,9 @@ impl Handle {
             unsafe { (library.api.create)(backend.number(), null, null, flags, &mut raw) }
         };
         let mut status = create(UPSAMPLING_WITH_INTERPOLATION);
-        let interpolates = status != INVALID_PARAMETER;
+        let interpolates = status == SUCCESS;
         if !interpolates {
+            // An older nvJPEG knows no such flag; what else is wrong is said a second time.
             status = create(0);
         }
         library.check("nvjpegCreateEx", status)?;

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use loaderd_decode::coding::Coding;
 use loaderd_kernels as kernels;
 
 use super::counts::{Counters, Counts};
@@ -91,7 +92,10 @@ impl Shared {
     fn hold(&self, lane: &Lane, picture: Picture) -> Result<Held, Returned> {
         let refuse = |picture, reason| Err(Returned { picture, reason });
         let (width, height) = picture.size;
-        if width > kernels::SIDE_MAX || height > kernels::SIDE_MAX {
+        // nvJPEG writes as much as the header says: no less than that must be asked for.
+        let coding = Coding::of((*picture.encoded).as_ref());
+        let is_its_size = coding.is_some_and(|it| (it.width, it.height) == picture.size);
+        if !is_its_size || width > kernels::SIDE_MAX || height > kernels::SIDE_MAX {
             return refuse(picture, NotTaken::Malformed);
         }
         let pitch = (3 * width).next_multiple_of(PITCH);

@@ -37,6 +37,9 @@ struct Plan<D> {
     decoders: Vec<D>,
 }
 
+/// The engines' plan, what they are, and whether memory was allocated for them.
+type EnginePlan = (Plan<EngineLane>, Engines, Arc<Handle>, Result<(), GpuError>);
+
 pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuError> {
     let driver = Driver::open(places)?;
     let context = driver.context(settings.device)?;
@@ -53,8 +56,11 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
     let mut or_note = |lane: &str, error: GpuError| notes.push(format!("{lane}: {error}"));
     let (mut engines, mut interpolates) = (None, true);
     let engine = match plan_engines(&nvjpeg, &context, settings) {
-        Ok((plan, found, handle)) => {
+        Ok((plan, found, handle, pre_allocated)) => {
             engines = Some(found);
+            if let Err(error) = pre_allocated {
+                or_note("engines, at the start", error);
+            }
             interpolates &= handle.interpolates();
             Some(plan)
         }
@@ -127,20 +133,23 @@ fn plan_engines(
     nvjpeg: &Arc<Nvjpeg>,
     context: &Context,
     settings: &Settings,
-) -> Result<(Plan<EngineLane>, Engines, Arc<Handle>), GpuError> {
+) -> Result<EnginePlan, GpuError> {
     let handle = Handle::new(nvjpeg, Backend::Hardware, context)?;
     let engines = handle.engines()?;
     let cores = engines.count.max(1) * engines.cores_each.max(1);
     let batch = settings.engine_batch.unwrap_or(PICTURES_A_CORE * cores);
     let batch = batch.clamp(1, BATCH_MAX) as usize;
+    let mut pre_allocated = Ok(());
     let decoders = (0..settings.engine_batches.max(1)).map(|_| {
         let mut decoder = BatchDecoder::new(&handle)?;
         let (width, height) = PRE_ALLOCATED;
-        decoder.pre_allocate(batch, width, height, Subsampling::S420)?;
+        // Without it, the first batches take longer.
+        let allocated = decoder.pre_allocate(batch, width, height, Subsampling::S420);
+        pre_allocated = pre_allocated.clone().and(allocated);
         Ok(EngineLane { decoder })
     });
     let decoders = decoders.collect::<Result<_, _>>()?;
-    Ok((Plan { batch, decoders }, engines, handle))
+    Ok((Plan { batch, decoders }, engines, handle, pre_allocated))
 }
 
 fn plan_cuda(

@@ -69,6 +69,20 @@ pub(crate) fn jpeg(encoder: &Encoder, width: u32, height: u32, seed: u32) -> Vec
     encoder.encode(&pixels, width, height).unwrap()
 }
 
+/// A JPEG without a sharp edge, in which decoders differ little.
+pub(crate) fn smooth(encoder: &Encoder, width: u32, height: u32, seed: u32) -> Vec<u8> {
+    let mut pixels = Vec::new();
+    for y in 0..height {
+        for x in 0..width {
+            for channel in 0..encoder.channels() as u32 {
+                let at = x * (2 + channel) + y * (4 + seed % 3 - channel) + 40 * seed;
+                pixels.push((at % 400).abs_diff(200) as u8 + 20);
+            }
+        }
+    }
+    encoder.encode(&pixels, width, height).unwrap()
+}
+
 /// The file with each EXIF orientation.
 pub(crate) fn orientations(file: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (1..=8).map(|value| {
@@ -133,8 +147,7 @@ impl<'a> Job<'a> {
         index: usize,
         outcomes: &Sender<(usize, Outcome)>,
     ) -> Option<Picture> {
-        let route = route(self.file, unit.abilities()).route;
-        if route == Route::Cpu {
+        if route(self.file, unit.abilities()).route == Route::Cpu {
             return None;
         }
         let header = probe(self.file).unwrap();
@@ -153,6 +166,12 @@ impl<'a> Job<'a> {
                 );
             }
         }
+        let route = route(&encoded, unit.abilities()).route;
+        assert_ne!(
+            route,
+            Route::Cpu,
+            "a cut picture is as ordinary as its file"
+        );
         let outcomes = outcomes.clone();
         Some(Picture {
             encoded: Box::new(encoded),

@@ -19,7 +19,7 @@ pub(crate) fn build(source: &str, test: &str, defines: &[&str]) -> PathBuf {
         .join(format!("{source}.c"));
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(&compiler)
-        .args(["-std=gnu11", "-O2", "-ffp-contract=off"])
+        .args(["-std=gnu11", "-O1", "-ffp-contract=off"])
         .args(["-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-o"])
         .arg(&fresh)
         .args(defines.iter().map(|define| format!("-D{define}")))
