@@ -29,6 +29,8 @@ pub(crate) struct Way {
     pub(crate) batch: usize,
     /// Threads, each with a state, a stream and memory of its own.
     pub(crate) states: usize,
+    /// Chroma is repeated, as nvJPEG does by default, and not interpolated.
+    pub(crate) is_plain: bool,
 }
 
 /// Measures one way.
@@ -50,6 +52,7 @@ pub(crate) fn measure(gpu: &Gpu, photos: &Photos, way: Way, seconds: Duration) -
     let unwritten: usize = raced.ends.iter().sum();
     let mut answer = rates(&raced.sample, &raced.step_ms);
     answer["lane"] = json!(format!("{:?}", way.lane).to_lowercase());
+    answer["is_plain"] = json!(way.is_plain);
     answer["batch"] = json!(way.batch);
     answer["states"] = json!(way.states);
     answer["unwritten_in_last_batches"] = json!(unwritten);
@@ -78,7 +81,7 @@ enum Decoders {
 
 impl State {
     fn new(gpu: &Gpu, photos: &Photos, way: Way, number: usize) -> Result<State> {
-        let handle = gpu.handle(way.lane)?;
+        let handle = gpu.handle(way.lane, way.is_plain)?;
         let stream = gpu.context.stream().map_err(mended)?;
         let room_bytes = photos.largest_bytes().next_multiple_of(256);
         ensure!(

@@ -134,9 +134,13 @@ def finished(bundle: Bundle, brief: bool) -> dict[str, Any]:
 
 
 def pixels(bundle: Bundle, lane: str) -> dict[str, Any]:
-    """nvJPEG's own pixels beside the CPU decoder's, whole images."""
-    found: dict[str, Any] = bundle.gpucheck("pixels", bundle.root / "pictures", "--lane", lane)
-    return found
+    """nvJPEG's own pixels beside the CPU decoder's, whole images: with chroma interpolated, as
+    loaderd asks for, and repeated, as nvJPEG does by default."""
+    options = (bundle.root / "pictures", "--lane", lane)
+    return {
+        "interpolating": bundle.gpucheck("pixels", *options),
+        "plain": bundle.gpucheck("pixels", *options, "--plain"),
+    }
 
 
 def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:

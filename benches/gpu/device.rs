@@ -50,8 +50,10 @@ impl Gpu {
         Ok(Gpu { context, library })
     }
 
-    pub(crate) fn handle(&self, lane: Lane) -> Result<Arc<Handle>> {
-        Handle::new(&self.library, lane.backend(), &self.context).map_err(mended)
+    /// `is_plain`: chroma is repeated, as nvJPEG does by default, and not interpolated.
+    pub(crate) fn handle(&self, lane: Lane, is_plain: bool) -> Result<Arc<Handle>> {
+        let make = if is_plain { Handle::plain } else { Handle::new };
+        make(&self.library, lane.backend(), &self.context).map_err(mended)
     }
 }
 

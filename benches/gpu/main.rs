@@ -95,6 +95,9 @@ enum Task {
     },
     /// Compares nvJPEG's pixels with the CPU decoder's, kind by kind
     Pixels {
+        /// Repeat chroma, as nvJPEG does by default
+        #[arg(long)]
+        plain: bool,
         /// Folder made by `pictures`
         pictures: PathBuf,
         /// By what
@@ -103,6 +106,9 @@ enum Task {
     },
     /// Measures nvJPEG decoding whole photos, and nothing else
     Ceiling {
+        /// Repeat chroma, as nvJPEG does by default
+        #[arg(long)]
+        plain: bool,
         /// Folder made by `pictures`
         pictures: PathBuf,
         /// By what
@@ -209,8 +215,13 @@ fn run(task: Task) -> Result<Value> {
             BUSY_BYTES,
         )?,
         Task::Skips { pictures, lane } => skips::ask(&Gpu::open(&places)?, &pictures, lane)?,
-        Task::Pixels { pictures, lane } => pixels::compare(&Gpu::open(&places)?, &pictures, lane)?,
+        Task::Pixels {
+            plain,
+            pictures,
+            lane,
+        } => pixels::compare(&Gpu::open(&places)?, &pictures, lane, plain)?,
         Task::Ceiling {
+            plain,
             pictures,
             lane,
             batch,
@@ -222,6 +233,7 @@ fn run(task: Task) -> Result<Value> {
                 lane,
                 batch,
                 states,
+                is_plain: plain,
             };
             ceiling::measure(
                 &Gpu::open(&places)?,

@@ -26,7 +26,7 @@ pub(crate) fn ask(gpu: &Gpu, photo: &Photo, rounds: u32, busy_bytes: usize) -> R
     let mut answer = json!({});
     for lane in [Lane::Hardware, Lane::Cuda] {
         let name = format!("{lane:?}").to_lowercase();
-        answer[name] = match gpu.handle(lane) {
+        answer[name] = match gpu.handle(lane, false) {
             Ok(_) => of_lane(gpu, photo, lane, rounds, busy_bytes)?,
             Err(error) => json!({"why_not": error.to_string()}),
         };
@@ -36,7 +36,7 @@ pub(crate) fn ask(gpu: &Gpu, photo: &Photo, rounds: u32, busy_bytes: usize) -> R
 
 fn of_lane(gpu: &Gpu, photo: &Photo, lane: Lane, rounds: u32, busy_bytes: usize) -> Result<Value> {
     let stream = gpu.context.stream().map_err(mended)?;
-    let mut decoder = BatchDecoder::new(&gpu.handle(lane)?).map_err(mended)?;
+    let mut decoder = BatchDecoder::new(&gpu.handle(lane, false)?).map_err(mended)?;
     let bytes = photo.pitch() * photo.height as usize;
     let mut busy = gpu.context.allocate(busy_bytes).map_err(mended)?;
     let mut out = gpu.context.allocate(bytes).map_err(mended)?;

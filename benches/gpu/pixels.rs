@@ -22,8 +22,8 @@ const POISON: u8 = 0xab;
 ///
 /// # Errors
 /// Where the lane is not there, or the device fails.
-pub(crate) fn compare(gpu: &Gpu, pictures: &Path, lane: Lane) -> Result<Value> {
-    let handle = gpu.handle(lane)?;
+pub(crate) fn compare(gpu: &Gpu, pictures: &Path, lane: Lane, is_plain: bool) -> Result<Value> {
+    let handle = gpu.handle(lane, is_plain)?;
     let mut decoder = Decoder::new(Limits::default());
     let mut each = Vec::new();
     let upright = Options {
@@ -49,7 +49,7 @@ pub(crate) fn compare(gpu: &Gpu, pictures: &Path, lane: Lane) -> Result<Value> {
         }
         each.push(said);
     }
-    Ok(json!({"lane": format!("{lane:?}").to_lowercase(), "kinds": each}))
+    Ok(json!({"lane": format!("{lane:?}").to_lowercase(), "is_plain": is_plain, "kinds": each}))
 }
 
 /// RGB without gaps, or why nvJPEG does not decode it.

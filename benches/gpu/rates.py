@@ -21,8 +21,9 @@ _ROWS = 1 << 17
 _WARM_UP_S = 2.0
 _SECONDS = 6.0
 
-#: Lane, images of a batch, states. Of phases, images on their way in each of so many threads.
-_CEILINGS = (
+#: Lane, images of a batch, states; of phases, images on their way in each of so many threads.
+#: nvJPEG repeats chroma, its default, except where it is to interpolate it as loaderd's unit does.
+_CEILINGS: tuple[tuple[Any, ...], ...] = (
     ("hardware", 7, 1),
     ("hardware", 32, 2),
     ("hardware", 64, 1),
@@ -30,9 +31,11 @@ _CEILINGS = (
     ("hardware", 64, 4),
     ("hardware", 126, 2),
     ("hardware", 252, 2),
+    ("hardware", 64, 4, "interpolating"),
     ("cuda", 64, 1),
     ("cuda", 128, 2),
     ("cuda", 256, 2),
+    ("cuda", 256, 2, "interpolating"),
     ("phases", 2, 4),
     ("phases", 2, 12),
 )
@@ -42,8 +45,9 @@ def ceilings(bundle: Bundle, brief: bool) -> dict[str, Any]:
     """nvJPEG's best on whole photos, over lanes, batch sizes and states."""
     ways = []
     seconds = "0.2" if brief else "2.5"
-    for lane, batch, states in _CEILINGS[:: 4 if brief else 1]:
-        options = ("--lane", lane, "--batch", str(batch), "--states", str(states))
+    for lane, batch, states, *how in _CEILINGS[:: 4 if brief else 1]:
+        options: tuple[str, ...] = ("--lane", lane, "--batch", str(batch), "--states", str(states))
+        options += () if how else ("--plain",)
         try:
             pictures = bundle.root / "pictures"
             found = bundle.gpucheck("ceiling", pictures, *options, "--seconds", seconds)

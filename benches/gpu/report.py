@@ -41,6 +41,7 @@ def _rates(found: Found) -> None:
     if "ceilings" in found:
         for way in found["ceilings"]["ways"]:
             title = f"nvJPEG, {way['lane']}, batches of {way['batch']}, {way['states']} states"
+            title += "" if way.get("is_plain", True) else ", interpolating"
             rows.append(_rate(title, way))
     if "unit" in found:
         for way in found["unit"]["ways"]:
@@ -94,6 +95,12 @@ def _correctness(found: Found) -> None:
         ]
         harness.show(["grey levels from the CPU's", "mean", "most"], rows)
         print(f"{found['kinds']['gpu']}\n")
+    for lane in ("hardware", "phases"):
+        if f"pixels-{lane}" in found:
+            both = found[f"pixels-{lane}"]
+            pairs = zip(both["interpolating"]["kinds"], both["plain"]["kinds"], strict=True)
+            rows = [[one["name"], _mean(one), _mean(other)] for one, other in pairs]
+            harness.show([f"nvJPEG's own pixels, {lane}", "interpolating", "plain"], rows)
     if "unit-kinds" in found:
         for folder in ("kinds", "damaged"):
             rows = [_finished(one) for one in found["unit-kinds"][folder]["kinds"]]
@@ -122,6 +129,10 @@ def _correctness(found: Found) -> None:
             for name in names:
                 print(f"test {outcome}: {name}")
         print()
+
+
+def _mean(one: dict[str, Any]) -> str:
+    return f"{one['mean']:.3f}" if "mean" in one else "not taken"
 
 
 def _finished(one: dict[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ const BATCH: usize = 3;
 /// Where the lane is not there, or even good images fail in the beginning.
 pub(crate) fn ask(gpu: &Gpu, pictures: &Path, lane: Lane) -> Result<Value> {
     let good = Photos::kind(pictures, kinds::PLAIN)?;
-    let handle = gpu.handle(lane)?;
+    let handle = gpu.handle(lane, false)?;
     let mut bench = Bench::new(gpu, &handle)?;
     let whole = bench.batch(&[&good.jpeg; BATCH], &good)?;
     let mut each = Vec::new();

@@ -58,6 +58,7 @@ fn rates_are_of_whole_photos() {
             lane,
             batch: 3,
             states: 2,
+            is_plain: false,
         };
         let found = ceiling::measure(&gpu, &photos, way, BRIEF).unwrap();
         assert!(number(&found["images_per_s"]) > 0.0, "{found}");
@@ -76,6 +77,7 @@ fn rates_are_of_whole_photos() {
         lane: Lane::Hardware,
         batch: 3,
         states: 1,
+        is_plain: true,
     };
     let found = ceiling::measure(&gpu, &skipped, way, BRIEF).unwrap();
     assert_eq!(found["unwritten_in_last_batches"], 3, "{found}");
@@ -132,7 +134,7 @@ fn pixels_are_the_decoders_and_damage_is_told() {
     pictures(root.path());
     let gpu = Gpu::open(&Standins::build("pixels", &[]).places()).unwrap();
     for lane in [Lane::Hardware, Lane::Phases] {
-        let found = pixels::compare(&gpu, root.path(), lane).unwrap();
+        let found = pixels::compare(&gpu, root.path(), lane, lane == Lane::Phases).unwrap();
         for one in found["kinds"].as_array().unwrap() {
             assert!(one["most"] == 0 || one.get("why_not").is_some(), "{one}");
         }
