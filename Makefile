@@ -4,9 +4,11 @@
 # make check           formatting, lints, types, every interleaving (loom), a little fuzzing
 # make bench           a brief run of every bench
 # make bench-peers     loaderd beside every other loader, at full length: an hour or so
+# make gpu-bundle      a folder that checks a machine with a GPU, built where there is none
+# make gpu-check       builds it and runs it here; OUT=gpu.json keeps what it found
 # make coverage        how much of the code the tests run; LANCE=1 for all crates
 
-.PHONY: demo test check bench bench-peers coverage system clean
+.PHONY: demo test check bench bench-peers gpu-bundle gpu-check coverage system clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -43,6 +45,21 @@ bench: $(VENV)/.installed
 bench-peers: $(VENV)/.installed
 	IMAGES="$(IMAGES)" FULL=1 OUT="$(or $(OUT),bench-peers)" BIN="$(CURDIR)/$(BIN)" sh benches/run.sh peers
 
+# Without Lance, and with a target folder of its own, so that the other daemon stays.
+gpu-bundle: export CARGO_TARGET_DIR := $(TARGET)/gpu
+gpu-bundle: $(VENV)/.requirements
+	cargo build --release --locked --package loaderd --no-default-features
+	cargo build --release --locked --package loaderd-python --package loaderd-gpucheck
+	cargo test --release --locked --no-run --package loaderd-gpu --message-format=json >$(TARGET)/gpu/tests.json
+	rm -rf $(TARGET)/gpu/wheels
+	-$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--dest $(TARGET)/gpu/wheels -r benches/gpu/requirements.txt
+	$(BIN)/python benches/gpu/bundle.py --programs $(TARGET)/gpu/release --tests $(TARGET)/gpu/tests.json \
+		--wheels $(TARGET)/gpu/wheels $(if $(IMAGES),--images "$(IMAGES)") --out gpu-bundle
+
+gpu-check: gpu-bundle
+	PYTHON="$(CURDIR)/$(BIN)/python" gpu-bundle/check $(if $(OUT),--json "$(OUT)")
+
 coverage: $(VENV)/.requirements
 	BIN="$(CURDIR)/$(BIN)" LANCE="$(LANCE)" scripts/coverage.sh
 
@@ -69,5 +86,5 @@ $(VENV)/.installed: $(VENV)/.requirements $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo pyclient/data
+	rm -rf $(VENV) demo gpu-bundle pyclient/data
 	cargo clean

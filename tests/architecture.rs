@@ -31,12 +31,13 @@ const EDGES: [(&str, &[&str]); 10] = [
 
 /// The workspace's own packages, which may use any of these; what is not published has no place
 /// in the drawing.
-const WORKSPACE: [&str; 5] = [
+const WORKSPACE: [&str; 6] = [
     "loaderd-tests",
     "loaderd-benches",
     "loaderd-measure",
     "loaderd-rings",
     "loaderd-cutread",
+    "loaderd-gpucheck",
 ];
 
 /// Crates that only one of ours may name.

@@ -7,7 +7,6 @@ use super::api::{Api, Opaque};
 use super::{Backend, Nvjpeg};
 use crate::cuda::{Context, Entered};
 use crate::error::GpuError;
-use crate::library::SUCCESS;
 
 /// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`, of nvJPEG 12.1 and later.
 const UPSAMPLING_WITH_INTERPOLATION: c_uint = 1 << 5;
@@ -44,24 +43,37 @@ impl Handle {
         backend: Backend,
         context: &Context,
     ) -> Result<Arc<Handle>, GpuError> {
+        // An older nvJPEG knows no such flag; what else is wrong is said a second time.
+        Handle::make(library, backend, context, UPSAMPLING_WITH_INTERPOLATION)
+            .or_else(|_| Handle::plain(library, backend, context))
+    }
+
+    /// As [`new`](Self::new), but one that repeats chroma, as nvJPEG does unless it is told
+    /// otherwise: to compare with.
+    pub fn plain(
+        library: &Arc<Nvjpeg>,
+        backend: Backend,
+        context: &Context,
+    ) -> Result<Arc<Handle>, GpuError> {
+        Handle::make(library, backend, context, 0)
+    }
+
+    fn make(
+        library: &Arc<Nvjpeg>,
+        backend: Backend,
+        context: &Context,
+        flags: c_uint,
+    ) -> Result<Arc<Handle>, GpuError> {
         let _current = context.enter()?;
         let (null, mut raw) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let mut create = |flags| {
-            // SAFETY: null allocators stand for nvJPEG's own; `raw` is a live pointer.
-            unsafe { (library.api.create)(backend.number(), null, null, flags, &mut raw) }
-        };
-        let mut status = create(UPSAMPLING_WITH_INTERPOLATION);
-        let interpolates = status == SUCCESS;
-        if !interpolates {
-            // An older nvJPEG knows no such flag; what else is wrong is said a second time.
-            status = create(0);
-        }
+        // SAFETY: null allocators stand for nvJPEG's own; `raw` is a live pointer.
+        let status = unsafe { (library.api.create)(backend.number(), null, null, flags, &mut raw) };
         library.check("nvjpegCreateEx", status)?;
         Ok(Arc::new(Handle {
             library: library.clone(),
             context: context.clone(),
             backend,
-            interpolates,
+            interpolates: flags == UPSAMPLING_WITH_INTERPOLATION,
             raw,
         }))
     }

@@ -1,0 +1,249 @@
+"""What a bundle holds, and how its parts are reached.
+
+Enters: the bundle's folder. Leaves: paths, and answers of its programs. ``make`` builds such a
+folder where there is no GPU, for a machine that has one but neither compilers nor a network.
+Nothing here looks at a device.
+
+    python benches/gpu/bundle.py --programs target/gpu/release --tests LIST --out gpu-bundle
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: All files of a bundle together, in bytes.
+BYTES_MAX = 64 << 20
+#: What is carried where it fits, the dearer to do without first.
+WHEELS = ("nvidia-nvjpeg", "nvidia-nvimgcodec-cu13")
+#: What of them has nothing to do with JPEGs, or with running them.
+_NOT_CARRIED = re.compile(r"/(include|tools|samples)/|lib(opencv|nvtiff|tiff|nvjpeg2k)_ext")
+#: What the names of tests have that need a GPU, and skip themselves where there is none.
+GPU_TESTS = "real_gpu"
+
+_HERE = Path(__file__).resolve().parent
+_REPOSITORY = _HERE.parents[1]
+_START = """#!/bin/sh
+# Checks loaderd on this machine's GPU: see benches/README.md. Options: --help.
+here=$(cd "$(dirname "$0")" && pwd)
+PYTHONPATH="$here/lib${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -m gpu "$here" "$@"
+"""
+
+
+class Skipped(Exception):
+    """Why a part has nothing to do here."""
+
+
+class Failed(Exception):
+    """What went wrong, in a line."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder."""
+
+    root: Path
+
+    @property
+    def loaderd(self) -> Path:
+        return self.root / "bin" / "loaderd"
+
+    @property
+    def photos(self) -> Path:
+        return self.root / "pictures" / "photos"
+
+    @property
+    def kinds(self) -> Path:
+        return self.root / "pictures" / "kinds"
+
+    @property
+    def damaged(self) -> Path:
+        return self.root / "pictures" / "damaged"
+
+    def tests(self) -> list[tuple[Path, str]]:
+        """Tests of loaderd's that need a GPU: their program and name."""
+        programs = sorted((self.root / "tests").glob("*"))
+        return [(program, name) for program in programs for name in gpu_tests(program)]
+
+    def gpucheck(self, task: str, *options: str | Path) -> Any:
+        """The answer of a task of ``gpucheck``."""
+        command = [str(self.root / "bin" / "gpucheck"), task, *map(str, options)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"gpucheck {task}: {last_line(done.stderr) or ended(done.returncode)}")
+        return json.loads(done.stdout)
+
+    def unpack(self, wheel: str, site: Path) -> None:
+        """Makes a wheel that the bundle carries importable, where ``site`` is on the path."""
+        found = list((self.root / "wheels").glob(f"{wheel.replace('-', '_')}-*.whl"))
+        if not found:
+            raise Skipped(f"{wheel} is neither installed nor in the bundle")
+        with zipfile.ZipFile(found[0]) as files:
+            files.extractall(site)
+
+
+def ended(status: int) -> str:
+    """A process's status in words."""
+    return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def last_line(text: str) -> str:
+    """The last line with something in it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out: Path) -> None:
+    """Builds a bundle; ends where it would be larger than :data:`BYTES_MAX`."""
+    if out.exists():
+        if not (out / "check").exists():
+            raise SystemExit(f"{out} is there, and is no bundle: name another folder")
+        shutil.rmtree(out)
+    (out / "bin").mkdir(parents=True)
+    for name in ("loaderd", "gpucheck"):
+        _program(programs / name, out / "bin" / name)
+    (out / "tests").mkdir()
+    for test in filter(gpu_tests, tests):
+        # Without the hash that cargo gives it.
+        _program(test, out / "tests" / test.name.rpartition("-")[0])
+    library = out / "lib"
+    shutil.copytree(
+        _REPOSITORY / "pyclient" / "python" / "loaderd",
+        library / "loaderd",
+        ignore=shutil.ignore_patterns("__pycache__", "*.so"),
+    )
+    _program(programs / "lib_native.so", library / "loaderd" / "_native.abi3.so")
+    shutil.copytree(_HERE, library / "gpu", ignore=lambda _, names: _but_python(names))
+    shutil.copyfile(_HERE.parent / "harness.py", library / "harness.py")
+    start = out / "check"
+    start.write_text(_START)
+    start.chmod(0o755)
+    made = Bundle(out).gpucheck("pictures", "--images", images, "--out", out / "pictures")
+    left_out = _carry(wheels, out)
+    about = {
+        "pictures": made,
+        "left_out": left_out,
+        "commit": _commit(),
+        "needs": needs(out),
+    }
+    (out / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    size = size_of(out)
+    if size > BYTES_MAX:
+        raise SystemExit(f"the bundle has {size:,} bytes, and {BYTES_MAX:,} are the most")
+    print(f"{out}: {size / (1 << 20):.1f} MiB, {made['photos']} photos, needs {about['needs']}")
+    for line in left_out:
+        print(f"left out: {line}")
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below it."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def gpu_tests(program: Path) -> list[str]:
+    """Names of a test program's tests that need a GPU."""
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True)
+    names = [line.removesuffix(": test") for line in listed.stdout.splitlines()]
+    return [name for name in names if GPU_TESTS in name]
+
+
+def needs(out: Path) -> dict[str, str]:
+    """The newest versions of the C and C++ libraries' symbols that its programs ask for."""
+    newest: dict[str, tuple[int, ...]] = {}
+    programs = [*(out / "bin").iterdir(), *(out / "tests").iterdir(), *out.rglob("*.abi3.so")]
+    for program in programs:
+        for kind, version in re.findall(rb"(GLIBC|GLIBCXX)_([0-9.]+)\0", program.read_bytes()):
+            numbers = tuple(int(number) for number in version.split(b"."))
+            newest[kind.decode()] = max(newest.get(kind.decode(), ()), numbers)
+    return {kind: ".".join(map(str, numbers)) for kind, numbers in sorted(newest.items())}
+
+
+def _program(source: Path, target: Path) -> None:
+    subprocess.run(["strip", "-o", target, source], check=True)
+    target.chmod(target.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def _but_python(names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".py")]
+
+
+def _carry(wheels: Path, out: Path) -> list[str]:
+    """Copies the wheels that are there and fit; says which are left out."""
+    (out / "wheels").mkdir()
+    left_out = []
+    for name in WHEELS:
+        found = list(wheels.glob(f"{name.replace('-', '_')}-*.whl")) if wheels.is_dir() else []
+        if not found:
+            left_out.append(f"{name}: no wheel")
+            continue
+        carried = out / "wheels" / found[0].name
+        _thin(found[0], carried)
+        if size_of(out) > BYTES_MAX:
+            left_out.append(f"{name}: its {carried.stat().st_size:,} bytes don't fit")
+            carried.unlink()
+    return left_out
+
+
+def _thin(wheel: Path, carried: Path) -> None:
+    with (
+        zipfile.ZipFile(wheel) as files,
+        zipfile.ZipFile(carried, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as kept,
+    ):
+        for name in files.namelist():
+            if not _NOT_CARRIED.search(name):
+                kept.writestr(files.getinfo(name), files.read(name), zipfile.ZIP_DEFLATED)
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=_REPOSITORY)
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--programs", type=Path, required=True, help="folder of what cargo built")
+    parser.add_argument("--tests", type=Path, help="what cargo said of the test programs, as JSON")
+    parser.add_argument("--images", type=Path, help="JPEGs [default: drawn ones]")
+    parser.add_argument("--wheels", type=Path, default=Path("wheels"), help="folder of wheels")
+    parser.add_argument("--out", type=Path, required=True, help="the bundle")
+    given = parser.parse_args()
+    tests = [] if given.tests is None else test_programs(given.tests.read_text())
+    images = given.images
+    if images is None:
+        images = given.out.with_name(given.out.name + ".drawn")
+        command = [given.programs / "loaderd", "sample", images, "--count", "100"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    try:
+        make(given.programs, tests, images, given.wheels, given.out)
+    finally:
+        if given.images is None:
+            shutil.rmtree(images)
+
+
+def test_programs(messages: str) -> list[Path]:
+    """The programs of ``cargo test --no-run --message-format=json``."""
+    found = []
+    for line in messages.splitlines():
+        message = json.loads(line) if line.startswith("{") else {}
+        if message.get("profile", {}).get("test") and message.get("executable"):
+            found.append(Path(message["executable"]))
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failed as why:
+        sys.exit(os.fspath(str(why)))

@@ -1,0 +1,170 @@
+"""Whether what the GPU delivers is what the CPU delivers.
+
+Enters: JPEGs of every kind, and damaged ones. Leaves: the difference of each in grey levels, and
+what became of the damaged. Both decoders see the same rows, crops and flips, in u8. Tests of
+loaderd's own that need a GPU are run as well.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import harness
+from gpu import streams
+from gpu.bundle import Bundle, Failed, Skipped, ended, last_line
+
+#: Mean difference of an image at most, in grey levels.
+DIFFERENCE_MAX = 1.0
+_BATCH = 8
+_TEST_S_MAX = 60
+
+
+def kinds(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """Every kind, cropped at random and resized."""
+    files = sorted(bundle.kinds.glob("*.jpg"))
+    with streams.daemon(bundle) as daemon:
+        cpu, _ = _decoded(daemon, bundle.kinds, len(files), "cpu")
+        gpu, said = _decoded(daemon, bundle.kinds, len(files), "gpu")
+    routes = json.loads((bundle.root / "about.json").read_text())["pictures"]["kinds"]
+    return {
+        "kinds": _compared([file.stem for file in files], cpu, gpu),
+        "gpu": said,
+        "for_engines": sum(one["route"] == "engine" for one in routes.values()),
+    }
+
+
+def damaged(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """Each damaged file between two good ones, twice over, and good ones behind them."""
+    good = sorted(bundle.photos.glob("*.jpg"))
+    bad = sorted(bundle.damaged.glob("*.jpg"))
+    names: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as name:
+        folder = Path(name)
+
+        def put(file: Path, title: str) -> None:
+            shutil.copyfile(file, folder / f"{len(names):05}.jpg")
+            names.append(title)
+
+        for _ in range(1 if brief else 2):
+            for number, file in enumerate(bad):
+                put(good[number % len(good)], "good")
+                put(file, file.stem)
+        for number in range(4 * _BATCH):
+            put(good[number % len(good)], "good")
+        with streams.daemon(bundle) as daemon:
+            cpu, _ = _decoded(daemon, folder, len(names), "cpu")
+            gpu, said = _decoded(daemon, folder, len(names), "gpu")
+    compared = _compared(names, cpu, gpu)
+    beside = [one for one in compared if one["name"] == "good"]
+    hurt = [one for one in compared if one["name"] != "good"]
+    return {
+        "good_rows": len(beside),
+        "good_difference_max": max(one["difference"] for one in beside),
+        "damaged_rows": len(hurt),
+        "otherwise_valid": sorted({one["name"] for one in hurt if not one["same_validity"]}),
+        "damaged": hurt,
+        "gpu": said,
+    }
+
+
+def _decoded(
+    daemon: harness.Daemon, folder: Path, rows: int, decode: str
+) -> tuple[list[tuple[Any, bool]], dict[str, Any] | None]:
+    """Pixels and validity of every row, in order."""
+    from loaderd import RandomHorizontalFlip, RandomResizedCrop
+
+    loader = streams.arrays(
+        daemon.socket,
+        folder,
+        rows,
+        [RandomResizedCrop(streams.SIZE), RandomHorizontalFlip()],
+        columns=["image", "_valid"],
+        batch_size=_BATCH,
+        on_bad_sample="zero",
+        decode=decode,
+    )
+    found = []
+    for batch in loader:
+        images, valid = batch["image"], batch["_valid"]
+        found += [(images[row].copy(), bool(valid[row])) for row in range(len(images))]
+    loader.close()
+    return found, streams.gpu_of(daemon.socket)
+
+
+def _compared(
+    names: list[str], cpu: list[tuple[Any, bool]], gpu: list[tuple[Any, bool]]
+) -> list[dict[str, Any]]:
+    if not len(names) == len(cpu) == len(gpu):
+        raise Failed(f"{len(names)} rows, but {len(cpu)} by the CPU and {len(gpu)} by the GPU")
+    lines = []
+    for name, (left, is_valid), (right, still_valid) in zip(names, cpu, gpu, strict=True):
+        difference = abs(left.astype("int16") - right.astype("int16"))
+        lines.append(
+            {
+                "name": name,
+                "difference": float(difference.mean()),
+                "most": int(difference.max()),
+                "valid": is_valid,
+                "same_validity": is_valid == still_valid,
+            }
+        )
+    return lines
+
+
+def finished(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """The decode unit's images without the daemon: every kind and every damage, one by one and
+    all at once."""
+    found: dict[str, Any] = {"kinds": bundle.gpucheck("finished", bundle.kinds, "--progressive")}
+    found["damaged"] = bundle.gpucheck("finished", bundle.damaged, "--progressive")
+    taken = [
+        one[way]
+        for one in found["kinds"]["kinds"]
+        for way in ("alone", "together")
+        if one[way]["route"] != "CPU"
+    ]
+    found["offered"] = len(taken)
+    found["finished"] = sum(one["outcome"] == "finished" for one in taken)
+    found["difference_max"] = max((one.get("mean", 0.0) for one in taken), default=0.0)
+    return found
+
+
+def pixels(bundle: Bundle, lane: str) -> dict[str, Any]:
+    """nvJPEG's own pixels beside the CPU decoder's, whole images: with chroma interpolated, as
+    loaderd asks for, and repeated, as nvJPEG does by default."""
+    options = (bundle.root / "pictures", "--lane", lane)
+    return {
+        "interpolating": bundle.gpucheck("pixels", *options),
+        "plain": bundle.gpucheck("pixels", *options, "--plain"),
+    }
+
+
+def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """loaderd's own tests on a real GPU, out of their test programs."""
+    programs = bundle.tests()
+    if not programs:
+        raise Skipped("the bundle carries no test that needs a GPU")
+    found: dict[str, Any] = {"passed": [], "failed": [], "skipped": []}
+    for program, test in programs:
+        title = f"{program.name}::{test}"
+        command = [str(program), "--exact", test, "--nocapture", "--include-ignored"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TEST_S_MAX)
+        except subprocess.TimeoutExpired:
+            found["failed"].append(f"{title}: more than {_TEST_S_MAX} s")
+            continue
+        said = done.stdout + done.stderr
+        skipped = [line for line in said.splitlines() if line.startswith("skipped:")]
+        if done.returncode != 0:
+            panic = [line for line in said.splitlines() if "panicked at" in line]
+            why = last_line("\n".join(panic)) or ended(done.returncode)
+            found["failed"].append(f"{title}: {why}")
+        elif skipped:
+            found["skipped"].append(f"{title}: {skipped[0]}")
+        else:
+            found["passed"].append(title)
+    return found

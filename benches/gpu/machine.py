@@ -1,0 +1,106 @@
+"""What the machine is, and the questions about nvJPEG that loaderd's code rests on.
+
+Enters: a bundle. Leaves: facts. Nothing is judged, and no setting of a device is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from typing import Any
+
+from gpu.bundle import Bundle, Failed, ended, last_line
+
+_ASKED = (
+    "name,driver_version,pcie.link.gen.current,pcie.link.width.current,compute_mode,"
+    "mig.mode.current,clocks.sm,temperature.gpu"
+)
+#: Of `loaderd doctor`, what has to do with a GPU, or with the cost of a batch.
+_CHECKS = ("kernel", "io_uring", "memlock", "cores", "memory", "jpeg")
+
+
+def doctor(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """``loaderd doctor``, and what the driver's own tool says."""
+    command = [str(bundle.loaderd), "doctor", "--json", str(bundle.photos)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not done.stdout.startswith("{"):
+        wanted = json.loads((bundle.root / "about.json").read_text()).get("needs")
+        raise Failed(
+            f"loaderd doctor: {last_line(done.stderr) or ended(done.returncode)} (it needs "
+            f"{wanted}, and this machine has {' '.join(platform.libc_ver())})"
+        )
+    report = json.loads(done.stdout)
+    checks = {
+        check["name"]: {"verdict": check["verdict"], "found": check["found"]}
+        for check in report["checks"]
+        if check["name"] in _CHECKS or check["name"].startswith(("gpu_", "nvjpeg", "mps"))
+    }
+    return {"checks": checks, "versions": report["versions"], "nvidia_smi": _nvidia_smi()}
+
+
+def why_no_gpu(found: dict[str, Any]) -> str | None:
+    """Why nothing can be decoded on a GPU here, by what :func:`doctor` found; else ``None``."""
+    checks = found["checks"]
+    # The last one of these that was reached says what is wrong, where the next is not there.
+    reached = [name for name in ("gpu_driver", "gpu_devices", "nvjpeg") if name in checks]
+    last = checks[reached[-1]]
+    if reached[-1] != "nvjpeg" or last["verdict"] != "ok":
+        return str(last["found"])
+    return None
+
+
+def lacks_nvjpeg(found: dict[str, Any]) -> bool:
+    """Whether there is a GPU, and nothing is missing but nvJPEG."""
+    check = found["checks"].get("nvjpeg")
+    return check is not None and "no nvJPEG" in check["found"]
+
+
+def _nvidia_smi() -> str:
+    command = ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15)
+    except FileNotFoundError:
+        return "not installed"
+    except subprocess.TimeoutExpired:
+        return "does not answer"
+    return done.stdout.strip() or last_line(done.stderr)
+
+
+def engines(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    found: dict[str, Any] = bundle.gpucheck("engines")
+    return found
+
+
+def order(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """Whether a decode waits for earlier work of its stream."""
+    rounds = "2" if brief else "20"
+    found: dict[str, Any] = bundle.gpucheck("order", bundle.root / "pictures", "--rounds", rounds)
+    return found
+
+
+def skips(bundle: Bundle, lane: str) -> dict[str, Any]:
+    """What becomes of damaged images in a batch of nvJPEG's own."""
+    found: dict[str, Any] = bundle.gpucheck("skips", bundle.root / "pictures", "--lane", lane)
+    damaged = found["damaged"]
+    silent = [
+        one["name"]
+        for one in damaged
+        if "found" in one and one["found"]["status"] is None and one["found"]["written"][1] == 0
+    ]
+    hurt = [
+        one["name"]
+        for one in damaged
+        if "found" in one
+        and one["found"]["status"] is None
+        and min(one["found"]["written"][0], one["found"]["written"][2]) < 0.9
+    ]
+    lost = [one["name"] for one in damaged if "after" in one and min(one["after"]["written"]) < 0.9]
+    fatal = [one["name"] for one in damaged if "device_failed" in one]
+    return {
+        **found,
+        "success_but_nothing_written": silent,
+        "success_but_neighbours_not_written": hurt,
+        "next_batch_not_written": lost,
+        "device_failed": fatal,
+    }
