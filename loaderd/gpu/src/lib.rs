@@ -1,11 +1,10 @@
 //! The GPU's libraries, loaded at run time, and which JPEG goes where.
 //!
-//! Enters: the machine, and the headers of JPEGs. Leaves: devices and what they can do,
-//! nvJPEG's decoders behind safe owners, a [`routing`] for each JPEG, and [`unit`]s that decode.
-//! Nothing is linked:
-//! the same binary works with and without a GPU, and what is missing is a [`GpuError`] with
-//! its mend. Never: a panic because a library is absent, old or strange; threads or batches
-//! outside of `unit`.
+//! Enters: the machine, and JPEGs. Leaves: devices and what they can do, nvJPEG's decoders behind
+//! safe owners, a [`routing`] for each JPEG, and [units](mod@unit) that decode and finish them.
+//! Nothing is linked: the same binary works with and without a GPU, and what is missing is a
+//! [`GpuError`] with its mend. Never: a panic because a library is absent, old or strange; threads
+//! or batches outside of a unit.
 
 mod error;
 mod library;

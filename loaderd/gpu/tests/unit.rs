@@ -184,11 +184,10 @@ fn a_faulty_picture_costs_no_other() {
     };
     for encoder in [Encoder::default(), coarse] {
         for faults in [&[1usize][..], &[0, 3], &[6], &[0, 1, 2, 3, 4, 5, 6]] {
-            for fault in [Fault::Skip, Fault::Fail] {
-                let refusal = match fault {
-                    Fault::Skip => Refusal::Skipped,
-                    Fault::Fail => Refusal::Decoder,
-                };
+            for (fault, refusal) in [
+                (Fault::Skip, Refusal::Skipped),
+                (Fault::Fail, Refusal::Decoder),
+            ] {
                 let mut files: Vec<Vec<u8>> =
                     (0..7).map(|i| jpeg(&encoder, 100 + i, 80, i)).collect();
                 let mut expected = vec![Outcome::Finished; files.len()];
@@ -204,6 +203,28 @@ fn a_faulty_picture_costs_no_other() {
     assert_eq!(counts.engine.refused, [11, 11, 0, 0]);
     assert_eq!(counts.cuda.refused, [11, 11, 0, 0]);
     assert_eq!(unit.failure(), None);
+}
+
+/// What a failed batch has left in memory does not pass for what the next one wrote.
+#[test]
+fn a_picture_skipped_in_the_second_try_is_seen() {
+    let standins = Standins::build("second-try", &[]);
+    let one = Settings {
+        engine_batches: 1,
+        linger: Duration::from_millis(300),
+        ..settings()
+    };
+    let unit = start(&standins, &one);
+    let mut files: Vec<Vec<u8>> = (0..6)
+        .map(|seed| jpeg(&Encoder::default(), 100, 80, seed))
+        .collect();
+    files[1] = Fault::SkipAgain.put(&files[1]);
+    files[4] = Fault::Fail.put(&files[4]);
+    let mut expected = [Outcome::Finished; 6];
+    expected[1] = Outcome::Refused(Refusal::Skipped);
+    expected[4] = Outcome::Refused(Refusal::Decoder);
+    assert_eq!(outcomes_of(&unit, &files), expected);
+    assert_eq!(unit.counts().engine.batches, 1);
 }
 
 #[test]

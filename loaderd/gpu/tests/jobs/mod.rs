@@ -1,5 +1,6 @@
 //! What tests of units offer: files, pipelines, slots, and the CPU's bytes to compare with.
 
+use std::alloc::Layout;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
@@ -198,25 +199,25 @@ pub(crate) struct Slots {
     places: Vec<(usize, usize)>,
 }
 
-/// Memory that others write to.
+/// Whole pages that others write to.
 struct Memory {
     start: NonNull<u8>,
-    words: usize,
+    layout: Layout,
 }
 
 impl Memory {
-    fn new(words: usize) -> Memory {
-        let memory = vec![0xeeee_eeee_eeee_eeee_u64; words].into_boxed_slice();
-        let start = NonNull::new(Box::into_raw(memory).cast::<u8>()).unwrap();
-        Memory { start, words }
+    fn new(bytes: usize) -> Memory {
+        let layout = Layout::from_size_align(bytes.next_multiple_of(4096), 4096).unwrap();
+        // SAFETY: there is at least one image, so the size is not 0.
+        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        Memory { start, layout }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let words = std::ptr::slice_from_raw_parts_mut(self.start.as_ptr().cast(), self.words);
-        // SAFETY: made of a box of as many words, and nobody writes there any more.
-        drop(unsafe { Box::<[u64]>::from_raw(words) });
+        // SAFETY: allocated by `new` with this layout, and nobody writes there any more.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 
@@ -230,7 +231,7 @@ impl Slots {
                 (from, bytes)
             })
             .collect();
-        let memory = Memory::new(end / 8);
+        let memory = Memory::new(end);
         // SAFETY: the memory is dropped after the registration: see the fields.
         let registered = unsafe { unit.register(memory.start, end) }.unwrap();
         Slots {

@@ -4,9 +4,11 @@
 //! A comment in a JPEG, right behind its first marker, asks for what goes wrong with it.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use loaderd_decode::{Decoder, Limits, Options};
 use loaderd_gpu::Places;
@@ -16,6 +18,8 @@ use loaderd_gpu::Places;
 pub(crate) enum Fault {
     /// nvJPEG reports a success, and writes nothing.
     Skip,
+    /// nvJPEG decodes it the first time, and from the second on does as for [`Skip`](Fault::Skip).
+    SkipAgain,
     /// nvJPEG refuses the batch that it is in.
     Fail,
 }
@@ -24,6 +28,7 @@ impl Fault {
     fn word(self) -> &'static [u8] {
         match self {
             Fault::Skip => b"stand-in: skip me",
+            Fault::SkipAgain => b"stand-in: skip me again",
             Fault::Fail => b"stand-in: fail me",
         }
     }
@@ -120,6 +125,9 @@ impl Standins {
     }
 }
 
+/// Files that are skipped when they come again.
+static SEEN: Mutex<BTreeSet<Vec<u8>>> = Mutex::new(BTreeSet::new());
+
 /// nvJPEG's decoder, as nvjpeg.c calls it.
 extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize) -> c_int {
     thread_local! {
@@ -132,7 +140,11 @@ extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize)
     if Fault::Fail.is_in(jpeg) {
         return BAD_JPEG;
     }
-    if Fault::Skip.is_in(jpeg) {
+    if Fault::SkipAgain.is_in(jpeg) {
+        if rgb.is_null() && !SEEN.lock().unwrap().insert(jpeg.to_vec()) {
+            return SKIPPED;
+        }
+    } else if Fault::Skip.is_in(jpeg) {
         return SKIPPED;
     }
     let as_stored = Options {
