@@ -130,6 +130,29 @@ def test_large_images_are_read_in_two_pieces(daemon: Daemon, tmp_path: Path) -> 
     assert [alone(daemon, uri, number) for number in range(3)] == digests
 
 
+def test_bad_rows_among_images_that_fill_the_reader(daemon: Daemon, tmp_path: Path) -> None:
+    """With room for two images, one that waits for its other half must not take all of it."""
+    rows: dict[int, bytes | None] = {n: picture(n, 3000, quality=98) for n in range(9)}
+    assert all(len(image) > 6 << 20 for image in rows.values() if image)
+    rows |= {n: rows[n - 9][:-5000] for n in (9, 10, 11) if rows[n - 9]}
+    uri = write(tmp_path / "huge", rows)
+    tile(uri, "--column", "image")
+    dataset = daemon.dataset(
+        uri,
+        columns=["image", "id"],
+        transform=SMALL,
+        batch_size=2,
+        shuffle=True,
+        seed=5,
+        on_bad_sample="replace",
+        protect="none",
+    )
+    for number in range(4):
+        dataset.set_epoch(number)
+        assert sum(len(batch["id"]) for batch in dataset) == 12
+    dataset.close()
+
+
 def test_what_is_damaged_later_is_found_out(daemon: Daemon, tmp_path: Path) -> None:
     """Indices that are noise, torn or gone cost a whole read, and nothing else."""
     uri = photos(tmp_path / "photos", 40)

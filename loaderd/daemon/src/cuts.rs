@@ -21,6 +21,8 @@ use loaderd_decode::cut::{INDEX_BYTES, Index};
 use loaderd_read::Extent;
 
 const ENDING: &str = "cuts";
+/// Another text for every change of what an entry means.
+const FORMAT: &str = "cuts 1";
 const SUM_BYTES: usize = 4;
 const ENTRY_BYTES: usize = SUM_BYTES + INDEX_BYTES;
 /// Rows of a column of which indices are kept: beyond, the file would be larger than 1 GiB, and
@@ -51,7 +53,7 @@ impl Cuts {
             return None;
         }
         let mut hasher = blake3::Hasher::new();
-        for text in key {
+        for text in [FORMAT].iter().chain(key) {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         }
@@ -136,7 +138,6 @@ fn checksum(extent: &Extent, index: &[u8; INDEX_BYTES]) -> [u8; SUM_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&extent.offset.to_le_bytes());
     hasher.update(&extent.length.to_le_bytes());
-    hasher.update(&extent.file.to_le_bytes());
     hasher.update(index);
     let mut sum = *hasher
         .finalize()

@@ -47,7 +47,7 @@ mod publisher;
 mod timings;
 mod worker;
 
-pub(crate) use self::feeder::SLAB_MEMORY_MAX;
+pub(crate) use self::feeder::{GPU_SLAB_MEMORY_MAX, SLAB_MEMORY_MAX};
 pub use self::timings::Timings;
 
 /// Decode tasks that may wait per worker: enough to hide the feeder's wake-up, few

@@ -177,8 +177,8 @@ impl Job {
         let (key, before, unrecorded) = match log.open_job(record.clone(), resumed) {
             Ok((key, before)) => (key, before, None),
             Err(error) if request.on_log_error == OnLogError::Continue => {
-                let key = log.open_later(record, resumed, error.clone())?;
-                (key, None, Some(error))
+                let (key, before) = log.open_later(record, resumed, error.clone())?;
+                (key, before, Some(error))
             }
             Err(error) => return Err(error.into()),
         };

@@ -264,6 +264,8 @@ int loaderd_jpeg_open(struct loaderd_jpeg *jpeg, const uint8_t *data, size_t siz
   jpeg->strip = NULL;
   jpeg->strict = 0;
   jpeg->reader = NULL;
+  /* All, until a crop says otherwise: who copies coefficients has none. */
+  jpeg->wanted = UINT32_MAX;
   jpeg->message[0] = '\0';
   jpeg->scans_max = scans_max > INT32_MAX ? INT32_MAX : (int)scans_max;
   jpeg->info.err = jpeg_std_error(&jpeg->errors);

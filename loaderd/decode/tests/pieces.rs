@@ -106,7 +106,7 @@ proptest! {
         }
         let index: [u8; INDEX_BYTES] = index;
         if let Some(index) = Index::from_bytes(&index) {
-            let pipeline = crops(Options { exif_orientation: false, ..Options::default() });
+            let pipeline = crops(Options::default());
             let mut decoder = Decoder::new(Limits::default());
             for seed in 0..20 {
                 if let Some(pieces) = index.pieces(&pipeline, &mut noise(seed)) {

@@ -28,7 +28,7 @@ mod fill;
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// The same where a GPU decodes, which has several batches of its own under way.
-const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
+pub(crate) const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 
@@ -351,7 +351,11 @@ impl Feeder {
             match self.find(input, index) {
                 // To the front: its batch waits for nothing else.
                 Found::Extent(extent) => {
-                    self.ask(batch, row, tensor, extent, |part| waiting.push_front(part));
+                    let mut parts = Vec::new();
+                    self.ask(batch, row, tensor, extent, |part| parts.push(part));
+                    for part in parts.into_iter().rev() {
+                        waiting.push_front(part);
+                    }
                 }
                 Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
                 Found::Null => null(session, batch, row, tensor),
@@ -383,7 +387,8 @@ impl Feeder {
         });
     }
 
-    /// The reads that bring a value: of an image whose segments are known, what its crop takes.
+    /// The reads that bring a value, in the order in which they are to be asked for: of an image
+    /// whose segments are known, what its crop takes.
     fn ask(
         &self,
         batch: &Arc<Batch>,
@@ -570,8 +575,12 @@ impl Feeder {
         let encoded = match (of, got) {
             (Of::Half(half, joint), got) => {
                 let Some(first) = joint.first.take() else {
-                    // The other half is still to come.
-                    return joint.first.set(Some(got));
+                    // The other half is still to come. Meanwhile a header holds none of the
+                    // reader's memory, so that bodies never wait for it behind their own.
+                    return joint.first.set(Some(match (half, got) {
+                        (Half::Head, Got::Bytes(head)) => Got::Bytes(Buffer::from(head.to_vec())),
+                        (_, got) => got,
+                    }));
                 };
                 match (first, got) {
                     (Got::Bytes(first), Got::Bytes(second)) => {

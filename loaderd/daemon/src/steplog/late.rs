@@ -33,8 +33,9 @@ struct Waiting {
 }
 
 impl Late {
-    /// Takes a job in. Its attempt follows those that are in the log and those that wait; where
-    /// the log can't be read either, it counts from 0.
+    /// Takes a job in. Its attempt follows those that are in the log and those that wait, as it
+    /// will when it is recorded; where the log can't be read either, it counts from 0. Returns the
+    /// decoder of the attempt before, too.
     pub(super) fn add(
         &mut self,
         db: &Connection,
@@ -42,16 +43,21 @@ impl Late {
         resumed: bool,
         now_ms: i64,
         why: StepLogError,
-    ) -> JobKey {
+    ) -> (JobKey, Option<String>) {
         let latest = self
             .waiting
             .iter()
             .rfind(|one| {
                 (&one.record.run, &one.record.plan_hash) == (&record.run, &record.plan_hash)
             })
-            .map(|one| one.attempt)
-            .or_else(|| Some(store::latest(db, &record).ok()??.0.attempt));
-        let attempt = latest.map_or(0, |latest| latest + u32::from(resumed));
+            .map(|one| (one.attempt, one.record.decoder.clone()))
+            .or_else(|| {
+                let (key, decoder) = store::latest(db, &record).ok()??;
+                Some((key.attempt, decoder))
+            });
+        let attempt = latest.as_ref().map_or(0, |(attempt, decoder)| {
+            attempt + u32::from(resumed || *decoder != record.decoder)
+        });
         self.number -= 1;
         self.waiting.push(Waiting {
             number: self.number,
@@ -61,10 +67,11 @@ impl Late {
             started_ms: now_ms,
             why,
         });
-        JobKey {
+        let key = JobKey {
             job: self.number,
             attempt,
-        }
+        };
+        (key, latest.map(|(_, decoder)| decoder))
     }
 
     /// Gives rows to those that wait, until one of them can't have any.

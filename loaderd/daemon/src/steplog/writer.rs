@@ -32,7 +32,12 @@ type Reply<T> = Sender<Result<T, StepLogError>>;
 
 enum Request {
     OpenJob(Box<JobRecord>, bool, Reply<(JobKey, Option<String>)>),
-    OpenLater(Box<JobRecord>, bool, StepLogError, Reply<JobKey>),
+    OpenLater(
+        Box<JobRecord>,
+        bool,
+        StepLogError,
+        Reply<(JobKey, Option<String>)>,
+    ),
     Prepare(Vec<StepRecord>, Reply<()>),
     Delivered(i64, u32, u64),
     Unlogged(i64, u64),
@@ -95,13 +100,14 @@ impl StepLog {
     }
 
     /// Opens a job that can't be recorded now, because of `why`. It is recorded before its first
-    /// step that can be, and until then its steps fail to be prepared.
+    /// step that can be, and until then its steps fail to be prepared. Returns what
+    /// [`open_job`](Self::open_job) does.
     pub fn open_later(
         &self,
         record: JobRecord,
         resumed: bool,
         why: StepLogError,
-    ) -> Result<JobKey, StepLogError> {
+    ) -> Result<(JobKey, Option<String>), StepLogError> {
         self.ask(|reply| Request::OpenLater(Box::new(record), resumed, why, reply))
     }
 

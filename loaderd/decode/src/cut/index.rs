@@ -245,7 +245,9 @@ impl Pieces {
         let Index {
             frame, interval, ..
         } = self.index;
-        if (cuttable.frame, cuttable.interval, cuttable.scan_at) != (frame, interval, head.len()) {
+        let same =
+            (cuttable.frame, cuttable.interval, cuttable.scan_at) == (frame, interval, head.len());
+        if !same || jpeg::header::probe(head).ok()? != self.header() {
             return None;
         }
         let window = cuttable.window(region, eighths);

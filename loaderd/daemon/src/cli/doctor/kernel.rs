@@ -15,7 +15,7 @@ use loaderd_wire::segment::Segment;
 use super::Check;
 use super::resources::{Limits, amount};
 use crate::cli::size;
-use crate::engine::SLAB_MEMORY_MAX;
+use crate::engine::{GPU_SLAB_MEMORY_MAX, SLAB_MEMORY_MAX};
 
 /// A usual length of an encoded image, in bytes.
 const IMAGE_BYTES: u32 = 128 << 10;
@@ -157,7 +157,9 @@ fn ring_mend(why: &str, disabled: Option<String>) -> &'static str {
 fn memlock(read: &Result<EngineReport>, limits: &Limits) -> Check {
     let registers = size::show(SLAB_MEMORY_MAX);
     let limit = limits.memlock;
-    let found = format!("{limit} may be locked, a session registers {registers}");
+    let on_gpu = size::show(GPU_SLAB_MEMORY_MAX);
+    let found =
+        format!("{limit} may be locked, a session registers {registers} ({on_gpu} on a GPU)");
     match read.as_ref().map(|report| report.backend) {
         Ok(Backend::UringPlain) => Check::slow(
             "memlock",

@@ -304,14 +304,22 @@ fn steps_without_a_record_are_counted_once_there_is_room() {
 }
 
 /// Opens a job as one that goes on without records does.
-fn open_later(writer: &mut Writer, run: &str, resumed: bool) -> JobKey {
+fn open_later(
+    writer: &mut Writer,
+    run: &str,
+    resumed: bool,
+    decoder: &str,
+) -> (JobKey, Option<String>) {
     let (reply, answer) = bounded(1);
-    let record = Box::new(job(run));
-    writer.serve(vec![Request::OpenJob(record, resumed, reply)]);
+    let record = JobRecord {
+        decoder: decoder.into(),
+        ..job(run)
+    };
+    let record = Box::new(record);
+    writer.serve(vec![Request::OpenJob(record.clone(), resumed, reply)]);
     let why = answer.recv().unwrap().unwrap_err();
     assert!(matches!(why, StepLogError::Full { .. }), "{why}");
     let (reply, answer) = bounded(1);
-    let record = Box::new(job(run));
     writer.serve(vec![Request::OpenLater(record, resumed, why, reply)]);
     answer.recv().unwrap().unwrap()
 }
@@ -321,10 +329,12 @@ fn a_job_that_opens_on_a_full_disk_is_recorded_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, first) = full_writer(dir.path(), Duration::ZERO);
     fill(&mut writer);
-    let resumed = open_later(&mut writer, "a", true);
-    let again = open_later(&mut writer, "a", true);
-    let other = open_later(&mut writer, "b", false);
-    let same = open_later(&mut writer, "b", false);
+    let (resumed, before) = open_later(&mut writer, "a", true, "d");
+    assert_eq!(before.as_deref(), Some("d"));
+    let (again, _) = open_later(&mut writer, "a", true, "d");
+    let (other, before) = open_later(&mut writer, "b", false, "d");
+    assert_eq!(before, None);
+    let (same, _) = open_later(&mut writer, "b", false, "d");
     // As if they were there already.
     assert_eq!(
         [resumed, again, other, same].map(|key| key.attempt),
@@ -355,4 +365,29 @@ fn a_job_that_opens_on_a_full_disk_is_recorded_once_there_is_room() {
     let shown = steps.iter().map(|row| (&*row.run, row.step));
     assert_eq!(shown.collect::<Vec<_>>(), [("b", 1)]);
     assert_eq!(jobs[0].job, first);
+}
+
+/// Another decoder begins another attempt, as it does where there is room.
+#[test]
+fn a_late_job_with_another_decoder_has_the_attempt_that_it_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, _) = full_writer(dir.path(), Duration::ZERO);
+    fill(&mut writer);
+    let opened = [("GPU", "d"), ("GPU", "GPU"), ("CPU", "GPU")].map(|(decoder, before)| {
+        let (key, found) = open_later(&mut writer, "a", false, decoder);
+        assert_eq!(found.as_deref(), Some(before));
+        key
+    });
+    assert_eq!(opened.map(|key| key.attempt), [1, 1, 2]);
+    free(&writer);
+    for key in opened {
+        prepare(&mut writer, vec![step(key.job, 0, "x")]).unwrap();
+    }
+    let reader = LogReader::open(&writer.path).unwrap().unwrap();
+    let jobs = reader.jobs(Some("a")).unwrap();
+    let found: Vec<_> = jobs
+        .iter()
+        .map(|job| (job.attempt, job.record.decoder.as_str()))
+        .collect();
+    assert_eq!(found, [(0, "d"), (1, "GPU"), (2, "CPU")]);
 }
