@@ -141,7 +141,7 @@ def test_large_images_are_read_in_two_pieces(daemon: Daemon, tmp_path: Path) -> 
 
 
 def test_bad_rows_among_images_that_fill_the_reader(daemon: Daemon, tmp_path: Path) -> None:
-    """With room for two images, one that waits for its other half must not take all of it."""
+    """The reader has room for two images; halves, whole ones and replacements share it."""
     rows = [noise(n) for n in range(6)]
     assert min(map(len, rows)) > 6 << 20
     rows += [image[:-5000] for image in rows[:3]]
