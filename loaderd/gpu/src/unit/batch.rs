@@ -173,7 +173,7 @@ impl Bench {
     fn outcome(&mut self, index: usize) -> Outcome {
         if self.refused[index] {
             Outcome::Refused(Refusal::Decoder)
-        } else if self.scratch.survivors_of(index) > 0 {
+        } else if self.scratch.is_left_out(index) {
             Outcome::Refused(Refusal::Skipped)
         } else {
             Outcome::Finished

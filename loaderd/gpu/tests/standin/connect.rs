@@ -20,6 +20,10 @@ pub(crate) enum Fault {
     Skip,
     /// nvJPEG decodes it the first time, and from the second on does as for [`Skip`](Fault::Skip).
     SkipAgain,
+    /// nvJPEG writes all but the first three words.
+    LeaveThree,
+    /// nvJPEG writes all but the first four words.
+    LeaveFour,
     /// nvJPEG refuses the batch that it is in.
     Fail,
 }
@@ -29,6 +33,8 @@ impl Fault {
         match self {
             Fault::Skip => b"stand-in: skip me",
             Fault::SkipAgain => b"stand-in: skip me again",
+            Fault::LeaveThree => b"stand-in: leave three words",
+            Fault::LeaveFour => b"stand-in: leave four words",
             Fault::Fail => b"stand-in: fail me",
         }
     }
@@ -156,12 +162,17 @@ extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize)
     if rgb.is_null() {
         return 0;
     }
+    let words = [(Fault::LeaveThree, 3), (Fault::LeaveFour, 4)];
+    let left_out = (words.iter()).find(|(fault, _)| fault.is_in(jpeg));
+    let left_out = left_out.map_or(0, |(_, words)| 4 * words);
     let row = 3 * image.width as usize;
     for (index, pixels) in image.rgb.chunks_exact(row).enumerate() {
+        let from = if index == 0 { left_out } else { 0 };
+        let pixels = &pixels[from..];
         // SAFETY: the destination has as many rows, `pitch` bytes apart.
         unsafe {
-            rgb.add(index * pitch)
-                .copy_from_nonoverlapping(pixels.as_ptr(), row)
+            rgb.add(index * pitch + from)
+                .copy_from_nonoverlapping(pixels.as_ptr(), pixels.len())
         };
     }
     0
