@@ -22,7 +22,8 @@ def show(found: Found) -> None:
     if "machine" in found:
         for name, check in found["machine"]["checks"].items():
             print(f"{name:<12} {check['found']}")
-        print(f"{'nvidia-smi':<12} {found['machine']['nvidia_smi']}\n")
+        print(f"{'nvidia-smi':<12} {found['machine']['nvidia_smi']}")
+        print(f"{'libnvcuvid':<12} {found['machine']['nvcuvid']}\n")
     if "engines" in found:
         engines = found["engines"]
         hardware = engines["hardware"]

@@ -181,7 +181,10 @@ fn nvjpeg_mend(status: i32) -> &'static str {
             "see `nvidia-smi`; a driver older than the library gives this as well: update it, or \
              name an older nvJPEG with LOADERD_NVJPEG"
         }
-        7 | 9 => "this GPU has no such decoder: nothing to mend",
+        7 | 9 => {
+            "on A100, H100 and later, in a container: \
+             NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; other GPUs have no such decoder"
+        }
         _ => "name another nvJPEG with LOADERD_NVJPEG",
     }
 }

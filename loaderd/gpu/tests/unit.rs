@@ -495,6 +495,8 @@ fn what_is_missing_is_said() {
     assert_eq!((report.engines, report.cuda), (None, true));
     let note = "engines: nvjpegCreateEx: NVJPEG_STATUS_ARCH_MISMATCH (7), by ";
     assert!(report.notes[0].starts_with(note), "{report:?}");
+    let mend = "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video";
+    assert!(report.notes[0].contains(mend), "{report:?}");
     assert!(!unit.abilities().engines && unit.abilities().cuda);
     let file = jpeg(&Encoder::default(), 120, 90, 1);
     assert_eq!(route(&file, unit.abilities()).route, Route::Cuda);

@@ -53,7 +53,9 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
 
     let nvjpeg = Nvjpeg::open(places, Some(version))?;
     let mut notes = Vec::new();
-    let mut or_note = |lane: &str, error: GpuError| notes.push(format!("{lane}: {error}"));
+    let mut or_note = |lane: &str, error: GpuError| {
+        notes.push(format!("{lane}: {error}; {}", error.mend()));
+    };
     let (mut engines, mut interpolates) = (None, true);
     let engine = match plan_engines(&nvjpeg, &context, settings) {
         Ok((plan, found, handle, pre_allocated)) => {
