@@ -231,6 +231,7 @@ int nvjpegDecodeBatchedPreAllocate(void *handle, struct thing *state, int batch,
                                    int height, int subsampling, int format) {
     in_context();
     must(handle == &handles && state->batch == batch && format == 5, "not set up for that");
+    must(!decode || subsampling == 0, "too little for pictures of every subsampling");
     return width > 0 && height > 0 && subsampling >= 0 ? 0 : 2;
 }
 
