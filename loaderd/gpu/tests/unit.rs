@@ -231,6 +231,21 @@ fn a_picture_skipped_in_the_second_try_is_seen() {
     assert_eq!(unit.counts().engine.batches, 1);
 }
 
+/// nvJPEG writes as much as it reads in the header itself.
+#[test]
+fn a_picture_that_nvjpeg_reads_otherwise_is_refused() {
+    let standins = Standins::build("misread", &["HARDWARE=7"]);
+    let unit = start(&standins, &settings());
+    let file = jpeg(&Encoder::default(), 100, 80, 1);
+    let files = [file.clone(), Fault::Misread.put(&file), file];
+    let expected = [
+        Outcome::Finished,
+        Outcome::Refused(Refusal::Decoder),
+        Outcome::Finished,
+    ];
+    assert_eq!(outcomes_of(&unit, &files), expected);
+}
+
 /// Among billions of words some are what the poison was.
 #[test]
 fn a_word_left_by_chance_costs_no_picture() {

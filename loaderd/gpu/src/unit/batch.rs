@@ -52,6 +52,11 @@ impl Work<'_> {
         self.scratch.destinations()
     }
 
+    /// Columns and rows that there is room for at destination `index`.
+    pub(super) fn size(&self, index: usize) -> (u32, u32) {
+        self.scratch.size(index)
+    }
+
     pub(super) fn refuse(&mut self, index: usize) {
         self.refused[index] = true;
     }

@@ -156,6 +156,12 @@ impl Scratch {
         &self.destinations
     }
 
+    /// Columns and rows of picture `index`.
+    pub(super) fn size(&self, index: usize) -> (u32, u32) {
+        let picture = &self.pictures[index];
+        (picture.width, picture.height)
+    }
+
     pub(super) fn groups(&self) -> &[Group] {
         &self.groups
     }

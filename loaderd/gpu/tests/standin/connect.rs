@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Skip,
     /// nvJPEG decodes it the first time, and from the second on does as for [`Skip`](Fault::Skip).
     SkipAgain,
+    /// nvJPEG takes the picture for wider than it is, where it is asked.
+    Misread,
     /// nvJPEG writes all but the first three words.
     LeaveThree,
     /// nvJPEG writes all but the first four words.
@@ -33,6 +35,7 @@ impl Fault {
         match self {
             Fault::Skip => b"stand-in: skip me",
             Fault::SkipAgain => b"stand-in: skip me again",
+            Fault::Misread => b"stand-in: misread me",
             Fault::LeaveThree => b"stand-in: leave three words",
             Fault::LeaveFour => b"stand-in: leave four words",
             Fault::Fail => b"stand-in: fail me",
