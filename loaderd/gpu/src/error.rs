@@ -72,10 +72,17 @@ pub enum GpuError {
         reasons: Vec<String>,
     },
     /// A decoder has refused whatever it was given.
-    #[error("nvJPEG has refused {pictures} pictures in a row")]
+    #[error(
+        "{decoder}: nvJPEG has refused {pictures} pictures in a row{}",
+        of_last(last)
+    )]
     Futile {
+        /// Which of nvJPEG's.
+        decoder: &'static str,
         /// How many.
         pictures: u64,
+        /// The last error that it gave for one; none where it said nothing, or reported successes.
+        last: Option<Box<GpuError>>,
     },
     /// A thread of ours has panicked.
     #[error("a thread that decodes on the GPU has panicked")]
@@ -126,7 +133,7 @@ impl GpuError {
                 "see `nvidia-smi`; name another nvJPEG with LOADERD_NVJPEG; or decode on CPU cores"
             }
             GpuError::Futile { .. } => {
-                "name another nvJPEG with LOADERD_NVJPEG; until then, all is decoded on CPU cores"
+                "name another nvJPEG with LOADERD_NVJPEG; until then, CPU cores decode instead"
             }
             GpuError::Panicked => "report it, with the words on stderr",
             GpuError::Memory { .. } => "give it that much, or decode on CPU cores",
@@ -135,6 +142,10 @@ impl GpuError {
             }
         }
     }
+}
+
+fn of_last(last: &Option<Box<GpuError>>) -> String {
+    (last.as_ref()).map_or_else(String::new, |error| format!("; its last error: {error}"))
 }
 
 /// Codes are those of cuda.h, `cudaError_enum`.

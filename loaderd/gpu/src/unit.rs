@@ -173,7 +173,8 @@ pub enum NotTaken {
     Full,
     /// It takes more memory than a batch has, and always will.
     TooLarge,
-    /// Its lane is not there: the route is none of this unit's.
+    /// Its lane is not there: the route is none of this unit's, or it was given up
+    /// ([`Unit::lost`]).
     NoLane,
     /// The device is dead.
     Dead,
@@ -272,6 +273,12 @@ impl Unit {
     /// Why the device is dead; `None` while it lives.
     pub fn failure(&self) -> Option<GpuError> {
         self.shared.failure()
+    }
+
+    /// Why lanes were given up, one after the other: their decoder has refused all that it was
+    /// given for a long time. The last one is also the unit's [`failure`](Self::failure).
+    pub fn lost(&self) -> Vec<GpuError> {
+        self.shared.lost()
     }
 
     /// What was done since the start.

@@ -260,28 +260,70 @@ fn a_word_left_by_chance_costs_no_picture() {
     );
 }
 
+/// Offers a file until its lane is given up; says what later pictures are told.
+fn wear_out(unit: &Unit, file: &[u8]) -> NotTaken {
+    let job = Job::new(file, &pipelines()[0], 1);
+    let slots = Slots::new(unit, std::iter::repeat_n(job.bytes(), 1100));
+    let (sender, outcomes) = mpsc::channel();
+    let mut taken = 0;
+    let reason = loop {
+        let picture = (job.picture(unit, slots.place(taken), taken, &sender)).unwrap();
+        let route = picture.route;
+        match unit.offer(picture).map_err(|returned| returned.reason) {
+            Ok(()) => taken += 1,
+            Err(NotTaken::Full) => {
+                unit.room(route, Duration::from_secs(10));
+            }
+            Err(reason) => {
+                assert!(!unit.room(route, Duration::from_secs(10)));
+                break reason;
+            }
+        }
+    };
+    assert!(taken >= 512, "given up after {taken}");
+    drop(sender);
+    let refused = |(_, outcome)| matches!(outcome, Outcome::Refused(_));
+    assert!(outcomes.iter().take(taken).all(refused));
+    reason
+}
+
 #[test]
 fn a_decoder_that_decodes_nothing_is_given_up() {
-    let standins = Standins::build("futile", &[]);
-    let unit = start(
-        &standins,
-        &Settings {
-            engine_batches: 1,
-            ..settings()
-        },
+    let standins = Standins::build("futile", &["UNSUPPORTED"]);
+    let one = Settings {
+        engine_batches: 1,
+        cuda_batches: 1,
+        ..settings()
+    };
+    let unit = start(&standins, &one);
+    let coarse = Encoder {
+        subsampling: Subsampling::S411,
+        ..Encoder::default()
+    };
+    // CUDA cores take none; the engines know nothing of that.
+    assert_eq!(
+        wear_out(&unit, &jpeg(&coarse, 100, 80, 1)),
+        NotTaken::NoLane
     );
-    let file = Fault::Skip.put(&jpeg(&Encoder::default(), 100, 80, 1));
-    let files = vec![file; 28];
-    for _ in 0..19 {
-        if unit.failure().is_none() {
-            outcomes_of(&unit, &files);
-        }
-    }
-    let failure = unit.failure().unwrap();
+    let said: Vec<String> = unit.lost().iter().map(GpuError::to_string).collect();
     assert!(
-        failure.to_string().starts_with("nvJPEG has refused 5"),
+        said[0].starts_with("CUDA cores: nvJPEG has refused 5"),
+        "{said:?}"
+    );
+    assert_eq!((unit.failure(), said.len()), (None, 1));
+    let files: Vec<Vec<u8>> = (0..9)
+        .map(|seed| jpeg(&Encoder::default(), 100, 80, seed))
+        .collect();
+    assert_eq!(outcomes_of(&unit, &files), [Outcome::Finished; 9]);
+    // Without the last lane, the unit is no more.
+    assert_eq!(wear_out(&unit, &Fault::Fail.put(&files[0])), NotTaken::Dead);
+    let failure = unit.failure().unwrap().to_string();
+    assert!(
+        failure.starts_with("JPEG engines: nvJPEG has refused 5"),
         "{failure}"
     );
+    let last = "its last error: nvjpegDecodeBatched: NVJPEG_STATUS_BAD_JPEG (3), by ";
+    assert!(failure.contains(last), "{failure}");
 }
 
 #[test]

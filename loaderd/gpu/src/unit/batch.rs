@@ -45,6 +45,7 @@ pub(super) struct Work<'a> {
     kernels: &'a Kernels,
     event: &'a mut Event,
     refused: &'a mut [bool],
+    last: &'a mut Option<GpuError>,
 }
 
 impl Work<'_> {
@@ -57,8 +58,12 @@ impl Work<'_> {
         self.scratch.size(index)
     }
 
-    pub(super) fn refuse(&mut self, index: usize) {
+    /// `why` is nvJPEG's error, where it gave one.
+    pub(super) fn refuse(&mut self, index: usize, why: Option<GpuError>) {
         self.refused[index] = true;
+        if why.is_some() {
+            *self.last = why;
+        }
     }
 
     /// Waits until the bench's stream is done.
@@ -84,6 +89,8 @@ pub(super) struct Bench {
     scratch: Scratch,
     kernels: Arc<Kernels>,
     refused: Vec<bool>,
+    /// The last error of nvJPEG's for a picture.
+    last: Option<GpuError>,
 }
 
 impl Drop for Bench {
@@ -111,6 +118,7 @@ impl Bench {
             scratch,
             kernels: kernels.clone(),
             refused: Vec::new(),
+            last: None,
         })
     }
 
@@ -154,6 +162,7 @@ impl Bench {
             kernels: &self.kernels,
             event: &mut self.event,
             refused: &mut self.refused,
+            last: &mut self.last,
         };
         // SAFETY: the destinations were poisoned, and the stream waited for; all of the batch stays
         // until it has been waited for again.
@@ -220,7 +229,15 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, mut decoder: impl
             one.done(outcome);
         }
         if futile >= FUTILE {
-            shared.die(GpuError::Futile { pictures: futile });
+            let why = GpuError::Futile {
+                decoder: match route {
+                    Route::Engine => "JPEG engines",
+                    _ => "CUDA cores",
+                },
+                pictures: futile,
+                last: bench.last.take().map(Box::new),
+            };
+            shared.give_up(route, why);
         }
     }
 }

@@ -55,7 +55,8 @@ impl Decode for CudaLane {
             });
             match queued {
                 Ok(true) => {}
-                Ok(false) | Err(GpuError::Nvjpeg { .. }) => work.refuse(index),
+                Ok(false) => work.refuse(index, None),
+                Err(error @ GpuError::Nvjpeg { .. }) => work.refuse(index, Some(error)),
                 Err(dead) => return self.leave(Err(dead)),
             }
         }

@@ -36,6 +36,13 @@ impl Lane {
             counters: Arc::default(),
         }
     }
+
+    /// Takes no more pictures, and gives back those that wait.
+    fn close(&self, later: NotTaken, now: Refusal) {
+        for held in self.queue.close(later) {
+            held.done(Outcome::Refused(now));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -44,6 +51,8 @@ pub(super) struct Shared {
     pub(super) cuda: Option<Lane>,
     ranges: Arc<Ranges>,
     failure: Mutex<Option<GpuError>>,
+    /// Lanes that were given up.
+    lost: Mutex<Vec<(Route, GpuError)>>,
 }
 
 impl Shared {
@@ -160,10 +169,35 @@ impl Shared {
     }
 
     fn give_back(&self, why: Refusal) {
-        for lane in [&self.engine, &self.cuda].into_iter().flatten() {
-            for held in lane.queue.close() {
-                held.done(Outcome::Refused(why));
-            }
+        for lane in self.lanes() {
+            lane.close(NotTaken::Dead, why);
         }
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        [&self.engine, &self.cuda].into_iter().flatten()
+    }
+
+    /// A lane is of no use; without the last one, neither is the unit. The first reason counts.
+    pub(super) fn give_up(&self, route: Route, why: GpuError) {
+        let mut lost = lock(&self.lost);
+        if lost.iter().any(|(known, _)| *known == route) {
+            return;
+        }
+        lost.push((route, why.clone()));
+        let is_last = lost.len() == self.lanes().count();
+        drop(lost);
+        if is_last {
+            self.die(why);
+        } else if let Some(lane) = self.lane(route) {
+            lane.close(NotTaken::NoLane, Refusal::Decoder);
+        }
+    }
+
+    pub(super) fn lost(&self) -> Vec<GpuError> {
+        lock(&self.lost)
+            .iter()
+            .map(|(_, why)| why.clone())
+            .collect()
     }
 }
