@@ -84,6 +84,14 @@ pub enum GpuError {
         /// The last error that it gave for one; none where it said nothing, or reported successes.
         last: Option<Box<GpuError>>,
     },
+    /// A batch was begun, and no end is in sight.
+    #[error("{decoder}: a batch has no end after {seconds} s: the device does not answer")]
+    Silent {
+        /// Which of nvJPEG's.
+        decoder: &'static str,
+        /// Since it was begun.
+        seconds: u64,
+    },
     /// A thread of ours has panicked.
     #[error("a thread that decodes on the GPU has panicked")]
     Panicked,
@@ -134,6 +142,10 @@ impl GpuError {
             }
             GpuError::Futile { .. } => {
                 "name another nvJPEG with LOADERD_NVJPEG; until then, CPU cores decode instead"
+            }
+            GpuError::Silent { .. } => {
+                "see whether `nvidia-smi` answers, and the kernel's log (`dmesg`); reset the GPU, or \
+                 restart the machine"
             }
             GpuError::Panicked => "report it, with the words on stderr",
             GpuError::Memory { .. } => "give it that much, or decode on CPU cores",

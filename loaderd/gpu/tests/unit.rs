@@ -379,6 +379,56 @@ fn a_dead_device_gives_everything_back() {
     assert!(before.elapsed() < Duration::from_secs(5));
 }
 
+/// Nobody waits for a device that never answers, and none of its memory is let go.
+#[test]
+fn a_device_that_does_not_answer_keeps_nobody_waiting() {
+    let standins = Standins::build("silent", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        engine_batch: Some(1),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 40));
+    let (sender, outcomes) = mpsc::channel();
+    standins.hang(true);
+    let (began, mut taken) = (Instant::now(), 0);
+    let reason = loop {
+        let picture = (job.picture(&unit, slots.place(taken), taken, &sender)).unwrap();
+        match unit.offer(picture).map_err(|returned| returned.reason) {
+            Ok(()) => taken += 1,
+            Err(NotTaken::Full) => {
+                unit.room(Route::Engine, Duration::from_millis(20));
+            }
+            Err(reason) => break reason,
+        }
+    };
+    assert_eq!(reason, NotTaken::Dead);
+    assert!(!unit.room(Route::Engine, Duration::from_secs(9)));
+    let failure = unit.failure().unwrap();
+    let expected = "JPEG engines: a batch has no end after 0 s: the device does not answer";
+    assert_eq!(failure.to_string(), expected);
+    // What waited in the queue is given back; four are under way.
+    let given_back: Vec<(usize, Outcome)> = outcomes.try_iter().collect();
+    let expected: Vec<(usize, Outcome)> = (4..taken)
+        .map(|index| (index, Outcome::Refused(Refusal::Device)))
+        .collect();
+    assert_eq!(given_back, expected);
+    drop(unit);
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody waited");
+    // It does answer, after all: what it held is told, and lies where it should.
+    standins.hang(false);
+    let late: Vec<(usize, Outcome)> = (0..4)
+        .map(|_| outcomes.recv_timeout(Duration::from_secs(10)).unwrap())
+        .collect();
+    for (index, outcome) in late {
+        assert_eq!(outcome, Outcome::Finished);
+        assert!(slots.bytes(index) == job.on_cpu());
+    }
+}
+
 #[test]
 fn memory_is_capped() {
     let standins = Standins::build("capped", &[]);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::kernels::Kernels;
-use super::lane::Shared;
+use super::lane::{Shared, decoder_of};
 use super::queue::Held;
 use super::scratch::Scratch;
 use super::{Outcome, Refusal};
@@ -196,17 +196,21 @@ impl Bench {
 }
 
 /// A thread's whole life.
-pub(super) fn run(shared: &Shared, route: Route, bench: Bench, mut decoder: impl Decode) {
+pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Decode) {
     let Some(lane) = shared.lane(route) else {
         return;
     };
     let _witness = Witness { shared };
+    // Watched until all is given back to the device.
+    let watch = lane.watch();
     // Pictures go after the bench, which waits for the device, where a panic ends both.
     let mut held = Vec::with_capacity(lane.queue.bounds().batch);
-    let mut bench = bench;
+    let (mut decoder, mut bench) = (decoder, bench);
     let mut futile = 0;
     while lane.queue.gather(&mut held) {
+        watch.begin();
         let gone = bench.go(&mut decoder, &held);
+        watch.end();
         let dead = gone.is_err();
         match gone {
             Ok(times) => {
@@ -230,16 +234,14 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, mut decoder: impl
         }
         if futile >= FUTILE {
             let why = GpuError::Futile {
-                decoder: match route {
-                    Route::Engine => "JPEG engines",
-                    _ => "CUDA cores",
-                },
+                decoder: decoder_of(route),
                 pictures: futile,
                 last: bench.last.take().map(Box::new),
             };
             shared.give_up(route, why);
         }
     }
+    watch.begin();
 }
 
 /// Sees to it that no picture waits for a thread that panicked.

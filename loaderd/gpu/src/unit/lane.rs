@@ -6,7 +6,7 @@
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loaderd_decode::coding::Coding;
 use loaderd_kernels as kernels;
@@ -24,9 +24,14 @@ const PITCH: u32 = 64;
 /// Pictures in scratch memory begin at multiples of this.
 const ALIGNMENT: u64 = 256;
 
+/// How often a device that ends is asked whether it has.
+const NAP: Duration = Duration::from_millis(1);
+
 pub(super) struct Lane {
     pub(super) queue: Queue,
     pub(super) counters: Arc<Counters>,
+    /// When each thread began what it waits for the device with; `None` while it does not.
+    watches: Mutex<Vec<Option<Instant>>>,
 }
 
 impl Lane {
@@ -34,7 +39,24 @@ impl Lane {
         Lane {
             queue: Queue::new(bounds),
             counters: Arc::default(),
+            watches: Mutex::default(),
         }
+    }
+
+    /// A watch over one of its threads.
+    pub(super) fn watch(&self) -> Watch<'_> {
+        let mut watches = lock(&self.watches);
+        watches.push(None);
+        Watch {
+            lane: self,
+            index: watches.len() - 1,
+        }
+    }
+
+    /// How long the slowest of its threads has waited for the device.
+    fn waited(&self) -> Duration {
+        let begun = lock(&self.watches).iter().flatten().min().copied();
+        begun.map_or(Duration::ZERO, |begun| begun.elapsed())
     }
 
     /// Takes no more pictures, and gives back those that wait.
@@ -45,21 +67,59 @@ impl Lane {
     }
 }
 
+/// Tells a lane for how long a thread has waited for the device; dropped, it waits no more.
+pub(super) struct Watch<'a> {
+    lane: &'a Lane,
+    index: usize,
+}
+
+impl Watch<'_> {
+    pub(super) fn begin(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, begun: Option<Instant>) {
+        lock(&self.lane.watches)[self.index] = begun;
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// nvJPEG's decoder of a lane, for people.
+pub(super) fn decoder_of(route: Route) -> &'static str {
+    match route {
+        Route::Engine => "JPEG engines",
+        Route::Cuda => "CUDA cores",
+        Route::Cpu => "CPU cores",
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Shared {
     pub(super) engine: Option<Lane>,
     pub(super) cuda: Option<Lane>,
     ranges: Arc<Ranges>,
+    /// How long a batch may take.
+    silence: Duration,
     failure: Mutex<Option<GpuError>>,
     /// Lanes that were given up.
     lost: Mutex<Vec<(Route, GpuError)>>,
 }
 
 impl Shared {
-    pub(super) fn new(engine: Option<Lane>, cuda: Option<Lane>) -> Shared {
+    pub(super) fn new(engine: Option<Lane>, cuda: Option<Lane>, silence: Duration) -> Shared {
         Shared {
             engine,
             cuda,
+            silence,
             ..Shared::default()
         }
     }
@@ -83,6 +143,7 @@ impl Shared {
 
     #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub(super) fn offer(&self, picture: Picture) -> Result<(), Returned> {
+        self.listen();
         let Some(lane) = self.lane(picture.route) else {
             let reason = NotTaken::NoLane;
             return Err(Returned { picture, reason });
@@ -140,6 +201,7 @@ impl Shared {
     }
 
     pub(super) fn room(&self, route: Route, timeout: Duration) -> bool {
+        self.listen();
         (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
     }
 
@@ -166,6 +228,33 @@ impl Shared {
     /// No picture is taken any more, and threads end after what they have in hand.
     pub(super) fn close(&self) {
         self.give_back(Refusal::Closed);
+    }
+
+    /// Takes a device for dead that has not answered for too long. Says whether it is silent.
+    fn listen(&self) -> bool {
+        let silent = Route::ALL.into_iter().find_map(|route| {
+            let waited = self.lane(route)?.waited();
+            (waited > self.silence).then_some((route, waited))
+        });
+        let Some((route, waited)) = silent else {
+            return false;
+        };
+        self.die(GpuError::Silent {
+            decoder: decoder_of(route),
+            seconds: waited.as_secs(),
+        });
+        true
+    }
+
+    /// Waits until `is_done` says so; false where the device does not answer.
+    pub(super) fn wait_for(&self, is_done: impl Fn() -> bool) -> bool {
+        while !is_done() {
+            if self.listen() {
+                return false;
+            }
+            std::thread::sleep(NAP);
+        }
+        true
     }
 
     fn give_back(&self, why: Refusal) {

@@ -116,7 +116,11 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
     };
     // From here on, dropping it ends what was started.
     let mut unit = Unit {
-        shared: Arc::new(Shared::new(lane(batches[0]), lane(batches[1]))),
+        shared: Arc::new(Shared::new(
+            lane(batches[0]),
+            lane(batches[1]),
+            settings.silence,
+        )),
         threads: Vec::new(),
         report,
         abilities: Abilities {

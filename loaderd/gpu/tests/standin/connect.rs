@@ -118,6 +118,11 @@ impl Standins {
         self.call(&self.cuda, "standin_break", code);
     }
 
+    /// From now on, the device does nothing, or goes on.
+    pub(crate) fn hang(&self, does: bool) {
+        self.call(&self.cuda, "standin_hang", c_int::from(does));
+    }
+
     /// From now on, engines decode at once, whatever was queued before.
     pub(crate) fn overtake(&self) {
         self.call(&self.nvjpeg, "standin_overtake", 1);

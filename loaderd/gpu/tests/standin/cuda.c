@@ -260,6 +260,11 @@ void standin_break(int code) {
     broken = code;
 }
 
+/* For tests: whether work that is queued is done. */
+void standin_hang(int does) {
+    hung = does;
+}
+
 /* For tests: the most bytes of device memory that were ever allocated at a time. */
 size_t standin_bytes_most(void) {
     return bytes_most;
