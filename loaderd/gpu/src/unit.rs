@@ -263,7 +263,7 @@ impl Unit {
     ) -> Result<Registered, GpuError> {
         // SAFETY: the caller says that the range is mapped, and stays so.
         let pinned = unsafe { self.context.register(start, bytes) }?;
-        self.shared.add_range(pinned, start, bytes)
+        Registered::new(&self.shared, pinned, start, bytes)
     }
 
     /// Hands a picture over, or gives it back. Never blocks, save for a short lock.

@@ -429,6 +429,35 @@ fn a_device_that_does_not_answer_keeps_nobody_waiting() {
     }
 }
 
+/// The stand-in ends the process where a context goes before what was registered with it.
+#[test]
+fn memory_stays_registered_for_a_device_that_does_not_answer() {
+    let standins = Standins::build("silent-memory", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let [busy, idle] = [0; 2].map(|_| Slots::new(&unit, [job.bytes()].into_iter()));
+    let (sender, outcomes) = mpsc::channel();
+    standins.hang(true);
+    let picture = job.picture(&unit, busy.place(0), 0, &sender).unwrap();
+    unit.offer(picture).map_err(|it| it.reason).unwrap();
+    let began = Instant::now();
+    busy.unregister();
+    idle.unregister();
+    drop(unit);
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody waited");
+    // The picture's place, and descriptors of the thread that has it, when others have ended.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(standins.registered(), 2);
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
+}
+
 #[test]
 fn memory_is_capped() {
     let standins = Standins::build("capped", &[]);

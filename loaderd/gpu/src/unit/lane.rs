@@ -4,7 +4,6 @@
 //! lane's queue. Never: a picture that no batch has room for, or whose descriptor a kernel must
 //! not believe.
 
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,9 +12,8 @@ use loaderd_kernels as kernels;
 
 use super::counts::{Counters, Counts};
 use super::queue::{Bounds, Held, Queue, lock};
-use super::ranges::{Ranges, Registered};
+use super::ranges::Ranges;
 use super::{NotTaken, Outcome, Picture, Refusal, Returned};
-use crate::cuda;
 use crate::error::GpuError;
 use crate::routing::Route;
 
@@ -106,7 +104,7 @@ pub(super) fn decoder_of(route: Route) -> &'static str {
 pub(super) struct Shared {
     pub(super) engine: Option<Lane>,
     pub(super) cuda: Option<Lane>,
-    ranges: Arc<Ranges>,
+    pub(super) ranges: Arc<Ranges>,
     /// How long a batch may take.
     silence: Duration,
     failure: Mutex<Option<GpuError>>,
@@ -132,18 +130,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn add_range(
-        &self,
-        pinned: cuda::Registered,
-        start: NonNull<u8>,
-        bytes: usize,
-    ) -> Result<Registered, GpuError> {
-        self.ranges.add(pinned, start, bytes)
-    }
-
     #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub(super) fn offer(&self, picture: Picture) -> Result<(), Returned> {
-        self.listen();
+        self.is_silent();
         let Some(lane) = self.lane(picture.route) else {
             let reason = NotTaken::NoLane;
             return Err(Returned { picture, reason });
@@ -201,7 +190,7 @@ impl Shared {
     }
 
     pub(super) fn room(&self, route: Route, timeout: Duration) -> bool {
-        self.listen();
+        self.is_silent();
         (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
     }
 
@@ -230,8 +219,8 @@ impl Shared {
         self.give_back(Refusal::Closed);
     }
 
-    /// Takes a device for dead that has not answered for too long. Says whether it is silent.
-    fn listen(&self) -> bool {
+    /// Takes a device for dead that has not answered for too long. Says whether it is one.
+    pub(super) fn is_silent(&self) -> bool {
         let silent = Route::ALL.into_iter().find_map(|route| {
             let waited = self.lane(route)?.waited();
             (waited > self.silence).then_some((route, waited))
@@ -249,7 +238,7 @@ impl Shared {
     /// Waits until `is_done` says so; false where the device does not answer.
     pub(super) fn wait_for(&self, is_done: impl Fn() -> bool) -> bool {
         while !is_done() {
-            if self.listen() {
+            if self.is_silent() {
                 return false;
             }
             std::thread::sleep(NAP);

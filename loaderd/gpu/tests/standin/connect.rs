@@ -130,7 +130,15 @@ impl Standins {
 
     /// The most bytes of device memory that were ever allocated at a time.
     pub(crate) fn device_bytes_most(&self) -> usize {
-        let name = "standin_bytes_most";
+        self.ask("standin_bytes_most")
+    }
+
+    /// Ranges of host memory that are registered.
+    pub(crate) fn registered(&self) -> usize {
+        self.ask("standin_registered")
+    }
+
+    fn ask(&self, name: &str) -> usize {
         // SAFETY: of this type in cuda.c.
         let function = unsafe {
             std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(symbol(&self.cuda, name))

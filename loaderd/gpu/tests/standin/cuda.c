@@ -265,6 +265,11 @@ void standin_hang(int does) {
     hung = does;
 }
 
+/* For tests: how many ranges of host memory are registered. */
+size_t standin_registered(void) {
+    return registered;
+}
+
 /* For tests: the most bytes of device memory that were ever allocated at a time. */
 size_t standin_bytes_most(void) {
     return bytes_most;
