@@ -95,6 +95,12 @@ def order(bundle: Bundle, brief: bool) -> dict[str, Any]:
     return found
 
 
+def strict(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """What nvJPEG refuses when it is told to keep to JPEG's letter, lane by lane."""
+    found: dict[str, Any] = bundle.gpucheck("strict", bundle.root / "pictures")
+    return found
+
+
 def skips(bundle: Bundle, lane: str) -> dict[str, Any]:
     """What becomes of damaged images in a batch of nvJPEG's own."""
     found: dict[str, Any] = bundle.gpucheck("skips", bundle.root / "pictures", "--lane", lane)

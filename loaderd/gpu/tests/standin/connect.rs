@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     Skip,
     /// nvJPEG decodes it the first time, and from the second on does as for [`Skip`](Fault::Skip).
     SkipAgain,
+    /// nvJPEG refuses it where it was told to be strict.
+    Lax,
     /// nvJPEG takes the picture for wider than it is, where it is asked.
     Misread,
     /// nvJPEG writes all but the first three words.
@@ -35,6 +37,7 @@ impl Fault {
         match self {
             Fault::Skip => b"stand-in: skip me",
             Fault::SkipAgain => b"stand-in: skip me again",
+            Fault::Lax => b"stand-in: not by the letter",
             Fault::Misread => b"stand-in: misread me",
             Fault::LeaveThree => b"stand-in: leave three words",
             Fault::LeaveFour => b"stand-in: leave four words",
