@@ -60,6 +60,7 @@ PARTS = {
     "pixels-phases": Part(
         "nvJPEG's pixels, CUDA cores", 60, lambda bundle, _: correct.pixels(bundle, "phases")
     ),
+    "strict": Part("what a strict nvJPEG refuses", 60, machine.strict),
     "skips-hardware": Part(
         "damaged JPEGs, engines", 60, lambda bundle, _: machine.skips(bundle, "hardware")
     ),

@@ -5,6 +5,7 @@ Enters: a bundle. Leaves: facts. Nothing is judged, and no setting of a device i
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import subprocess
@@ -36,7 +37,12 @@ def doctor(bundle: Bundle, brief: bool) -> dict[str, Any]:
         for check in report["checks"]
         if check["name"] in _CHECKS or check["name"].startswith(("gpu_", "nvjpeg", "mps"))
     }
-    return {"checks": checks, "versions": report["versions"], "nvidia_smi": _nvidia_smi()}
+    return {
+        "checks": checks,
+        "versions": report["versions"],
+        "nvidia_smi": _nvidia_smi(),
+        "nvcuvid": _nvcuvid(),
+    }
 
 
 def why_no_gpu(found: dict[str, Any]) -> str | None:
@@ -54,6 +60,16 @@ def lacks_nvjpeg(found: dict[str, Any]) -> bool:
     """Whether there is a GPU, and nothing is missing but nvJPEG."""
     check = found["checks"].get("nvjpeg")
     return check is not None and "no nvJPEG" in check["found"]
+
+
+def _nvcuvid() -> str:
+    """Whether the driver's video library is there, without which nvJPEG has no JPEG engines: a
+    container has it with ``NVIDIA_DRIVER_CAPABILITIES=compute,utility,video`` alone."""
+    try:
+        ctypes.CDLL("libnvcuvid.so.1")
+    except OSError as error:
+        return str(error)
+    return "found"
 
 
 def _nvidia_smi() -> str:
@@ -76,6 +92,12 @@ def order(bundle: Bundle, brief: bool) -> dict[str, Any]:
     """Whether a decode waits for earlier work of its stream."""
     rounds = "2" if brief else "20"
     found: dict[str, Any] = bundle.gpucheck("order", bundle.root / "pictures", "--rounds", rounds)
+    return found
+
+
+def strict(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """What nvJPEG refuses when it is told to keep to JPEG's letter, lane by lane."""
+    found: dict[str, Any] = bundle.gpucheck("strict", bundle.root / "pictures")
     return found
 
 

@@ -16,6 +16,7 @@ mod photos;
 mod pixels;
 mod race;
 mod skips;
+mod strict;
 mod unit;
 
 #[cfg(test)]
@@ -92,6 +93,11 @@ enum Task {
         /// By what
         #[arg(long, value_enum)]
         lane: Lane,
+    },
+    /// Asks what nvJPEG refuses when it is told to keep to JPEG's letter
+    Strict {
+        /// Folder made by `pictures`
+        pictures: PathBuf,
     },
     /// Compares nvJPEG's pixels with the CPU decoder's, kind by kind
     Pixels {
@@ -215,6 +221,7 @@ fn run(task: Task) -> Result<Value> {
             BUSY_BYTES,
         )?,
         Task::Skips { pictures, lane } => skips::ask(&Gpu::open(&places)?, &pictures, lane)?,
+        Task::Strict { pictures } => strict::ask(&Gpu::open(&places)?, &pictures)?,
         Task::Pixels {
             plain,
             pictures,

@@ -53,7 +53,10 @@ pub(crate) fn compare(gpu: &Gpu, pictures: &Path, lane: Lane, is_plain: bool) ->
 }
 
 /// RGB without gaps, or why nvJPEG does not decode it.
-fn decode(
+///
+/// # Errors
+/// Where the device fails.
+pub(crate) fn decode(
     gpu: &Gpu,
     handle: &Arc<Handle>,
     lane: Lane,

@@ -22,7 +22,8 @@ def show(found: Found) -> None:
     if "machine" in found:
         for name, check in found["machine"]["checks"].items():
             print(f"{name:<12} {check['found']}")
-        print(f"{'nvidia-smi':<12} {found['machine']['nvidia_smi']}\n")
+        print(f"{'nvidia-smi':<12} {found['machine']['nvidia_smi']}")
+        print(f"{'libnvcuvid':<12} {found['machine']['nvcuvid']}\n")
     if "engines" in found:
         engines = found["engines"]
         hardware = engines["hardware"]
@@ -124,11 +125,25 @@ def _correctness(found: Found) -> None:
             for part in parts:
                 print(f"{name}: {part}: {', '.join(one[part]) or 'none'}")
             print()
+    for lane, one in found.get("strict", {}).items():
+        if "why_not" in one:
+            print(f"strict nvJPEG, {lane}: {one['why_not']}")
+            continue
+        lost = [file["name"] for file in one["whole_refused"]]
+        caught = [file["name"] for file in one["damaged"] if not file["usual"] and file["strict"]]
+        missed = [file["name"] for file in one["damaged"] if not file["strict"]]
+        print(f"strict nvJPEG, {lane}: of {one['whole']} whole files refused: {_names(lost)}")
+        print(f"strict nvJPEG, {lane}: damaged files refused for that alone: {_names(caught)}")
+        print(f"strict nvJPEG, {lane}: damaged files taken all the same: {_names(missed)}\n")
     if "tests" in found:
         for outcome, names in found["tests"].items():
             for name in names:
                 print(f"test {outcome}: {name}")
         print()
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _mean(one: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::connect::{Fault, Standins};
 use crate::device::{Gpu, Lane};
 use crate::photos::{DAMAGED, KINDS, Photo, Photos, make};
-use crate::{ceiling, finished, kinds, order, pixels, skips, unit};
+use crate::{ceiling, finished, kinds, order, pixels, skips, strict, unit};
 
 const BRIEF: Duration = Duration::from_millis(200);
 
@@ -143,6 +143,30 @@ fn pixels_are_the_decoders_and_damage_is_told() {
         for one in told["damaged"].as_array().unwrap() {
             assert_eq!(one["after"]["status"], Value::Null, "{one}");
         }
+    }
+}
+
+#[test]
+fn what_strictness_refuses_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    pictures(root.path());
+    let plain = Photos::kind(root.path(), kinds::PLAIN).unwrap();
+    let lax = root.path().join(DAMAGED).join("lax.jpg");
+    std::fs::write(lax, Fault::Lax.put(&plain.jpeg)).unwrap();
+    let gpu = Gpu::open(&Standins::build("strict", &[]).places()).unwrap();
+    let found = strict::ask(&gpu, root.path()).unwrap();
+    for lane in ["hardware", "phases"] {
+        let found = &found[lane];
+        assert!(number(&found["whole"]) > 10.0, "{found}");
+        assert_eq!(found["whole_refused"], Value::Array(Vec::new()));
+        for one in found["damaged"].as_array().unwrap() {
+            if one["name"] == "lax" {
+                assert!(one["usual"].is_null() && one["strict"].is_string(), "{one}");
+            } else {
+                assert_eq!(one["usual"], one["strict"], "{one}");
+            }
+        }
+        assert!(found.to_string().contains(r#""name":"lax""#), "{found}");
     }
 }
 

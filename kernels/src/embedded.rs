@@ -63,10 +63,14 @@ pub enum NoImage {
     },
 }
 
-const SM_80: &[u8] = include_bytes!("../embedded/sm_80.cubin");
-const SM_90: &[u8] = include_bytes!("../embedded/sm_90.cubin");
-const SM_100: &[u8] = include_bytes!("../embedded/sm_100.cubin");
-const COMPUTE_80: &[u8] = include_bytes!("../embedded/compute_80.ptx");
+/// Bytes from an address on that suits any word that a driver reads of an ELF file in place.
+#[repr(C, align(64))]
+struct Aligned<Bytes>(Bytes);
+
+const SM_80: &[u8] = &Aligned(*include_bytes!("../embedded/sm_80.cubin")).0;
+const SM_90: &[u8] = &Aligned(*include_bytes!("../embedded/sm_90.cubin")).0;
+const SM_100: &[u8] = &Aligned(*include_bytes!("../embedded/sm_100.cubin")).0;
+const COMPUTE_80: &[u8] = &Aligned(*include_bytes!("../embedded/compute_80.ptx")).0;
 
 /// The image for a device of this compute capability, under a driver of this version
 /// (`cuDriverGetVersion`'s: 13000 is CUDA 13.0). Machine code runs on its own major version from its
@@ -104,6 +108,7 @@ mod tests {
         ] {
             let image = image_for(capability.0, capability.1, 13_010).unwrap();
             assert_eq!(image.architecture(), expected, "{capability:?}");
+            assert_eq!(image.bytes().as_ptr().addr() % 64, 0, "{expected}");
             match image {
                 // EM_CUDA, little-endian ELF of 64 bits.
                 Embedded::Cubin(_, bytes) => {

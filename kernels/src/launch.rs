@@ -8,7 +8,7 @@
 //! bits depends on the largest weight of a whole axis: each of the 98 tiles of a 224 x 224 image
 //! would otherwise work out both axes anew.
 
-use crate::descriptor::Batch;
+use crate::descriptor::{Batch, Picture};
 
 /// A tile of the output, one block's work, in columns and rows.
 pub const TILE: [u32; 2] = [32, 16];
@@ -60,10 +60,18 @@ pub fn poison(images: u32) -> Launch {
 /// Counts the pattern's words that are left. Arguments: address of the
 /// [`Picture`](crate::Picture)s, address of a u32 for each, which must be 0 before.
 ///
-/// A decoder that wrote a picture leaves none (by chance one in 2^32, in 2^24 where the picture is
-/// one column wide); one that skipped it leaves all.
+/// A decoder that skipped a picture leaves all of them; one that wrote it leaves each by chance, one
+/// word in 2^32, or in 2^24 where the picture is one column wide: see [`survivors_max`].
 pub fn verify(images: u32) -> Launch {
     launch("loaderd_verify", 16, images, 256)
+}
+
+/// Words that [`verify`] may count in a picture that was written: three, though never all that it
+/// looks at. One is left in 3 of 100,000 pictures of 500 x 375 pixels, four in none of 10^19.
+pub fn survivors_max(picture: &Picture) -> u32 {
+    // As `words_filled` has it (`cuda/poison.h`).
+    let words = u64::from((3 * picture.width / 4).max(1)) * u64::from(picture.height);
+    words.saturating_sub(1).min(3) as u32
 }
 
 /// Tiles of an output.
@@ -94,6 +102,28 @@ mod tests {
         check(1, 1, 1);
         check(33, 17, 4);
         assert_eq!(weigh(7).grid, [2, 7, 1]);
+    }
+
+    #[test]
+    fn chance_is_told_from_a_picture_that_was_left_out() {
+        let check = |width, height, expected| {
+            let picture = Picture {
+                pixels: 0,
+                pitch: 64,
+                width,
+                height,
+                seed: 0,
+            };
+            assert_eq!(survivors_max(&picture), expected, "{width} x {height}");
+        };
+        check(500, 375, 3);
+        check(65_535, 65_535, 3);
+        check(1, 5, 3);
+        check(1, 4, 3);
+        check(4, 1, 2);
+        check(2, 2, 1);
+        // Its only word decides.
+        check(1, 1, 0);
     }
 
     #[test]

@@ -145,13 +145,22 @@ impl Gpu {
         })
     }
 
-    /// Says once in the daemon's log that the unit has failed, where it has.
+    /// Says once in the daemon's log that the unit, or one of its decoders, has failed, where it
+    /// has.
     pub(crate) fn look_after(&self, unit: &Unit) {
-        if let Some(error) = unit.failure() {
-            self.lock().say(format!(
-                "the GPU has failed: {error}: images are decoded on CPU cores; {}",
-                error.mend()
-            ));
+        let failed = |error| ("the GPU has failed", error, "images are decoded");
+        let lost = |error| {
+            (
+                "one of the GPU's decoders is given up",
+                error,
+                "its images are decoded",
+            )
+        };
+        let news = (unit.failure().map(failed)).or_else(|| unit.lost().pop().map(lost));
+        if let Some((what, error, who)) = news {
+            let mend = error.mend();
+            self.lock()
+                .say(format!("{what}: {error}: {who} on CPU cores; {mend}"));
         }
     }
 

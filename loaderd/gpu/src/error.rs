@@ -72,10 +72,25 @@ pub enum GpuError {
         reasons: Vec<String>,
     },
     /// A decoder has refused whatever it was given.
-    #[error("nvJPEG has refused {pictures} pictures in a row")]
+    #[error(
+        "{decoder}: nvJPEG has refused {pictures} pictures in a row{}",
+        of_last(last)
+    )]
     Futile {
+        /// Which of nvJPEG's.
+        decoder: &'static str,
         /// How many.
         pictures: u64,
+        /// The last error that it gave for one; none where it said nothing, or reported successes.
+        last: Option<Box<GpuError>>,
+    },
+    /// A batch was begun, and no end is in sight.
+    #[error("{decoder}: a batch has no end after {seconds} s: the device does not answer")]
+    Silent {
+        /// Which of nvJPEG's.
+        decoder: &'static str,
+        /// Since it was begun.
+        seconds: u64,
     },
     /// A thread of ours has panicked.
     #[error("a thread that decodes on the GPU has panicked")]
@@ -126,7 +141,11 @@ impl GpuError {
                 "see `nvidia-smi`; name another nvJPEG with LOADERD_NVJPEG; or decode on CPU cores"
             }
             GpuError::Futile { .. } => {
-                "name another nvJPEG with LOADERD_NVJPEG; until then, all is decoded on CPU cores"
+                "name another nvJPEG with LOADERD_NVJPEG; until then, CPU cores decode instead"
+            }
+            GpuError::Silent { .. } => {
+                "see whether `nvidia-smi` answers, and the kernel's log (`dmesg`); reset the GPU, or \
+                 restart the machine"
             }
             GpuError::Panicked => "report it, with the words on stderr",
             GpuError::Memory { .. } => "give it that much, or decode on CPU cores",
@@ -135,6 +154,10 @@ impl GpuError {
             }
         }
     }
+}
+
+fn of_last(last: &Option<Box<GpuError>>) -> String {
+    (last.as_ref()).map_or_else(String::new, |error| format!("; its last error: {error}"))
 }
 
 /// Codes are those of cuda.h, `cudaError_enum`.
@@ -181,7 +204,10 @@ fn nvjpeg_mend(status: i32) -> &'static str {
             "see `nvidia-smi`; a driver older than the library gives this as well: update it, or \
              name an older nvJPEG with LOADERD_NVJPEG"
         }
-        7 | 9 => "this GPU has no such decoder: nothing to mend",
+        7 | 9 => {
+            "on A100, H100 and later, in a container: \
+             NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; other GPUs have no such decoder"
+        }
         _ => "name another nvJPEG with LOADERD_NVJPEG",
     }
 }

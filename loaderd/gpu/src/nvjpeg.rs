@@ -112,16 +112,23 @@ pub struct Nvjpeg {
 }
 
 impl Nvjpeg {
-    /// Opens the first candidate of `places` that is whole, and was not built for a CUDA of a
-    /// later major version than `driver`, where that is given. Makes nothing on any device,
-    /// and works without one.
+    /// Opens the candidate of `places` that has the highest version, the first of these, among
+    /// those that are whole, and were not built for a CUDA of a later major version than `driver`,
+    /// where that is given. Makes nothing on any device, and works without one.
     pub fn open(places: &Places, driver: Option<Version>) -> Result<Arc<Nvjpeg>, GpuError> {
         let mut tried = Vec::new();
+        let mut best: Option<Nvjpeg> = None;
         for candidate in places.nvjpeg() {
             match Nvjpeg::load(&candidate, driver) {
-                Ok(found) => return Ok(Arc::new(found)),
+                Ok(found) if best.as_ref().is_none_or(|it| it.version < found.version) => {
+                    best = Some(found);
+                }
+                Ok(_) => {}
                 Err(reason) => tried.push(format!("{}: {reason}", candidate.to_string_lossy())),
             }
+        }
+        if let Some(best) = best {
+            return Ok(Arc::new(best));
         }
         if tried.is_empty() {
             tried.push("no toolkit, no Python environment that has it".into());

@@ -1,11 +1,12 @@
 //! Where NVIDIA's libraries may lie.
 //!
-//! Enters: environment variables, and where this program lies. Leaves: candidates, in the
-//! order in which they are tried. Never: a library opened here.
+//! Enters: environment variables, and where this program lies. Leaves: candidates, in order.
+//! Never: a library opened here.
 //!
 //! The driver's library is `LOADERD_LIBCUDA`, else `libcuda.so.1` as the loader finds it.
 //!
-//! nvJPEG is `LOADERD_NVJPEG` and nothing else where that is set; else, in this order:
+//! nvJPEG is `LOADERD_NVJPEG` and nothing else where that is set; else the one of the highest
+//! version that the driver runs, of equal ones the first in this order:
 //!
 //! 1. the toolkits at `CUDA_HOME`, `CUDA_PATH` and `/usr/local/cuda*`, then what the loader
 //!    finds by name;

@@ -19,7 +19,9 @@
 //! The driver's context and nvJPEG's own buffers come on top of that.
 //!
 //! **Death.** An error of the driver's is taken for the device's end: all pictures are given back,
-//! those that come later too, and [`Unit::failure`] says why.
+//! those that come later too, and [`Unit::failure`] says why. So it is where a batch has no end
+//! within [`Settings::silence`]; but the pictures of that batch stay where they are, because the
+//! device may yet write to their places, and are told when it answers, if ever.
 
 mod batch;
 mod counts;
@@ -69,6 +71,8 @@ pub struct Settings {
     pub linger: Duration,
     /// Whether progressive files go to CUDA cores.
     pub progressive: bool,
+    /// How long a batch may take until the device is taken for one that never answers.
+    pub silence: Duration,
 }
 
 impl Default for Settings {
@@ -84,6 +88,7 @@ impl Default for Settings {
             queued_batches: 2,
             linger: Duration::from_micros(500),
             progressive: false,
+            silence: Duration::from_secs(60),
         }
     }
 }
@@ -173,7 +178,8 @@ pub enum NotTaken {
     Full,
     /// It takes more memory than a batch has, and always will.
     TooLarge,
-    /// Its lane is not there: the route is none of this unit's.
+    /// Its lane is not there: the route is none of this unit's, or it was given up
+    /// ([`Unit::lost`]).
     NoLane,
     /// The device is dead.
     Dead,
@@ -211,7 +217,9 @@ pub struct Report {
 
 /// A GPU that decodes: its threads live as long as this.
 ///
-/// Dropped, it finishes what was begun, gives back what is queued, and waits for its threads.
+/// Dropped, it finishes what was begun, gives back what is queued, and waits for its threads, but
+/// for no thread longer than [`Settings::silence`]: one that the device does not answer is left to
+/// it, with its pictures and their `done`.
 pub struct Unit {
     shared: Arc<lane::Shared>,
     threads: Vec<std::thread::JoinHandle<()>>,
@@ -246,7 +254,8 @@ impl Unit {
     /// # Safety
     ///
     /// `[start, start + bytes)` is mapped, readable and writable, and stays so until the answer
-    /// has been dropped.
+    /// has been dropped, and as long as the `done` of any picture that goes there is neither called
+    /// nor dropped: it is kept for ever where the device never answers, and had best own the memory.
     pub unsafe fn register(
         &self,
         start: NonNull<u8>,
@@ -254,7 +263,7 @@ impl Unit {
     ) -> Result<Registered, GpuError> {
         // SAFETY: the caller says that the range is mapped, and stays so.
         let pinned = unsafe { self.context.register(start, bytes) }?;
-        self.shared.add_range(pinned, start, bytes)
+        Registered::new(&self.shared, pinned, start, bytes)
     }
 
     /// Hands a picture over, or gives it back. Never blocks, save for a short lock.
@@ -274,6 +283,12 @@ impl Unit {
         self.shared.failure()
     }
 
+    /// Why lanes were given up, one after the other: their decoder has refused all that it was
+    /// given for a long time. The last one is also the unit's [`failure`](Self::failure).
+    pub fn lost(&self) -> Vec<GpuError> {
+        self.shared.lost()
+    }
+
     /// What was done since the start.
     pub fn counts(&self) -> Counts {
         self.shared.counts()
@@ -286,7 +301,7 @@ impl Drop for Unit {
         let own = std::thread::current().id();
         for thread in self.threads.drain(..) {
             // The last owner may be a picture's `done`: that thread ends by itself.
-            if thread.thread().id() != own {
+            if thread.thread().id() != own && self.shared.wait_for(|| thread.is_finished()) {
                 // A thread that panicked has given its pictures back; its words are on stderr.
                 let _ = thread.join();
             }

@@ -153,6 +153,26 @@ fn libraries_that_do_not_fit_are_passed_over() {
     for driver in [None, Some(CUDA_13)] {
         assert_eq!(open(driver).unwrap().path(), newer.to_str().unwrap());
     }
+    // The highest version wins, wherever it lies; of equal ones the first.
+    let toolkit = root.path().join("cuda/lib64/libnvjpeg.so.12");
+    std::fs::create_dir_all(toolkit.parent().unwrap()).unwrap();
+    let same = standin::build("nvjpeg", "toolkit-12", &["MAJOR=12", "BUILT_FOR=12"]);
+    std::os::unix::fs::symlink(same, &toolkit).unwrap();
+    let with_toolkit = Places {
+        toolkits: vec![root.path().join("cuda")],
+        ..places.clone()
+    };
+    let open_all = |driver| Nvjpeg::open(&with_toolkit, Some(driver)).unwrap();
+    assert_eq!(open_all(CUDA_13).path(), newer.to_str().unwrap());
+    assert_eq!(open_all(twelve).path(), toolkit.to_str().unwrap());
+    // What was named is taken, be it older.
+    let named = Places {
+        nvjpeg: Some(fits.clone().into()),
+        ..with_toolkit.clone()
+    };
+    let named = Nvjpeg::open(&named, Some(CUDA_13)).unwrap();
+    assert_eq!(named.path(), fits.to_str().unwrap());
+
     std::fs::remove_file(&fits).unwrap();
     let text = open(Some(twelve)).unwrap_err().to_string();
     let expected = format!(

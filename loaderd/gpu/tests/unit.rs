@@ -145,8 +145,12 @@ fn engines_that_overtake_find_their_memory_idle() {
     assert_eq!(unit.counts().engine.refused, [0; 4]);
 }
 
-/// Offers files, one pipeline, and gives each one's outcome.
+/// Offers files, one pipeline, and gives each one's outcome. What is finished is as on the CPU.
 fn outcomes_of(unit: &Unit, files: &[Vec<u8>]) -> Vec<Outcome> {
+    told(unit, files, true)
+}
+
+fn told(unit: &Unit, files: &[Vec<u8>], must_equal: bool) -> Vec<Outcome> {
     let pipeline = &pipelines()[0];
     let jobs: Vec<Job> = (files.iter())
         .map(|file| Job::new(file, pipeline, 5))
@@ -162,7 +166,7 @@ fn outcomes_of(unit: &Unit, files: &[Vec<u8>]) -> Vec<Outcome> {
     let mut found = vec![None; files.len()];
     for _ in files {
         let (index, outcome) = outcomes.recv_timeout(Duration::from_secs(20)).unwrap();
-        if outcome == Outcome::Finished {
+        if must_equal && outcome == Outcome::Finished {
             assert!(
                 slots.bytes(index) == jobs[index].on_cpu(),
                 "{:?} differs",
@@ -227,28 +231,99 @@ fn a_picture_skipped_in_the_second_try_is_seen() {
     assert_eq!(unit.counts().engine.batches, 1);
 }
 
+/// nvJPEG writes as much as it reads in the header itself.
+#[test]
+fn a_picture_that_nvjpeg_reads_otherwise_is_refused() {
+    let standins = Standins::build("misread", &["HARDWARE=7"]);
+    let unit = start(&standins, &settings());
+    let file = jpeg(&Encoder::default(), 100, 80, 1);
+    let files = [file.clone(), Fault::Misread.put(&file), file];
+    let expected = [
+        Outcome::Finished,
+        Outcome::Refused(Refusal::Decoder),
+        Outcome::Finished,
+    ];
+    assert_eq!(outcomes_of(&unit, &files), expected);
+}
+
+/// Among billions of words some are what the poison was.
+#[test]
+fn a_word_left_by_chance_costs_no_picture() {
+    let standins = Standins::build("chance", &[]);
+    let unit = start(&standins, &settings());
+    let file = jpeg(&Encoder::default(), 100, 80, 1);
+    let files = [Fault::LeaveThree.put(&file), Fault::LeaveFour.put(&file)];
+    // Their pixels are the poison's own here, and not compared.
+    assert_eq!(
+        told(&unit, &files, false),
+        [Outcome::Finished, Outcome::Refused(Refusal::Skipped)]
+    );
+}
+
+/// Offers a file until its lane is given up; says what later pictures are told.
+fn wear_out(unit: &Unit, file: &[u8]) -> NotTaken {
+    let job = Job::new(file, &pipelines()[0], 1);
+    let slots = Slots::new(unit, std::iter::repeat_n(job.bytes(), 1100));
+    let (sender, outcomes) = mpsc::channel();
+    let mut taken = 0;
+    let reason = loop {
+        let picture = (job.picture(unit, slots.place(taken), taken, &sender)).unwrap();
+        let route = picture.route;
+        match unit.offer(picture).map_err(|returned| returned.reason) {
+            Ok(()) => taken += 1,
+            Err(NotTaken::Full) => {
+                unit.room(route, Duration::from_secs(10));
+            }
+            Err(reason) => {
+                assert!(!unit.room(route, Duration::from_secs(10)));
+                break reason;
+            }
+        }
+    };
+    assert!(taken >= 512, "given up after {taken}");
+    drop(sender);
+    let refused = |(_, outcome)| matches!(outcome, Outcome::Refused(_));
+    assert!(outcomes.iter().take(taken).all(refused));
+    reason
+}
+
 #[test]
 fn a_decoder_that_decodes_nothing_is_given_up() {
-    let standins = Standins::build("futile", &[]);
-    let unit = start(
-        &standins,
-        &Settings {
-            engine_batches: 1,
-            ..settings()
-        },
+    let standins = Standins::build("futile", &["UNSUPPORTED"]);
+    let one = Settings {
+        engine_batches: 1,
+        cuda_batches: 1,
+        ..settings()
+    };
+    let unit = start(&standins, &one);
+    let coarse = Encoder {
+        subsampling: Subsampling::S411,
+        ..Encoder::default()
+    };
+    // CUDA cores take none; the engines know nothing of that.
+    assert_eq!(
+        wear_out(&unit, &jpeg(&coarse, 100, 80, 1)),
+        NotTaken::NoLane
     );
-    let file = Fault::Skip.put(&jpeg(&Encoder::default(), 100, 80, 1));
-    let files = vec![file; 28];
-    for _ in 0..19 {
-        if unit.failure().is_none() {
-            outcomes_of(&unit, &files);
-        }
-    }
-    let failure = unit.failure().unwrap();
+    let said: Vec<String> = unit.lost().iter().map(GpuError::to_string).collect();
     assert!(
-        failure.to_string().starts_with("nvJPEG has refused 5"),
+        said[0].starts_with("CUDA cores: nvJPEG has refused 5"),
+        "{said:?}"
+    );
+    assert_eq!((unit.failure(), said.len()), (None, 1));
+    let files: Vec<Vec<u8>> = (0..9)
+        .map(|seed| jpeg(&Encoder::default(), 100, 80, seed))
+        .collect();
+    assert_eq!(outcomes_of(&unit, &files), [Outcome::Finished; 9]);
+    // Without the last lane, the unit is no more.
+    assert_eq!(wear_out(&unit, &Fault::Fail.put(&files[0])), NotTaken::Dead);
+    let failure = unit.failure().unwrap().to_string();
+    assert!(
+        failure.starts_with("JPEG engines: nvJPEG has refused 5"),
         "{failure}"
     );
+    let last = "its last error: nvjpegDecodeBatched: NVJPEG_STATUS_BAD_JPEG (3), by ";
+    assert!(failure.contains(last), "{failure}");
 }
 
 #[test]
@@ -302,6 +377,85 @@ fn a_dead_device_gives_everything_back() {
     let before = Instant::now();
     assert!(!unit.room(Route::Engine, Duration::from_secs(9)));
     assert!(before.elapsed() < Duration::from_secs(5));
+}
+
+/// Nobody waits for a device that never answers, and none of its memory is let go.
+#[test]
+fn a_device_that_does_not_answer_keeps_nobody_waiting() {
+    let standins = Standins::build("silent", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        engine_batch: Some(1),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 40));
+    let (sender, outcomes) = mpsc::channel();
+    standins.hang(true);
+    let (began, mut taken) = (Instant::now(), 0);
+    let reason = loop {
+        let picture = (job.picture(&unit, slots.place(taken), taken, &sender)).unwrap();
+        match unit.offer(picture).map_err(|returned| returned.reason) {
+            Ok(()) => taken += 1,
+            Err(NotTaken::Full) => {
+                unit.room(Route::Engine, Duration::from_millis(20));
+            }
+            Err(reason) => break reason,
+        }
+    };
+    assert_eq!(reason, NotTaken::Dead);
+    assert!(!unit.room(Route::Engine, Duration::from_secs(9)));
+    let failure = unit.failure().unwrap();
+    let expected = "JPEG engines: a batch has no end after 0 s: the device does not answer";
+    assert_eq!(failure.to_string(), expected);
+    // What waited in the queue is given back; four are under way.
+    let given_back: Vec<(usize, Outcome)> = outcomes.try_iter().collect();
+    let expected: Vec<(usize, Outcome)> = (4..taken)
+        .map(|index| (index, Outcome::Refused(Refusal::Device)))
+        .collect();
+    assert_eq!(given_back, expected);
+    drop(unit);
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody waited");
+    // It does answer, after all: what it held is told, and lies where it should.
+    standins.hang(false);
+    let late: Vec<(usize, Outcome)> = (0..4)
+        .map(|_| outcomes.recv_timeout(Duration::from_secs(10)).unwrap())
+        .collect();
+    for (index, outcome) in late {
+        assert_eq!(outcome, Outcome::Finished);
+        assert!(slots.bytes(index) == job.on_cpu());
+    }
+}
+
+/// The stand-in ends the process where a context goes before what was registered with it.
+#[test]
+fn memory_stays_registered_for_a_device_that_does_not_answer() {
+    let standins = Standins::build("silent-memory", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let [busy, idle] = [0; 2].map(|_| Slots::new(&unit, [job.bytes()].into_iter()));
+    let (sender, outcomes) = mpsc::channel();
+    standins.hang(true);
+    let picture = job.picture(&unit, busy.place(0), 0, &sender).unwrap();
+    unit.offer(picture).map_err(|it| it.reason).unwrap();
+    let began = Instant::now();
+    busy.unregister();
+    idle.unregister();
+    drop(unit);
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody waited");
+    // The picture's place, and descriptors of the thread that has it, when others have ended.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(standins.registered(), 2);
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
 }
 
 #[test]
@@ -477,6 +631,8 @@ fn what_is_missing_is_said() {
     assert_eq!((report.engines, report.cuda), (None, true));
     let note = "engines: nvjpegCreateEx: NVJPEG_STATUS_ARCH_MISMATCH (7), by ";
     assert!(report.notes[0].starts_with(note), "{report:?}");
+    let mend = "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video";
+    assert!(report.notes[0].contains(mend), "{report:?}");
     assert!(!unit.abilities().engines && unit.abilities().cuda);
     let file = jpeg(&Encoder::default(), 120, 90, 1);
     assert_eq!(route(&file, unit.abilities()).route, Route::Cuda);

@@ -11,6 +11,9 @@ use crate::error::GpuError;
 /// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`, of nvJPEG 12.1 and later.
 const UPSAMPLING_WITH_INTERPOLATION: c_uint = 1 << 5;
 
+/// `NVJPEG_FLAGS_BITSTREAM_STRICT`.
+const BITSTREAM_STRICT: c_uint = 1 << 2;
+
 /// The GPU's JPEG engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Engines {
@@ -58,6 +61,17 @@ impl Handle {
         Handle::make(library, backend, context, 0)
     }
 
+    /// As [`new`](Self::new), but one that is told to refuse what does not follow JPEG's
+    /// specification by the letter, where nvJPEG otherwise tries to decode it: to compare with.
+    pub fn strict(
+        library: &Arc<Nvjpeg>,
+        backend: Backend,
+        context: &Context,
+    ) -> Result<Arc<Handle>, GpuError> {
+        let flags = UPSAMPLING_WITH_INTERPOLATION | BITSTREAM_STRICT;
+        Handle::make(library, backend, context, flags)
+    }
+
     fn make(
         library: &Arc<Nvjpeg>,
         backend: Backend,
@@ -73,7 +87,7 @@ impl Handle {
             library: library.clone(),
             context: context.clone(),
             backend,
-            interpolates: flags == UPSAMPLING_WITH_INTERPOLATION,
+            interpolates: flags & UPSAMPLING_WITH_INTERPOLATION != 0,
             raw,
         }))
     }

@@ -69,6 +69,7 @@ impl HybridDecoder {
             |api, handle, raw| unsafe { (api.decoder_state_create)(handle, decoder.raw(), raw) },
             api.state_destroy,
         )?;
+        let _current = handle.enter()?;
         // SAFETY: both were made above, and the buffer outlives the state.
         handle.check("nvjpegStateAttachPinnedBuffer", unsafe {
             (api.attach_pinned)(state.raw(), pinned.raw())

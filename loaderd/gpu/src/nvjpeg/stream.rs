@@ -44,6 +44,7 @@ impl JpegStream {
         let (handle, stream) = (self.owned.handle(), self.owned.raw());
         let (api, raw) = (handle.api(), handle.raw());
         let (data, length) = (encoded.as_ptr(), encoded.len());
+        let current = handle.enter()?;
         // SAFETY: here and below, `encoded` is borrowed for as long as the answer, which alone
         // uses the stream.
         let header = || unsafe { (api.stream_parse_header)(raw, data, length, stream) };
@@ -54,6 +55,7 @@ impl JpegStream {
         } else {
             handle.check("nvjpegJpegStreamParseHeader", header())?;
         }
+        drop(current);
         Ok(ParsedJpeg {
             stream: self,
             _encoded: encoded,
@@ -95,6 +97,7 @@ impl ParsedJpeg<'_> {
     pub fn frame(&self) -> Result<Frame, GpuError> {
         let (handle, raw) = (self.stream.owned.handle(), self.raw());
         let api = handle.api();
+        let _current = handle.enter()?;
         let (mut encoding, mut subsampling): (c_int, c_int) = (0, -1);
         let (mut width, mut height, mut components): (c_uint, c_uint, c_uint) = (0, 0, 0);
         // SAFETY: here and below, the stream was parsed, and the others are live ints.
@@ -177,6 +180,7 @@ impl Params {
             |api, handle, raw| unsafe { (api.params_create)(handle, raw) },
             handle.api().params_destroy,
         )?;
+        let current = handle.enter()?;
         // SAFETY: made above.
         handle.check("nvjpegDecodeParamsSetOutputFormat", unsafe {
             (handle.api().params_output_format)(owned.raw(), OUTPUT_RGBI)
@@ -187,6 +191,7 @@ impl Params {
                 (handle.api().params_scale_factor)(owned.raw(), scale as c_int)
             })?;
         }
+        drop(current);
         Ok(Params { owned })
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::kernels::Kernels;
-use super::lane::Shared;
+use super::lane::{Shared, decoder_of};
 use super::queue::Held;
 use super::scratch::Scratch;
 use super::{Outcome, Refusal};
@@ -45,6 +45,7 @@ pub(super) struct Work<'a> {
     kernels: &'a Kernels,
     event: &'a mut Event,
     refused: &'a mut [bool],
+    last: &'a mut Option<GpuError>,
 }
 
 impl Work<'_> {
@@ -52,8 +53,17 @@ impl Work<'_> {
         self.scratch.destinations()
     }
 
-    pub(super) fn refuse(&mut self, index: usize) {
+    /// Columns and rows that there is room for at destination `index`.
+    pub(super) fn size(&self, index: usize) -> (u32, u32) {
+        self.scratch.size(index)
+    }
+
+    /// `why` is nvJPEG's error, where it gave one.
+    pub(super) fn refuse(&mut self, index: usize, why: Option<GpuError>) {
         self.refused[index] = true;
+        if why.is_some() {
+            *self.last = why;
+        }
     }
 
     /// Waits until the bench's stream is done.
@@ -79,6 +89,8 @@ pub(super) struct Bench {
     scratch: Scratch,
     kernels: Arc<Kernels>,
     refused: Vec<bool>,
+    /// The last error of nvJPEG's for a picture.
+    last: Option<GpuError>,
 }
 
 impl Drop for Bench {
@@ -106,6 +118,7 @@ impl Bench {
             scratch,
             kernels: kernels.clone(),
             refused: Vec::new(),
+            last: None,
         })
     }
 
@@ -149,6 +162,7 @@ impl Bench {
             kernels: &self.kernels,
             event: &mut self.event,
             refused: &mut self.refused,
+            last: &mut self.last,
         };
         // SAFETY: the destinations were poisoned, and the stream waited for; all of the batch stays
         // until it has been waited for again.
@@ -173,7 +187,7 @@ impl Bench {
     fn outcome(&mut self, index: usize) -> Outcome {
         if self.refused[index] {
             Outcome::Refused(Refusal::Decoder)
-        } else if self.scratch.survivors_of(index) > 0 {
+        } else if self.scratch.is_left_out(index) {
             Outcome::Refused(Refusal::Skipped)
         } else {
             Outcome::Finished
@@ -182,17 +196,21 @@ impl Bench {
 }
 
 /// A thread's whole life.
-pub(super) fn run(shared: &Shared, route: Route, bench: Bench, mut decoder: impl Decode) {
+pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Decode) {
     let Some(lane) = shared.lane(route) else {
         return;
     };
     let _witness = Witness { shared };
+    // Watched until all is given back to the device.
+    let watch = lane.watch();
     // Pictures go after the bench, which waits for the device, where a panic ends both.
     let mut held = Vec::with_capacity(lane.queue.bounds().batch);
-    let mut bench = bench;
+    let (mut decoder, mut bench) = (decoder, bench);
     let mut futile = 0;
     while lane.queue.gather(&mut held) {
+        watch.begin();
         let gone = bench.go(&mut decoder, &held);
+        watch.end();
         let dead = gone.is_err();
         match gone {
             Ok(times) => {
@@ -215,9 +233,15 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, mut decoder: impl
             one.done(outcome);
         }
         if futile >= FUTILE {
-            shared.die(GpuError::Futile { pictures: futile });
+            let why = GpuError::Futile {
+                decoder: decoder_of(route),
+                pictures: futile,
+                last: bench.last.take().map(Box::new),
+            };
+            shared.give_up(route, why);
         }
     }
+    watch.begin();
 }
 
 /// Sees to it that no picture waits for a thread that panicked.

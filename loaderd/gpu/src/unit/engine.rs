@@ -34,8 +34,8 @@ impl EngineLane {
         let queued = unsafe { (self.decoder).decode(encoded, destinations, &[], work.stream) };
         match queued {
             Ok(()) => Ok(()),
-            Err(GpuError::Nvjpeg { .. }) if part.len() == 1 => {
-                work.refuse(part.start);
+            Err(error @ GpuError::Nvjpeg { .. }) if part.len() == 1 => {
+                work.refuse(part.start, Some(error));
                 work.wait()
             }
             Err(GpuError::Nvjpeg { .. }) => {

@@ -6,7 +6,7 @@
 use super::batch::{Decode, Work};
 use crate::cuda::{Context, Event, Stream};
 use crate::error::GpuError;
-use crate::nvjpeg::{Destination, Handle, HybridDecoder, JpegStream};
+use crate::nvjpeg::{Handle, HybridDecoder, JpegStream};
 use std::sync::Arc;
 
 pub(super) struct CudaLane {
@@ -51,11 +51,12 @@ impl Decode for CudaLane {
             let desk = &mut self.desks[index % 2];
             let queued = desk.event.wait_for(&desk.stream).and_then(|()| {
                 // SAFETY: the desk's stream was waited for; the rest is as the caller says.
-                unsafe { desk.decode(work.encoded[index], &work.destinations()[index]) }
+                unsafe { desk.decode(work, index) }
             });
             match queued {
                 Ok(true) => {}
-                Ok(false) | Err(GpuError::Nvjpeg { .. }) => work.refuse(index),
+                Ok(false) => work.refuse(index, None),
+                Err(error @ GpuError::Nvjpeg { .. }) => work.refuse(index, Some(error)),
                 Err(dead) => return self.leave(Err(dead)),
             }
         }
@@ -77,19 +78,17 @@ impl CudaLane {
 }
 
 impl Desk {
-    /// Queues a picture; false where nvJPEG does not decode its kind.
+    /// Queues a picture; false where nvJPEG does not decode its kind, or takes it for another size
+    /// than there is room for.
     ///
     /// # Safety
     ///
     /// The stream is done with the picture before, the destination is idle, and it and the bytes
     /// stay until the stream has been waited for.
-    unsafe fn decode(
-        &mut self,
-        encoded: &[u8],
-        destination: &Destination,
-    ) -> Result<bool, GpuError> {
-        let jpeg = self.jpeg.parse(encoded)?;
-        if !self.decoder.is_supported(&jpeg)? {
+    unsafe fn decode(&mut self, work: &Work<'_>, index: usize) -> Result<bool, GpuError> {
+        let jpeg = self.jpeg.parse(work.encoded[index])?;
+        let frame = jpeg.frame()?;
+        if (frame.width, frame.height) != work.size(index) || !self.decoder.is_supported(&jpeg)? {
             return Ok(false);
         }
         // SAFETY: the stream is done with the picture before; what `jpeg` stands for is kept by
@@ -97,7 +96,7 @@ impl Desk {
         unsafe {
             self.decoder.host(&jpeg)?;
             self.decoder.transfer(&jpeg, &self.stream)?;
-            self.decoder.device(destination, &self.stream)?;
+            (self.decoder).device(&work.destinations()[index], &self.stream)?;
         }
         Ok(true)
     }

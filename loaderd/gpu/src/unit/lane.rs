@@ -4,18 +4,16 @@
 //! lane's queue. Never: a picture that no batch has room for, or whose descriptor a kernel must
 //! not believe.
 
-use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loaderd_decode::coding::Coding;
 use loaderd_kernels as kernels;
 
 use super::counts::{Counters, Counts};
 use super::queue::{Bounds, Held, Queue, lock};
-use super::ranges::{Ranges, Registered};
+use super::ranges::Ranges;
 use super::{NotTaken, Outcome, Picture, Refusal, Returned};
-use crate::cuda;
 use crate::error::GpuError;
 use crate::routing::Route;
 
@@ -24,9 +22,14 @@ const PITCH: u32 = 64;
 /// Pictures in scratch memory begin at multiples of this.
 const ALIGNMENT: u64 = 256;
 
+/// How often a device that ends is asked whether it has.
+const NAP: Duration = Duration::from_millis(1);
+
 pub(super) struct Lane {
     pub(super) queue: Queue,
     pub(super) counters: Arc<Counters>,
+    /// When each thread began what it waits for the device with; `None` while it does not.
+    watches: Mutex<Vec<Option<Instant>>>,
 }
 
 impl Lane {
@@ -34,7 +37,66 @@ impl Lane {
         Lane {
             queue: Queue::new(bounds),
             counters: Arc::default(),
+            watches: Mutex::default(),
         }
+    }
+
+    /// A watch over one of its threads.
+    pub(super) fn watch(&self) -> Watch<'_> {
+        let mut watches = lock(&self.watches);
+        watches.push(None);
+        Watch {
+            lane: self,
+            index: watches.len() - 1,
+        }
+    }
+
+    /// How long the slowest of its threads has waited for the device.
+    fn waited(&self) -> Duration {
+        let begun = lock(&self.watches).iter().flatten().min().copied();
+        begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    }
+
+    /// Takes no more pictures, and gives back those that wait.
+    fn close(&self, later: NotTaken, now: Refusal) {
+        for held in self.queue.close(later) {
+            held.done(Outcome::Refused(now));
+        }
+    }
+}
+
+/// Tells a lane for how long a thread has waited for the device; dropped, it waits no more.
+pub(super) struct Watch<'a> {
+    lane: &'a Lane,
+    index: usize,
+}
+
+impl Watch<'_> {
+    pub(super) fn begin(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, begun: Option<Instant>) {
+        lock(&self.lane.watches)[self.index] = begun;
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// nvJPEG's decoder of a lane, for people.
+pub(super) fn decoder_of(route: Route) -> &'static str {
+    match route {
+        Route::Engine => "JPEG engines",
+        Route::Cuda => "CUDA cores",
+        Route::Cpu => "CPU cores",
     }
 }
 
@@ -42,15 +104,20 @@ impl Lane {
 pub(super) struct Shared {
     pub(super) engine: Option<Lane>,
     pub(super) cuda: Option<Lane>,
-    ranges: Arc<Ranges>,
+    pub(super) ranges: Arc<Ranges>,
+    /// How long a batch may take.
+    silence: Duration,
     failure: Mutex<Option<GpuError>>,
+    /// Lanes that were given up.
+    lost: Mutex<Vec<(Route, GpuError)>>,
 }
 
 impl Shared {
-    pub(super) fn new(engine: Option<Lane>, cuda: Option<Lane>) -> Shared {
+    pub(super) fn new(engine: Option<Lane>, cuda: Option<Lane>, silence: Duration) -> Shared {
         Shared {
             engine,
             cuda,
+            silence,
             ..Shared::default()
         }
     }
@@ -63,17 +130,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn add_range(
-        &self,
-        pinned: cuda::Registered,
-        start: NonNull<u8>,
-        bytes: usize,
-    ) -> Result<Registered, GpuError> {
-        self.ranges.add(pinned, start, bytes)
-    }
-
     #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub(super) fn offer(&self, picture: Picture) -> Result<(), Returned> {
+        self.is_silent();
         let Some(lane) = self.lane(picture.route) else {
             let reason = NotTaken::NoLane;
             return Err(Returned { picture, reason });
@@ -131,6 +190,7 @@ impl Shared {
     }
 
     pub(super) fn room(&self, route: Route, timeout: Duration) -> bool {
+        self.is_silent();
         (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
     }
 
@@ -159,11 +219,63 @@ impl Shared {
         self.give_back(Refusal::Closed);
     }
 
-    fn give_back(&self, why: Refusal) {
-        for lane in [&self.engine, &self.cuda].into_iter().flatten() {
-            for held in lane.queue.close() {
-                held.done(Outcome::Refused(why));
+    /// Takes a device for dead that has not answered for too long. Says whether it is one.
+    pub(super) fn is_silent(&self) -> bool {
+        let silent = Route::ALL.into_iter().find_map(|route| {
+            let waited = self.lane(route)?.waited();
+            (waited > self.silence).then_some((route, waited))
+        });
+        let Some((route, waited)) = silent else {
+            return false;
+        };
+        self.die(GpuError::Silent {
+            decoder: decoder_of(route),
+            seconds: waited.as_secs(),
+        });
+        true
+    }
+
+    /// Waits until `is_done` says so; false where the device does not answer.
+    pub(super) fn wait_for(&self, is_done: impl Fn() -> bool) -> bool {
+        while !is_done() {
+            if self.is_silent() {
+                return false;
             }
+            std::thread::sleep(NAP);
         }
+        true
+    }
+
+    fn give_back(&self, why: Refusal) {
+        for lane in self.lanes() {
+            lane.close(NotTaken::Dead, why);
+        }
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        [&self.engine, &self.cuda].into_iter().flatten()
+    }
+
+    /// A lane is of no use; without the last one, neither is the unit. The first reason counts.
+    pub(super) fn give_up(&self, route: Route, why: GpuError) {
+        let mut lost = lock(&self.lost);
+        if lost.iter().any(|(known, _)| *known == route) {
+            return;
+        }
+        lost.push((route, why.clone()));
+        let is_last = lost.len() == self.lanes().count();
+        drop(lost);
+        if is_last {
+            self.die(why);
+        } else if let Some(lane) = self.lane(route) {
+            lane.close(NotTaken::NoLane, Refusal::Decoder);
+        }
+    }
+
+    pub(super) fn lost(&self) -> Vec<GpuError> {
+        lock(&self.lost)
+            .iter()
+            .map(|(_, why)| why.clone())
+            .collect()
     }
 }

@@ -127,7 +127,8 @@ pub(super) struct Queue {
 struct Inner {
     waiting: VecDeque<Held>,
     bytes: u64,
-    closed: bool,
+    /// What later pictures are told, where none are taken any more.
+    closed: Option<NotTaken>,
 }
 
 impl Queue {
@@ -151,11 +152,8 @@ impl Queue {
     #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub(super) fn push(&self, held: Held) -> Result<(), (Picture, NotTaken)> {
         let mut inner = lock(&self.inner);
-        let reason = match inner.closed {
-            true => Some(NotTaken::Dead),
-            false => (inner.waiting.len() >= self.bounds.waiting).then_some(NotTaken::Full),
-        };
-        if let Some(reason) = reason {
+        let is_full = inner.waiting.len() >= self.bounds.waiting;
+        if let Some(reason) = inner.closed.or(is_full.then_some(NotTaken::Full)) {
             drop(inner);
             return Err((held.take_back(), reason));
         }
@@ -172,17 +170,17 @@ impl Queue {
 
     /// Waits for room, at most `timeout`.
     pub(super) fn room(&self, timeout: Duration) -> bool {
-        let full = |inner: &mut Inner| !inner.closed && inner.waiting.len() >= self.bounds.waiting;
+        let full = |it: &mut Inner| it.closed.is_none() && it.waiting.len() >= self.bounds.waiting;
         let waited = (self.room).wait_timeout_while(lock(&self.inner), timeout, full);
         let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !inner.closed && inner.waiting.len() < self.bounds.waiting
+        inner.closed.is_none() && inner.waiting.len() < self.bounds.waiting
     }
 
     /// Waits for a batch, and moves it to `batch`, which is empty. False: the queue is closed.
     pub(super) fn gather(&self, batch: &mut Vec<Held>) -> bool {
         let mut inner = lock(&self.inner);
         loop {
-            if inner.closed {
+            if inner.closed.is_some() {
                 return false;
             }
             let Some(first) = inner.waiting.front() else {
@@ -218,10 +216,10 @@ impl Queue {
         true
     }
 
-    /// Takes no more pictures, and hands out those that wait.
-    pub(super) fn close(&self) -> VecDeque<Held> {
+    /// Takes no more pictures, which are told the first reason, and hands out those that wait.
+    pub(super) fn close(&self, why: NotTaken) -> VecDeque<Held> {
         let mut inner = lock(&self.inner);
-        inner.closed = true;
+        inner.closed.get_or_insert(why);
         let left = std::mem::take(&mut inner.waiting);
         drop(inner);
         self.work.notify_all();

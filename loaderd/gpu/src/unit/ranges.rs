@@ -3,12 +3,18 @@
 //! Enters: what was pinned, addresses. Leaves: the device's addresses for them. Never: an address
 //! outside of what was registered, memory let go that the device may still write to.
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+use super::lane::Shared;
 use super::queue::lock;
 use crate::cuda;
 use crate::error::GpuError;
+
+/// How often it is asked whether the device answers still.
+const NAP: Duration = Duration::from_millis(100);
 
 /// All ranges of a unit.
 #[derive(Default)]
@@ -34,36 +40,16 @@ pub(super) struct Place {
 }
 
 /// Registered memory. Dropped, it waits until no picture is on its way there, and lets it go: so
-/// never drop it in a picture's `done` while others of the same memory have yet to come.
+/// never drop it in a picture's `done` while others of the same memory have yet to come. Where the
+/// device does not answer, it stays registered for ever.
 pub struct Registered {
-    // Let go after `drop` has waited.
-    _pinned: cuda::Registered,
-    ranges: Arc<Ranges>,
+    /// Let go after `drop` has waited.
+    pinned: ManuallyDrop<cuda::Registered>,
+    shared: Arc<Shared>,
     start: usize,
 }
 
 impl Ranges {
-    pub(super) fn add(
-        self: &Arc<Ranges>,
-        pinned: cuda::Registered,
-        start: NonNull<u8>,
-        bytes: usize,
-    ) -> Result<Registered, GpuError> {
-        let start = start.as_ptr() as usize;
-        let device = pinned.device_address()?;
-        lock(&self.list).push(Range {
-            start,
-            bytes,
-            device,
-            busy: 0,
-        });
-        Ok(Registered {
-            _pinned: pinned,
-            ranges: self.clone(),
-            start,
-        })
-    }
-
     /// The place of `bytes` bytes from `out` on. None where not all of them are registered.
     pub(super) fn take(&self, out: NonNull<u8>, bytes: u64) -> Option<Place> {
         let out = out.as_ptr() as usize;
@@ -93,17 +79,56 @@ impl Ranges {
     }
 }
 
-impl Drop for Registered {
-    fn drop(&mut self) {
-        let mut list = lock(&self.ranges.list);
+impl Registered {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        pinned: cuda::Registered,
+        start: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<Registered, GpuError> {
+        let start = start.as_ptr() as usize;
+        let device = pinned.device_address()?;
+        lock(&shared.ranges.list).push(Range {
+            start,
+            bytes,
+            device,
+            busy: 0,
+        });
+        Ok(Registered {
+            pinned: ManuallyDrop::new(pinned),
+            shared: shared.clone(),
+            start,
+        })
+    }
+
+    /// Waits until nothing is on its way there, and forgets the range; false where the device does
+    /// not answer.
+    fn is_idle(&self) -> bool {
+        let ranges = &self.shared.ranges;
+        let mut is_silent = false;
         loop {
+            let mut list = lock(&ranges.list);
             let index = list.iter().position(|range| range.start == self.start);
             let index = index.expect("taken out once, here");
             if list[index].busy == 0 {
                 list.swap_remove(index);
-                return;
+                return true;
             }
-            list = (self.ranges.idle.wait(list)).unwrap_or_else(|poisoned| poisoned.into_inner());
+            if is_silent {
+                return false;
+            }
+            // Pictures that are given back leave, for which they need the list.
+            drop(ranges.idle.wait_timeout(list, NAP));
+            is_silent = self.shared.is_silent();
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.is_idle() {
+            // SAFETY: dropped once, here, and looked at by nobody after that.
+            unsafe { ManuallyDrop::drop(&mut self.pinned) };
         }
     }
 }

@@ -13,7 +13,7 @@
 use std::mem::size_of;
 use std::ops::Range;
 
-use loaderd_kernels::{Batch, Image, Picture, lay_out};
+use loaderd_kernels::{Batch, Image, Picture, launch, lay_out};
 
 use super::queue::Held;
 use crate::cuda::{Context, DeviceMemory, Pinned, Stream};
@@ -156,6 +156,12 @@ impl Scratch {
         &self.destinations
     }
 
+    /// Columns and rows of picture `index`.
+    pub(super) fn size(&self, index: usize) -> (u32, u32) {
+        let picture = &self.pictures[index];
+        (picture.width, picture.height)
+    }
+
     pub(super) fn groups(&self) -> &[Group] {
         &self.groups
     }
@@ -187,11 +193,12 @@ impl Scratch {
         unsafe { self.device.copy_to(&mut self.staging, from, len, stream) }
     }
 
-    /// Words of poison that are left in picture `index`. The copy must be done.
-    pub(super) fn survivors_of(&mut self, index: usize) -> u32 {
+    /// Whether more of the poison is left in picture `index` than by chance. The copy must be done.
+    pub(super) fn is_left_out(&mut self, index: usize) -> bool {
         let at = self.survivors_at() + index * size_of::<u32>();
         let bytes = &self.staging.bytes()[at..][..size_of::<u32>()];
-        u32::from_ne_bytes(bytes.try_into().expect("four bytes"))
+        let survivors = u32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+        survivors > launch::survivors_max(&self.pictures[index])
     }
 }
 

@@ -53,7 +53,9 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
 
     let nvjpeg = Nvjpeg::open(places, Some(version))?;
     let mut notes = Vec::new();
-    let mut or_note = |lane: &str, error: GpuError| notes.push(format!("{lane}: {error}"));
+    let mut or_note = |lane: &str, error: GpuError| {
+        notes.push(format!("{lane}: {error}; {}", error.mend()));
+    };
     let (mut engines, mut interpolates) = (None, true);
     let engine = match plan_engines(&nvjpeg, &context, settings) {
         Ok((plan, found, handle, pre_allocated)) => {
@@ -114,7 +116,11 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
     };
     // From here on, dropping it ends what was started.
     let mut unit = Unit {
-        shared: Arc::new(Shared::new(lane(batches[0]), lane(batches[1]))),
+        shared: Arc::new(Shared::new(
+            lane(batches[0]),
+            lane(batches[1]),
+            settings.silence,
+        )),
         threads: Vec::new(),
         report,
         abilities: Abilities {
@@ -143,8 +149,8 @@ fn plan_engines(
     let decoders = (0..settings.engine_batches.max(1)).map(|_| {
         let mut decoder = BatchDecoder::new(&handle)?;
         let (width, height) = PRE_ALLOCATED;
-        // Without it, the first batches take longer.
-        let allocated = decoder.pre_allocate(batch, width, height, Subsampling::S420);
+        // Without it, the first batches take longer. Batches are mixed: 4:4:4 takes the most.
+        let allocated = decoder.pre_allocate(batch, width, height, Subsampling::S444);
         pre_allocated = pre_allocated.clone().and(allocated);
         Ok(EngineLane { decoder })
     });

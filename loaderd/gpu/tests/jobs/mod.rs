@@ -193,7 +193,7 @@ impl<'a> Job<'a> {
 /// Places for finished images, in memory that a unit has registered.
 pub(crate) struct Slots {
     // Let go before the memory is.
-    _registered: Registered,
+    registered: Registered,
     memory: Memory,
     /// Where each image lies.
     places: Vec<(usize, usize)>,
@@ -235,10 +235,16 @@ impl Slots {
         // SAFETY: the memory is dropped after the registration: see the fields.
         let registered = unsafe { unit.register(memory.start, end) }.unwrap();
         Slots {
-            _registered: registered,
+            registered,
             memory,
             places,
         }
+    }
+
+    /// Lets the registration go, and keeps the memory for a device that may yet write there.
+    pub(crate) fn unregister(self) {
+        drop(self.registered);
+        std::mem::forget(self.memory);
     }
 
     pub(crate) fn place(&self, index: usize) -> NonNull<u8> {

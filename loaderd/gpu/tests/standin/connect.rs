@@ -20,6 +20,14 @@ pub(crate) enum Fault {
     Skip,
     /// nvJPEG decodes it the first time, and from the second on does as for [`Skip`](Fault::Skip).
     SkipAgain,
+    /// nvJPEG refuses it where it was told to be strict.
+    Lax,
+    /// nvJPEG takes the picture for wider than it is, where it is asked.
+    Misread,
+    /// nvJPEG writes all but the first three words.
+    LeaveThree,
+    /// nvJPEG writes all but the first four words.
+    LeaveFour,
     /// nvJPEG refuses the batch that it is in.
     Fail,
 }
@@ -29,6 +37,10 @@ impl Fault {
         match self {
             Fault::Skip => b"stand-in: skip me",
             Fault::SkipAgain => b"stand-in: skip me again",
+            Fault::Lax => b"stand-in: not by the letter",
+            Fault::Misread => b"stand-in: misread me",
+            Fault::LeaveThree => b"stand-in: leave three words",
+            Fault::LeaveFour => b"stand-in: leave four words",
             Fault::Fail => b"stand-in: fail me",
         }
     }
@@ -109,6 +121,11 @@ impl Standins {
         self.call(&self.cuda, "standin_break", code);
     }
 
+    /// From now on, the device does nothing, or goes on.
+    pub(crate) fn hang(&self, does: bool) {
+        self.call(&self.cuda, "standin_hang", c_int::from(does));
+    }
+
     /// From now on, engines decode at once, whatever was queued before.
     pub(crate) fn overtake(&self) {
         self.call(&self.nvjpeg, "standin_overtake", 1);
@@ -116,7 +133,15 @@ impl Standins {
 
     /// The most bytes of device memory that were ever allocated at a time.
     pub(crate) fn device_bytes_most(&self) -> usize {
-        let name = "standin_bytes_most";
+        self.ask("standin_bytes_most")
+    }
+
+    /// Ranges of host memory that are registered.
+    pub(crate) fn registered(&self) -> usize {
+        self.ask("standin_registered")
+    }
+
+    fn ask(&self, name: &str) -> usize {
         // SAFETY: of this type in cuda.c.
         let function = unsafe {
             std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(symbol(&self.cuda, name))
@@ -156,12 +181,17 @@ extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize)
     if rgb.is_null() {
         return 0;
     }
+    let words = [(Fault::LeaveThree, 3), (Fault::LeaveFour, 4)];
+    let left_out = (words.iter()).find(|(fault, _)| fault.is_in(jpeg));
+    let left_out = left_out.map_or(0, |(_, words)| 4 * words);
     let row = 3 * image.width as usize;
     for (index, pixels) in image.rgb.chunks_exact(row).enumerate() {
+        let from = if index == 0 { left_out } else { 0 };
+        let pixels = &pixels[from..];
         // SAFETY: the destination has as many rows, `pitch` bytes apart.
         unsafe {
-            rgb.add(index * pitch)
-                .copy_from_nonoverlapping(pixels.as_ptr(), row)
+            rgb.add(index * pitch + from)
+                .copy_from_nonoverlapping(pixels.as_ptr(), pixels.len())
         };
     }
     0

@@ -250,9 +250,24 @@ int cuMemcpyHtoDAsync_v2(unsigned long long address, const void *in, size_t byte
                  (struct work){.run = run_copy, .a = address, .b = (size_t)in, .c = bytes});
 }
 
+/* For the stand-in for nvJPEG: whether this thread has a context. */
+int standin_is_current(void) {
+    return current > 0;
+}
+
 /* For tests: from now on, every call that makes use of the device fails with this code. */
 void standin_break(int code) {
     broken = code;
+}
+
+/* For tests: whether work that is queued is done. */
+void standin_hang(int does) {
+    hung = does;
+}
+
+/* For tests: how many ranges of host memory are registered. */
+size_t standin_registered(void) {
+    return registered;
 }
 
 /* For tests: the most bytes of device memory that were ever allocated at a time. */

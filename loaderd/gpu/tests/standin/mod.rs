@@ -17,16 +17,18 @@ pub(crate) fn build(source: &str, test: &str, defines: &[&str]) -> PathBuf {
     let code = crates
         .join("../gpu/tests/standin")
         .join(format!("{source}.c"));
+    let driver = folder.join(format!("libcuda-{test}.so"));
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(&compiler)
         .args(["-std=gnu11", "-O1", "-ffp-contract=off"])
         .args(["-Wall", "-Werror", "-shared", "-fPIC", "-pthread", "-o"])
         .arg(&fresh)
         .args(defines.iter().map(|define| format!("-D{define}")))
+        .arg(format!("-DLIBCUDA=\"{}\"", driver.display()))
         .arg("-I")
         .arg(crates.join("../../kernels/src/cuda"))
         .arg(&code)
-        .arg("-lm")
+        .args(["-lm", "-ldl"])
         .status()
         .unwrap_or_else(|error| panic!("{}: {error}", compiler.to_string_lossy()));
     assert!(status.success(), "{} does not build", code.display());

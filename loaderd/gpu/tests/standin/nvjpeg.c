@@ -14,11 +14,16 @@
    ATTACH=N       what attaching a device buffer answers
    PHASE=N        what the second phase of a decode in phases answers
    OLD            it knows no flags
-   LACKS_BATCHES  nvjpegDecodeBatchedEx is missing */
+   LACKS_BATCHES  nvjpegDecodeBatchedEx is missing
+   LIBCUDA=S      the file of the stand-in for libcuda: where it is loaded, its context must be
+                  current in every call */
 
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifndef MAJOR
 #define MAJOR 13
@@ -42,6 +47,9 @@
 #define PHASE 0
 #endif
 #define WRITTEN 0x5a
+/* In a picture's first comment: nvJPEG takes it for wider than it is. */
+#define LAX "stand-in: not by the letter"
+#define MISREAD "stand-in: misread me"
 
 typedef struct {
     unsigned char *channel[4];
@@ -61,6 +69,8 @@ struct thing {
 };
 
 static _Atomic int handles, things;
+/* Of the latest handle: pictures with the comment LAX are refused. */
+static _Atomic int is_strict;
 
 static void must(int holds, const char *what) {
     if (!holds) {
@@ -129,6 +139,8 @@ static void decode_now(void *of) {
 /* Queues a picture; answers what nvJPEG would. */
 static int decode_later(struct thing *state, const unsigned char *data, size_t length,
                         const image *to, int is_by_engine, void *stream) {
+    if (is_strict && length > 6 + sizeof LAX && !memcmp(data + 6, LAX, sizeof LAX - 1))
+        return 3;
     int verdict = decode(data, length, NULL, 0);
     if (verdict)
         return verdict == SKIPPED ? 0 : verdict;
@@ -145,6 +157,18 @@ static int decode_later(struct thing *state, const unsigned char *data, size_t l
     return 0;
 }
 
+/* Whoever calls has the driver's context current: of the driver's stand-in, where it is loaded. */
+static void in_context(void) {
+#ifdef LIBCUDA
+    void *driver = dlopen(LIBCUDA, RTLD_NOW | RTLD_NOLOAD);
+    if (!driver)
+        return;
+    int (*is_current)(void) = dlsym(driver, "standin_is_current");
+    must(is_current && is_current(), "no context is current");
+    dlclose(driver);
+#endif
+}
+
 static const char STATE[] = "state", STREAM[] = "stream", PARAMS[] = "params",
                   DECODER[] = "decoder", PINNED[] = "pinned", DEVICE[] = "device";
 
@@ -159,7 +183,9 @@ int nvjpegGetCudartProperty(int which, int *value) {
 }
 
 int nvjpegCreateEx(int backend, void *device, void *pinned, unsigned flags, void **handle) {
-    must(!device && !pinned && (flags & ~32u) == 0, "unexpected allocators or flags");
+    in_context();
+    must(!device && !pinned && (flags & ~36u) == 0, "unexpected allocators or flags");
+    is_strict = (flags & 4) != 0;
 #ifdef OLD
     if (flags)
         return 2;
@@ -174,6 +200,7 @@ int nvjpegCreateEx(int backend, void *device, void *pinned, unsigned flags, void
 }
 
 int nvjpegDestroy(void *handle) {
+    in_context();
     must(handle == &handles && handles > 0, "a handle was destroyed twice");
     if (--handles == 0)
         must(things == 0, "a handle went before what was made with it");
@@ -181,6 +208,7 @@ int nvjpegDestroy(void *handle) {
 }
 
 int nvjpegGetHardwareDecoderInfo(void *handle, unsigned *engines, unsigned *cores) {
+    in_context();
     (void)handle;
     *engines = 7;
     *cores = 1;
@@ -188,15 +216,18 @@ int nvjpegGetHardwareDecoderInfo(void *handle, unsigned *engines, unsigned *core
 }
 
 int nvjpegJpegStateCreate(void *handle, struct thing **state) {
+    in_context();
     return make(handle, STATE, state);
 }
 
 int nvjpegJpegStateDestroy(struct thing *state) {
+    in_context();
     return end(state, STATE);
 }
 
 int nvjpegDecodeBatchedInitialize(void *handle, struct thing *state, int batch, int threads,
                                   int format) {
+    in_context();
     must(handle == &handles && state->kind == STATE, "no state");
     must(threads == 1 && format == 5, "threads of its own, or another format");
     must(!state->busy, "a state is set up while it decodes");
@@ -207,7 +238,9 @@ int nvjpegDecodeBatchedInitialize(void *handle, struct thing *state, int batch, 
 
 int nvjpegDecodeBatchedPreAllocate(void *handle, struct thing *state, int batch, int width,
                                    int height, int subsampling, int format) {
+    in_context();
     must(handle == &handles && state->batch == batch && format == 5, "not set up for that");
+    must(!decode || subsampling == 0, "too little for pictures of every subsampling");
     return width > 0 && height > 0 && subsampling >= 0 ? 0 : 2;
 }
 
@@ -242,6 +275,7 @@ static int batch(struct thing *state, const unsigned char *const *data, const si
 
 int nvjpegDecodeBatched(void *handle, struct thing *state, const unsigned char *const *data,
                         const size_t *lengths, image *images, void *stream) {
+    in_context();
     must(handle == &handles, "no handle");
     return batch(state, data, lengths, images, stream);
 }
@@ -250,6 +284,7 @@ int nvjpegDecodeBatched(void *handle, struct thing *state, const unsigned char *
 int nvjpegDecodeBatchedEx(void *handle, struct thing *state, const unsigned char *const *data,
                           const size_t *lengths, image *images, struct thing **params,
                           void *stream) {
+    in_context();
     must(handle == &handles, "no handle");
     for (int i = 0; i < state->batch; i++)
         must(params[i]->kind == PARAMS, "no parameters");
@@ -267,26 +302,31 @@ static int answer(int *is_supported) {
 }
 
 int nvjpegDecodeBatchedSupported(void *handle, struct thing *stream, int *is_supported) {
+    in_context();
     must(handle == &handles && stream->data, "nothing was parsed");
     return answer(is_supported);
 }
 
 int nvjpegDecodeBatchedSupportedEx(void *handle, struct thing *stream, struct thing *params,
                                    int *is_supported) {
+    in_context();
     must(handle == &handles && stream->data && params->kind == PARAMS, "nothing was parsed");
     return answer(is_supported);
 }
 
 int nvjpegJpegStreamCreate(void *handle, struct thing **stream) {
+    in_context();
     return make(handle, STREAM, stream);
 }
 
 int nvjpegJpegStreamDestroy(struct thing *stream) {
+    in_context();
     return end(stream, STREAM);
 }
 
 int nvjpegJpegStreamParseHeader(void *handle, const unsigned char *data, size_t length,
                                 struct thing *stream) {
+    in_context();
     must(handle == &handles && stream->kind == STREAM, "no stream");
     if (length < 2 || data[0] != 0xff)
         return 3;
@@ -297,11 +337,13 @@ int nvjpegJpegStreamParseHeader(void *handle, const unsigned char *data, size_t 
 
 int nvjpegJpegStreamParse(void *handle, const unsigned char *data, size_t length, int metadata,
                           int copy, struct thing *stream) {
+    in_context();
     must(metadata == 0 && copy == 0, "copies were asked for");
     return nvjpegJpegStreamParseHeader(handle, data, length, stream);
 }
 
 int nvjpegJpegStreamGetJpegEncoding(struct thing *stream, int *encoding) {
+    in_context();
     must(stream->data != NULL, "nothing was parsed");
     *encoding = 0xc0;
     return 0;
@@ -309,81 +351,109 @@ int nvjpegJpegStreamGetJpegEncoding(struct thing *stream, int *encoding) {
 
 int nvjpegJpegStreamGetFrameDimensions(struct thing *stream, unsigned *width,
                                        unsigned *height) {
+    in_context();
     must(stream->data != NULL, "nothing was parsed");
     *width = 120;
     *height = 90;
+    /* What the frame header says, where there is one. */
+    for (size_t at = 2; at + 9 < stream->length && stream->data[at] == 0xff;) {
+        const unsigned char *segment = stream->data + at;
+        if (segment[1] >= 0xc0 && segment[1] <= 0xc2) {
+            *height = segment[5] << 8 | segment[6];
+            *width = segment[7] << 8 | segment[8];
+            break;
+        }
+        at += 2 + (segment[2] << 8 | segment[3]);
+    }
+    if (stream->length > 6 + sizeof MISREAD && !memcmp(stream->data + 6, MISREAD, sizeof MISREAD - 1))
+        ++*width;
     return 0;
 }
 
 int nvjpegJpegStreamGetComponentsNum(struct thing *stream, unsigned *components) {
+    in_context();
     must(stream->data != NULL, "nothing was parsed");
     *components = 3;
     return 0;
 }
 
 int nvjpegJpegStreamGetChromaSubsampling(struct thing *stream, int *subsampling) {
+    in_context();
     must(stream->data != NULL, "nothing was parsed");
     *subsampling = 2;
     return 0;
 }
 
 int nvjpegDecodeParamsCreate(void *handle, struct thing **params) {
+    in_context();
     return make(handle, PARAMS, params);
 }
 
 int nvjpegDecodeParamsDestroy(struct thing *params) {
+    in_context();
     return end(params, PARAMS);
 }
 
 int nvjpegDecodeParamsSetOutputFormat(struct thing *params, int format) {
+    in_context();
     must(params->kind == PARAMS && format == 5, "another format");
     return 0;
 }
 
 int nvjpegDecodeParamsSetScaleFactor(struct thing *params, int scale) {
+    in_context();
     must(params->kind == PARAMS, "no parameters");
     return scale >= 0 && scale <= 3 ? 0 : 2;
 }
 
 int nvjpegDecoderCreate(void *handle, int backend, struct thing **decoder) {
+    in_context();
     must(backend == 2, "another backend");
     return make(handle, DECODER, decoder);
 }
 
 int nvjpegDecoderDestroy(struct thing *decoder) {
+    in_context();
     return end(decoder, DECODER);
 }
 
 int nvjpegDecoderJpegSupported(struct thing *decoder, struct thing *stream,
                                struct thing *params, int *is_supported) {
+    in_context();
     must(decoder->kind == DECODER && stream->data && params->kind == PARAMS, "not parsed");
     return answer(is_supported);
 }
 
 int nvjpegDecoderStateCreate(void *handle, struct thing *decoder, struct thing **state) {
+    in_context();
     must(decoder->kind == DECODER, "no decoder");
     return make(handle, STATE, state);
 }
 
 int nvjpegBufferPinnedCreate(void *handle, void *allocator, struct thing **buffer) {
+    in_context();
     must(!allocator, "an allocator");
     return make(handle, PINNED, buffer);
 }
 
 int nvjpegBufferPinnedDestroy(struct thing *buffer) {
+    in_context();
     return end(buffer, PINNED);
 }
 
 int nvjpegBufferDeviceCreate(void *handle, void *allocator, struct thing **buffer) {
+    in_context();
     must(!allocator, "an allocator");
     return make(handle, DEVICE, buffer);
 }
 
 int nvjpegBufferDeviceDestroy(struct thing *buffer) {
+    in_context();
     return end(buffer, DEVICE);
 }
 
 int nvjpegStateAttachPinnedBuffer(struct thing *state, struct thing *buffer) {
+    in_context();
     must(state->kind == STATE && buffer->kind == PINNED, "attached to something else");
     state->buffers[0] = buffer;
     buffer->is_attached = 1;
@@ -391,6 +461,7 @@ int nvjpegStateAttachPinnedBuffer(struct thing *state, struct thing *buffer) {
 }
 
 int nvjpegStateAttachDeviceBuffer(struct thing *state, struct thing *buffer) {
+    in_context();
     must(state->kind == STATE && buffer->kind == DEVICE, "attached to something else");
     if (ATTACH)
         return ATTACH;
@@ -401,6 +472,7 @@ int nvjpegStateAttachDeviceBuffer(struct thing *state, struct thing *buffer) {
 
 int nvjpegDecodeJpegHost(void *handle, struct thing *decoder, struct thing *state,
                          struct thing *params, struct thing *stream) {
+    in_context();
     must(handle == &handles && decoder->kind == DECODER, "no decoder");
     must(params->kind == PARAMS && stream->data, "nothing was parsed");
     must(!state->busy, "a picture before the last one is done");
@@ -412,6 +484,7 @@ int nvjpegDecodeJpegHost(void *handle, struct thing *decoder, struct thing *stat
 
 int nvjpegDecodeJpegTransferToDevice(void *handle, struct thing *decoder, struct thing *state,
                                      struct thing *parsed, void *stream) {
+    in_context();
     must(handle == &handles && decoder->kind == DECODER && parsed->data, "no decoder");
     must(state->phase == 1 && stream, "phases out of order");
     state->phase = 2;
@@ -420,6 +493,7 @@ int nvjpegDecodeJpegTransferToDevice(void *handle, struct thing *decoder, struct
 
 int nvjpegDecodeJpegDevice(void *handle, struct thing *decoder, struct thing *state,
                            image *destination, void *stream) {
+    in_context();
     must(handle == &handles && decoder->kind == DECODER, "no decoder");
     must(state->phase == 2 && stream, "phases out of order");
     if (decode)

@@ -37,6 +37,9 @@ struct event {
 
 static const char STREAM[] = "stream", EVENT[] = "event";
 
+/* Whether work is kept waiting, until the test lets it go. */
+static _Atomic int hung;
+
 /* What every call answers once the device is broken. */
 static _Atomic int broken;
 
@@ -53,6 +56,8 @@ static void *work_off(void *of) {
         if (!stream->first)
             stream->last = &stream->first;
         pthread_mutex_unlock(&stream->lock);
+        while (hung)
+            usleep(1000);
         if (SLOW)
             usleep(SLOW);
         if (!broken || work->call)

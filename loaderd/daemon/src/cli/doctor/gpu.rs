@@ -171,7 +171,7 @@ fn nvjpeg(places: &Places, driver: Version, context: &Context) -> Check {
             let path = library.path();
             (format!("{engines}, and CUDA cores, by {path}"), None)
         }
-        (Err(error), Ok(_)) => (format!("CUDA cores, but no JPEG engines: {error}"), None),
+        (Err(error), Ok(_)) => (without_engines(&error), None),
         (_, Err(error)) => (error.to_string(), Some(error.mend())),
     };
     let found = format!("{version}: {found}");
@@ -179,6 +179,12 @@ fn nvjpeg(places: &Places, driver: Version, context: &Context) -> Check {
         None => Check::ok("nvjpeg", found),
         Some(mend) => Check::missing("nvjpeg", found, mend),
     }
+}
+
+/// No failure: many a GPU has none. What hides those of others is said.
+fn without_engines(error: &GpuError) -> String {
+    let mend = error.mend();
+    format!("CUDA cores, but no JPEG engines: {error}; {mend}")
 }
 
 /// The JPEG engines in words.
@@ -266,6 +272,19 @@ mod tests {
             "libcuda.so.1 can't be opened: not found: images are decoded on CPU cores"
         );
         assert!(wanted.mend.unwrap().contains("--gpus all"));
+    }
+
+    #[test]
+    fn engines_that_a_container_hides_have_a_mend() {
+        let error = GpuError::Nvjpeg {
+            call: "nvjpegCreateEx",
+            name: "NVJPEG_STATUS_ARCH_MISMATCH",
+            status: 7,
+            library: "libnvjpeg.so.13".into(),
+        };
+        let said = without_engines(&error);
+        assert!(said.contains("no JPEG engines: nvjpegCreateEx"), "{said}");
+        assert!(said.contains("compute,utility,video"), "{said}");
     }
 
     #[test]
