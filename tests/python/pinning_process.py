@@ -317,38 +317,36 @@ def a_framework_that_uses_no_cuda_costs_nothing() -> None:
 
 def a_session_ends_whatever_the_framework_says() -> None:
     in_use()
-
-    def asked() -> tuple[int, ...]:
-        if is_broken:
-            raise RuntimeError("CUDA error: unspecified launch failure")
-        return ()
-
     for ends_by_itself in False, True:
-        is_broken = False
-        session = begin()
-        assert session._pinning is not None
-        session._pinning._streams = asked
-        first = take(session)
-        assert session.is_pinned
-        del first
-        is_broken = True
-        if ends_by_itself:
-            # As where the daemon is gone.
-            session._native.close()
-            is_over = session._died()
-            assert isinstance(is_over, errors.DaemonDied) and "unspecified" in said[0]
-        else:
-            with pytest.raises(RuntimeError, match="unspecified launch failure"):
-                session.close()
-        with pytest.raises(ConnectionResetError):
-            # What had been sent before is received first.
-            while session._native.next(10.0) is not None:
-                pass
+        end_beside_a_broken_framework(ends_by_itself)
         # The stand-in knows one registration.
-        _native.fence(())
-        until(lambda: session.reaped == 0)
-        del session
         gc.collect()
+
+
+def end_beside_a_broken_framework(by_itself: bool) -> None:
+    def broken() -> tuple[int, ...]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    session = begin()
+    assert session._pinning is not None
+    first = take(session)
+    assert session.is_pinned
+    del first
+    session._pinning._streams = broken
+    if by_itself:
+        # As where the daemon is gone.
+        session._native.close()
+        is_over = session._died()
+        assert isinstance(is_over, errors.DaemonDied) and "unspecified" in said[0]
+    else:
+        with pytest.raises(RuntimeError, match="unspecified launch failure"):
+            session.close()
+    with pytest.raises(ConnectionResetError):
+        # What had been sent before is received first.
+        while session._native.next(10.0) is not None:
+            pass
+    _native.fence(())
+    until(lambda: session.reaped == 0)
 
 
 def a_capture_that_nobody_told_of_is_named() -> None:
