@@ -17,7 +17,8 @@
 //! Slots whose tensors die after anybody asked for the last batch stay here with their memory:
 //! who could fence them safely never comes.
 //!
-//! It never blocks who lets go of a tensor, and never waits for the GPU but on its own thread.
+//! It never blocks who lets go of a tensor, and never waits for the GPU but on its own thread,
+//! save a tenth of a second at most before slots are pinned.
 
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
