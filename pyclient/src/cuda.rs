@@ -28,6 +28,14 @@ const RELAXED: c_int = 2;
 const USES_HOST_PAGE_TABLES: c_int = 100;
 /// `CUDA_SUCCESS`.
 const SUCCESS: c_int = 0;
+/// `CUDA_ERROR_NOT_READY`: of an event that is still to come.
+const NOT_READY: c_int = 600;
+/// Errors after which a context runs nothing any more: of cuda.h, those that leave "the process
+/// in an inconsistent state", and those of a driver or context that has ended (4, 709) or of
+/// memory that is broken (214, 220).
+const STICKY: [c_int; 15] = [
+    4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721,
+];
 
 /// `CUcontext`, `CUevent`: pointers that only the driver follows.
 type Opaque = *mut c_void;
@@ -64,9 +72,11 @@ functions! {
         primary_ctx_retain = "cuDevicePrimaryCtxRetain": fn(*mut Opaque, c_int);
         ctx_push_current = "cuCtxPushCurrent_v2": fn(Opaque);
         ctx_pop_current = "cuCtxPopCurrent_v2": fn(*mut Opaque);
+        ctx_synchronize = "cuCtxSynchronize": fn();
         mem_host_register = "cuMemHostRegister_v2": fn(*mut c_void, usize, c_uint);
         mem_host_unregister = "cuMemHostUnregister": fn(*mut c_void);
         event_create = "cuEventCreate": fn(*mut Opaque, c_uint);
+        event_query = "cuEventQuery": fn(Opaque);
         event_synchronize = "cuEventSynchronize": fn(Opaque);
         event_destroy = "cuEventDestroy_v2": fn(Opaque);
         stream_is_capturing = "cuStreamIsCapturing": fn(Opaque, *mut c_int);
@@ -91,9 +101,15 @@ pub(crate) struct CudaError {
 
 impl CudaError {
     /// Whether the same call may succeed later: a stream is being captured (codes 900 to 908 of
-    /// cuda.h), or memory is short. All others leave the context of no use.
+    /// cuda.h), or memory is short.
     pub(crate) fn passes(&self) -> bool {
         self.code == 2 || is_of_capture(self.code)
+    }
+
+    /// Whether the context is of no use from now on, so that its work has ended. Of all other
+    /// errors nothing is known.
+    pub(crate) fn is_sticky(&self) -> bool {
+        STICKY.contains(&self.code)
     }
 
     /// Whether a capture has been disturbed.
@@ -322,6 +338,17 @@ impl Context {
         })
     }
 
+    /// Blocks until all work is done that the context was given by now, and breaks captures as
+    /// `record` does: for what no event could be recorded behind.
+    pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
+        let driver = &self.driver;
+        self.within(|| {
+            // SAFETY: a context is current.
+            let code = unsafe { (driver.api.ctx_synchronize)() };
+            driver.check("cuCtxSynchronize", code)
+        })
+    }
+
     /// Runs `call` with the context current for this thread, and puts back what was.
     fn within<T>(&self, call: impl FnOnce() -> Result<T, CudaError>) -> Result<T, CudaError> {
         let driver = &self.driver;
@@ -339,7 +366,7 @@ impl Context {
 
 /// See [`Context::record`].
 pub(crate) struct Event {
-    context: Context,
+    pub(crate) context: Context,
     raw: Opaque,
 }
 
@@ -347,6 +374,18 @@ pub(crate) struct Event {
 unsafe impl Send for Event {}
 
 impl Event {
+    /// Whether the work is done. Never blocks.
+    pub(crate) fn has_come(&self) -> Result<bool, CudaError> {
+        let driver = &self.context.driver;
+        self.context.within(|| {
+            // SAFETY: the event lives as long as `self`.
+            match unsafe { (driver.api.event_query)(self.raw) } {
+                NOT_READY => Ok(false),
+                code => driver.check("cuEventQuery", code).map(|()| true),
+            }
+        })
+    }
+
     /// Blocks until the work is done. An error is that of the work, or of the context.
     pub(crate) fn wait(&self) -> Result<(), CudaError> {
         let driver = &self.context.driver;

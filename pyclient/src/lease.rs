@@ -6,8 +6,8 @@
 //! not a lease.
 
 use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use loaderd_wire::message::Ready;
 use loaderd_wire::ragged::{RaggedPart, Span};
@@ -38,9 +38,9 @@ impl Connection {
 
 /// What a session shares with its leases once the daemon has opened the job.
 pub(crate) struct Slots {
-    /// Empty as long as nothing is decided. Above the segment, because what is pinned must be
-    /// taken back before it is unmapped, and fields are dropped in their order.
-    pub(crate) pinning: OnceLock<Pinning>,
+    /// Above the segment, because what is pinned must be taken back before it is unmapped, and
+    /// fields are dropped in their order.
+    pub(crate) pinning: Pinning,
     pub(crate) segment: Segment,
     pub(crate) layout: Layout,
 }
@@ -92,12 +92,12 @@ impl Drop for Held {
             _oversize: self.oversize.take(),
             lease: self.lease,
         };
-        match self.slots.pinning.get() {
-            Some(Pinning::Watched { reaper, .. }) => {
+        match self.slots.pinning.reaper() {
+            Some(reaper) => {
                 self.connection.reaped.fetch_add(1, Ordering::Relaxed);
                 reaper.take(remains);
             }
-            Some(Pinning::Refused) | None => remains.give_back(),
+            None => remains.give_back(),
         }
     }
 }

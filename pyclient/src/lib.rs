@@ -65,7 +65,7 @@ fn clear_stale_socket(py: Python<'_>, path: PathBuf) -> PyResult<bool> {
 /// How many slots without tensors wait for `fence`, over all sessions.
 #[pyfunction]
 fn unfenced() -> usize {
-    reaper::Reaper::known().map_or(0, |reaper| reaper.unfenced())
+    reaper::Reaper::known().map_or(0, reaper::Reaper::unfenced)
 }
 
 /// Has the GPU say when it is done with what it was given by now, for slots without tensors;

@@ -4,7 +4,7 @@
 //! every batch. Waiting lets go of the interpreter and notices Ctrl-C. It never
 //! connects anew, and never decides what a failure means.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::errors::{ProtocolError, to_python};
 use crate::lease::{Connection, Held, Lease, Slots};
-use crate::pinning;
+use crate::pinning::{self, Pinning};
 
 /// How often a wait looks for signals.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
@@ -121,7 +121,8 @@ impl Session {
     }
 
     /// The daemon's next message as JSON, with a lease where it is `ready`; `None` when
-    /// none comes within `timeout_s` (`None`: waits for ever).
+    /// none comes within `timeout_s` (`None`: waits for ever), or as soon as a slot is to be
+    /// fenced, which the daemon may need for it.
     ///
     /// Raises `ConnectionResetError` when the daemon is gone.
     #[pyo3(signature = (timeout_s=None))]
@@ -148,12 +149,27 @@ impl Session {
         Ok(Some((plain(py, &json)?, None)))
     }
 
-    /// Decides about pinned memory, once a CUDA context is active in this process: pins the
-    /// slots where `wanted`. Returns why they stay unpinned, the one time that it finds so.
-    /// Blocks as long as pinning takes.
-    fn pin(&self, py: Python<'_>, wanted: bool) -> Option<String> {
-        let slots = self.slots.get().filter(|_| self.connection.is_ours())?;
-        py.detach(|| pinning::pin(slots, wanted))
+    /// Decides about pinned memory, once a CUDA context is active in this process and none of
+    /// the streams that `streams` gives is being captured: pins the slots where `wanted`.
+    /// Returns why they stay unpinned. Blocks as long as pinning takes.
+    fn pin(
+        &self,
+        py: Python<'_>,
+        wanted: bool,
+        streams: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<String>> {
+        let Some(slots) = self.slots.get().filter(|_| self.connection.is_ours()) else {
+            return Ok(None);
+        };
+        if slots.pinning.is_decided() {
+            return Ok(slots.pinning.refused());
+        }
+        let Some(place) = pinning::place(wanted) else {
+            return Ok(None);
+        };
+        // Asked last, because it may set up a device.
+        let streams: Vec<u64> = streams.call0()?.extract()?;
+        Ok(py.detach(|| pinning::pin(slots, &place, wanted, &streams)))
     }
 
     /// Whether the slots are pinned memory.
@@ -161,7 +177,7 @@ impl Session {
     fn is_pinned(&self) -> bool {
         self.slots
             .get()
-            .is_some_and(|slots| pinning::is_pinned(slots))
+            .is_some_and(|slots| slots.pinning.is_pinned())
     }
 
     /// Leases without tensors, whose slots wait for the GPU.
@@ -205,7 +221,7 @@ impl Session {
             .map_err(to_python)
     }
 
-    /// The next message, or `None` after `timeout`.
+    /// The next message, or `None` after `timeout`, or once the reaper rings.
     fn wait<M: DeserializeOwned + Send>(
         &self,
         py: Python<'_>,
@@ -213,8 +229,10 @@ impl Session {
     ) -> PyResult<Option<Received<M>>> {
         self.check_process()?;
         let channel = &self.connection.channel;
+        let reaper = self.slots.get().and_then(|slots| slots.pinning.reaper());
         let started = Instant::now();
         loop {
+            let mut has_rung = false;
             let slice = match timeout {
                 Some(timeout) => timeout
                     .saturating_sub(started.elapsed())
@@ -225,13 +243,22 @@ impl Session {
                 // Releases that found the socket full would wait for ever otherwise. If
                 // the daemon is gone, what it said last is still to be received.
                 let _ = channel.flush();
-                channel.receive(Some(slice))
+                let Some(reaper) = reaper else {
+                    return channel.receive(Some(slice));
+                };
+                match channel.receive(Some(Duration::ZERO)) {
+                    Err(WireError::Timeout { .. }) => {
+                        has_rung = reaper.wait_beside(channel.as_fd(), slice);
+                        channel.receive(Some(Duration::ZERO))
+                    }
+                    received => received,
+                }
             });
             match result {
                 Ok(received) => return Ok(Some(received)),
                 Err(WireError::Timeout { .. }) => {
                     py.check_signals()?;
-                    if timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
+                    if has_rung || timeout.is_some_and(|timeout| started.elapsed() >= timeout) {
                         return Ok(None);
                     }
                 }
@@ -253,7 +280,7 @@ impl Session {
             Segment::from_fd(fd, layout.slot_bytes, opened.slot_count).map_err(to_python)?;
         self.slots
             .set(Arc::new(Slots {
-                pinning: OnceLock::new(),
+                pinning: Pinning::default(),
                 segment,
                 layout,
             }))

@@ -7,11 +7,14 @@ with a stand-in for it and a real daemon. No framework is needed.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import numpy
 import pytest
 
 from loaderd import _native, errors
+from loaderd import session as session_module
 from loaderd.job import Job
 from loaderd.pinning import Pinning
 from loaderd.session import Session
@@ -49,14 +53,19 @@ def in_use() -> ctypes.CDLL:
     return library
 
 
-def begin(pin: Any = "auto", streams: tuple[int, ...] = (), slots: int = 2) -> Session:
+def begin(
+    pin: Any = "auto",
+    streams: tuple[int, ...] = (),
+    slots: int = 2,
+    is_in_use: Callable[[], bool] = lambda: True,
+) -> Session:
     job = Job.make(
         "memory:rows=800,tensor=1000:float32",
         columns=["tensor", "label"],
         batch_size=8,
         slots=slots,
     )
-    pinning = Pinning(pin, lambda: streams)
+    pinning = Pinning(pin, lambda: streams, is_in_use)
     session = Session.open(job, socket=SOCKET, autostart=False, pinning=pinning)
     session.start(0, 0)
     return session
@@ -82,8 +91,35 @@ def look(session: Session) -> None:
 
 def nothing_comes(session: Session, seconds: float = 0.3) -> bool:
     """Whether the daemon has no slot to fill; asked as ``Session.next`` does."""
-    look(session)
-    return session._native.next(seconds) is None
+    deadline = time.monotonic() + seconds
+    while (left_s := deadline - time.monotonic()) > 0:
+        look(session)
+        if session._native.next(left_s) is not None:
+            return False
+    return True
+
+
+class Waiter:
+    """A thread that asks for a batch, as a prefetcher does, and waits for it by now.
+
+    Only what wakes it can end its wait in time.
+    """
+
+    def __init__(self, session: Session) -> None:
+        session_module._POLL_S = 60.0
+        self.array: Any = None
+        self._thread = threading.Thread(target=self._take, args=[session], daemon=True)
+        self._thread.start()
+        time.sleep(0.3)
+        assert self.array is None
+
+    def _take(self, session: Session) -> None:
+        self.array = take(session)
+
+    def taken(self) -> Any:
+        self._thread.join(20)
+        assert self.array is not None, said
+        return self.array
 
 
 def until(holds: Any) -> None:
@@ -155,7 +191,8 @@ def every_device_is_waited_for() -> None:
     cuda.standin_finish(1)
     third = take(session)
     assert address(second) != address(third)
-    assert cuda.standin_records() == 2
+    # One more was to try it out.
+    assert cuda.standin_records() == 3
 
 
 def a_capture_is_never_disturbed() -> None:
@@ -189,16 +226,125 @@ def a_capture_is_never_disturbed() -> None:
     assert not cuda.standin_capture_is_broken() and third.shape == (8, 1000) and said == []
 
 
-def pinning_beside_a_capture_is_allowed() -> None:
+def pinning_waits_for_the_end_of_a_capture() -> None:
     cuda = in_use()
     cuda.standin_capture(1, False)
-    session = begin()
+    session = begin(streams=(CAPTURED,))
     look(session)
-    assert session.is_pinned
+    assert not session.is_pinned and cuda.standin_records() == 0
+    cuda.standin_capture(0, False)
+    look(session)
+    assert session.is_pinned and cuda.standin_events() == 0
+    cuda.standin_capture(1, False)
     session.close()
     del session
     # Taken back as well, by this thread: no tensor has kept the memory.
     assert cuda.standin_pinned_bytes() == 0 and not cuda.standin_capture_is_broken()
+
+
+def a_capture_that_ends_wakes_who_waits() -> None:
+    cuda = in_use()
+    session = begin(streams=(CAPTURED,))
+    first, second = take(session), take(session)
+    cuda.standin_capture(1, False)
+    waiter = Waiter(session)
+    del first
+    time.sleep(0.3)
+    assert waiter.array is None and _native.unfenced() == 1
+    cuda.standin_capture(0, False)
+    assert address(waiter.taken()) != address(second)
+    assert not cuda.standin_capture_is_broken() and said == []
+
+
+def a_tensor_that_dies_wakes_who_waits() -> None:
+    cuda = in_use()
+    session = begin(slots=3)
+    arrays = [take(session) for _ in range(3)]
+    for _ in range(5):
+        waiter = Waiter(session)
+        cuda.standin_queue(0)
+        place = address(arrays.pop(0))
+        # The waiter fences it; what it waits for now is the GPU.
+        until(lambda: session.reaped == 1 and _native.unfenced() == 0)
+        assert waiter.array is None
+        cuda.standin_finish(0)
+        arrays.append(waiter.taken())
+        assert address(arrays[-1]) == place
+    # Dropped before anybody waits: nothing is left that would wake anybody.
+    del arrays
+    look(session)
+    received = session._native.next(60.0)
+    assert received is not None and _native.unfenced() == 0 and said == []
+
+
+def a_tensor_may_die_while_slots_are_pinned() -> None:
+    cuda = load()
+    session = begin()
+    first = take(session)
+    cuda.standin_activate(0)
+    cuda.standin_gate(1)
+    pinning = threading.Thread(target=look, args=[session])
+    pinning.start()
+    # The driver has pinned them and still holds the thread.
+    deadline = time.monotonic() + 10
+    while not cuda.standin_is_pinned(address(first)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cuda.standin_queue(0)
+    del first
+    cuda.standin_gate(0)
+    pinning.join()
+    second = take(session)
+    assert session.is_pinned and nothing_comes(session)
+    cuda.standin_finish(0)
+    third = take(session)
+    assert address(second) != address(third)
+
+
+def a_framework_that_uses_no_cuda_costs_nothing() -> None:
+    cuda = in_use()
+    answers = [False, False, True]
+    session = begin(is_in_use=lambda: answers.pop(0))
+    look(session)
+    look(session)
+    # Nobody has looked for a driver.
+    assert not session.is_pinned and cuda.standin_retained() == 0
+    look(session)
+    assert session.is_pinned
+    with pytest.raises(errors.RequestError, match="no GPU is in use here yet"):
+        take(begin(pin=True, is_in_use=lambda: False))
+
+
+def a_session_ends_whatever_the_framework_says() -> None:
+    in_use()
+    for ends_by_itself in False, True:
+        end_beside_a_broken_framework(ends_by_itself)
+        # The stand-in knows one registration.
+        gc.collect()
+
+
+def end_beside_a_broken_framework(by_itself: bool) -> None:
+    def broken() -> tuple[int, ...]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    session = begin()
+    assert session._pinning is not None
+    first = take(session)
+    assert session.is_pinned
+    del first
+    session._pinning._streams = broken
+    if by_itself:
+        # As where the daemon is gone.
+        session._native.close()
+        is_over = session._died()
+        assert isinstance(is_over, errors.DaemonDied) and "unspecified" in said[0]
+    else:
+        with pytest.raises(RuntimeError, match="unspecified launch failure"):
+            session.close()
+    with pytest.raises(ConnectionResetError):
+        session._native.start(2, 0, 0)
+    _native.fence(())
+    until(lambda: session.reaped == 0)
 
 
 def a_capture_that_nobody_told_of_is_named() -> None:
@@ -209,7 +355,7 @@ def a_capture_that_nobody_told_of_is_named() -> None:
     cuda.standin_capture(1, False)
     second = take(session)
     assert nothing_comes(session)
-    assert "one thread while another asked for a batch" in said[0]
+    assert "being captured while a batch was asked for" in said[0] and len(said) == 1
     assert "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED (900)" in said[0]
     # Not given back too early for that, and not never.
     cuda.standin_capture(0, False)
@@ -235,6 +381,34 @@ def a_broken_context_hangs_nobody() -> None:
     ]
 
 
+def events_that_can_not_be_recorded_leave_slots_unpinned() -> None:
+    cuda = in_use()
+    cuda.standin_refuse(201)
+    session = begin()
+    for _ in range(6):
+        take(session)
+    assert (cuda.standin_pinned_bytes(), cuda.standin_events(), session.reaped) == (0, 0, 0)
+    assert said == [
+        "slots stay unpinned: this driver can't say when the GPU has read them (cuCtxRecordEvent: "
+        "CUDA_ERROR_INVALID_CONTEXT (201)): restart the process"
+    ]
+    assert_refused("cuCtxRecordEvent")
+
+
+def a_context_without_events_is_waited_for() -> None:
+    cuda = in_use()
+    session = begin()
+    first = take(session)
+    cuda.standin_queue(0)
+    cuda.standin_refuse(201)
+    del first
+    second = take(session)
+    assert nothing_comes(session) and (session.reaped, _native.unfenced()) == (1, 0)
+    cuda.standin_finish(0)
+    third = take(session)
+    assert address(second) != address(third) and said == []
+
+
 def an_older_driver_leaves_slots_unpinned() -> None:
     in_use()
     session = begin()
@@ -250,7 +424,8 @@ def what_can_not_be_pinned_is_said_once() -> None:
     session = begin()
     for _ in range(6):
         take(session)
-    assert not session.is_pinned and cuda.standin_records() == 0
+    # Tried out once.
+    assert not session.is_pinned and cuda.standin_records() == 1
     assert len(said) == 1
     assert said[0].startswith(
         "slots stay unpinned: cuMemHostRegister: CUDA_ERROR_OUT_OF_MEMORY (2): free some memory"
@@ -372,7 +547,8 @@ def assert_refused(why: str) -> None:
     session = begin(pin=True)
     with pytest.raises(errors.RequestError, match=f'pin_memory=True: .*{why}.*pin_memory="auto"'):
         take(session)
-    with pytest.raises(errors.RequestError, match="pin_memory=True: "):
+    # The same reason once more.
+    with pytest.raises(errors.RequestError, match=f"pin_memory=True: .*{why}"):
         take(session)
     session.close()
 

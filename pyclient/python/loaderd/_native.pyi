@@ -1,6 +1,6 @@
 """The compiled half: one connection to the daemon, leases of slots, DLPack."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -49,16 +49,18 @@ class Session:
     def next(self, timeout_s: float | None = None) -> tuple[dict[str, Any], Lease | None] | None:
         """The next message as a dict, with a lease where it is ``ready``; ``None`` in time.
 
+        Also ``None`` as soon as a slot waits for ``fence``, which none was called for yet.
         Lets go of the interpreter while it waits, and notices Ctrl-C.
         """
 
     def close(self) -> None:
         """Ends the connection. Does nothing in a forked child."""
 
-    def pin(self, wanted: bool) -> str | None:
+    def pin(self, wanted: bool, streams: Callable[[], Sequence[int]]) -> str | None:
         """Decides about pinned memory, once a CUDA context is active in this process.
 
-        Returns why slots stay unpinned although they are wanted, the one time it finds so.
+        Not while one of ``streams`` is being captured, which are asked for where there is
+        something to decide. Returns why slots stay unpinned.
         """
 
     @property

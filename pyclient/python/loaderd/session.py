@@ -40,6 +40,9 @@ _HANDSHAKE_TIMEOUT_S = 10.0
 #: The kernel may need a moment to close the socket of a process that was killed.
 _DEATH_PATIENCE_S = 0.5
 _POLL_S = 0.25
+#: The same while slots can't be fenced, because a CUDA graph is being captured: nobody tells
+#: when that is over.
+_CAPTURE_POLL_S = 0.005
 #: After how many batches that were too large for their slot to say so.
 _OVERSIZE_MANY = 10
 #: How long the daemon may take to answer a question, in seconds.
@@ -201,9 +204,12 @@ class Session:
             raise RequestError("the loader was closed: begin a new iteration")
         patience = _Patience(self)
         while True:
+            timeout_s = _POLL_S
             if self._pinning is not None:
                 self._pinning.look(self._native)
-            received = self._receive(_POLL_S)
+                if _native.unfenced() > 0:
+                    timeout_s = _CAPTURE_POLL_S
+            received = self._receive(timeout_s)
             if received is None:
                 patience.wait()
                 continue
@@ -261,9 +267,18 @@ class Session:
     def close(self) -> None:
         """Ends the job's rank here. Tensors that live on keep their memory."""
         self.closed = True
-        if self._pinning is not None:
-            self._pinning.fence()
-        self._native.close()
+        try:
+            if self._pinning is not None:
+                self._pinning.fence()
+        finally:
+            self._native.close()
+
+    def _end(self) -> None:
+        """As ``close``, where what has ended the session is to be raised and nothing else."""
+        try:
+            self.close()
+        except Exception as error:
+            logger.warning("slots stay with their memory until the next batch: %s", error)
 
     @property
     def held(self) -> int:
@@ -305,7 +320,7 @@ class Session:
         except ConnectionError:
             raise self._died() from None
         except _native.ProtocolError as error:
-            self.close()
+            self._end()
             raise InternalError(f"{error}; {self._versions()}") from None
         if received is None:
             return None
@@ -321,7 +336,7 @@ class Session:
             return
         self._over = event
         if stream is None:
-            self.close()
+            self._end()
         raise from_failure(event)
 
     def _died(self) -> LoaderdError:
@@ -333,7 +348,7 @@ class Session:
                     event = received[0]
                     if event["type"] == "failed":
                         self._over = event
-        self.close()
+        self._end()
         if self._over is None:
             message = (
                 f"the daemon (process {self._welcome['pid']}) is gone. Batches in hand stay "
@@ -397,7 +412,7 @@ class _Pulse:
             f"`kill -CONT {pid}` lets it go on"
         )
         if silent_s > session.silent_after_s:
-            session.close()
+            session._end()
             raise DaemonUnavailable(
                 f"{text}; else end it with `kill -9 {pid}`, load the last checkpoint's state, and "
                 f"go on. Its log: {session.daemon_log}"
@@ -427,7 +442,12 @@ class _Patience:
             if not self._told and now - self._started > session.stalled_after_s:
                 self._told = True
                 cause = f"its log: {session.daemon_log}"
-                if session.held + session.reaped >= session.slot_count:
+                if session.reaped and _native.unfenced():
+                    cause = (
+                        f"{session.reaped} of {session.slot_count} slots wait for the end of a "
+                        "CUDA graph's capture: take no batch within"
+                    )
+                elif session.held + session.reaped >= session.slot_count:
                     cause = (
                         f"{session.reaped} of {session.slot_count} slots wait for the GPU, which "
                         "has not finished what it was given before their tensors were dropped: "

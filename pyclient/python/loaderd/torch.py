@@ -104,16 +104,22 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             The two decoders round in different places, so that pixels are not the same to the
             last bit; which one a run had is in the step log.
         slots: Batches that may be in flight or in use at once, at least 2; by default the
-            daemon's choice.
+            daemon's choice. Where slots are pinned, a batch that was dropped keeps its slot until
+            the GPU has done all that it was given before the next batch was asked for: ask for
+            one or two more.
         variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
             a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
             memory of its own, which costs time.
         pin_memory: Whether slots are pinned, so that ``tensor.is_pinned()`` and copies with
             ``non_blocking=True`` run beside the program: ``"auto"`` as soon as a GPU is in
-            use in this process and its driver can (555 or later), ``True`` to fail where
-            that is not so at the first batch, ``False`` never. Batches too large for their
-            slot have ragged columns in memory that is not pinned. Take no batch in one thread
-            while another captures a CUDA graph.
+            use by PyTorch in this process and its driver can (555 or later), ``True`` to fail
+            where that is not so at the first batch, ``False`` never. Batches too large for
+            their slot have ragged columns in memory that is not pinned. Take no batch in one
+            thread while another captures a CUDA graph. Slots wait for work in devices' primary
+            contexts, which PyTorch uses; wait yourself for copies in others before you drop a
+            batch. Tensors that die after :meth:`close`, or after the last batch of a loader that
+            is never closed, keep its slots in memory until some loader is asked for a batch or
+            closed.
         socket: The daemon's socket, instead of the node's usual one.
         autostart: Start a daemon where none answers.
     """
@@ -177,7 +183,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             socket=socket,
             autostart=autostart,
             batch_transform=batch_transform,
-            pinning=Pinning(pin_memory, _streams),
+            pinning=Pinning(pin_memory, _streams, _is_in_use),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -210,9 +216,15 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             )
 
 
+def _is_in_use() -> bool:
+    """Whether PyTorch has set up CUDA in this process."""
+    # Its ROCm goes by the name of CUDA as well.
+    return torch.version.cuda is not None and bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _streams() -> list[int]:
     """The CUDA streams on which this thread may be capturing a graph, and what others take."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not _is_in_use():
         return []
     streams = [torch.cuda.current_stream(), torch.cuda.graph.default_capture_stream]
     return [stream.cuda_stream for stream in streams if stream is not None]

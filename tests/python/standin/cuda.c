@@ -18,7 +18,7 @@
 #define REGISTER 0
 #endif
 
-enum { DEVICES = 2, RELAXED = 2, NOT_INITIALIZED = 3, UNSUPPORTED = 900, IMPLICIT = 906 };
+enum { DEVICES = 2, RELAXED = 2, NOT_INITIALIZED = 3, NOT_READY = 600, UNSUPPORTED = 900, IMPLICIT = 906 };
 #define STREAM_LEGACY ((void *)1)
 #define STREAM_CAPTURED ((void *)0x77)
 
@@ -34,7 +34,7 @@ struct event {
 static struct context contexts[DEVICES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t change = PTHREAD_COND_INITIALIZER;
-static int capturing, capture_is_blocking, capture_broken, error;
+static int capturing, capture_is_blocking, capture_broken, error, refusal, gate_is_shut;
 static int events, records;
 static char *pinned;
 static size_t pinned_bytes;
@@ -93,6 +93,21 @@ void standin_break(int code) {
     pthread_mutex_unlock(&lock);
 }
 
+/* What cuCtxRecordEvent answers from now on, of a context that goes on. */
+void standin_refuse(int code) {
+    pthread_mutex_lock(&lock);
+    refusal = code;
+    pthread_mutex_unlock(&lock);
+}
+
+/* While it is shut, cuMemHostRegister does not come back. */
+void standin_gate(int shut) {
+    pthread_mutex_lock(&lock);
+    gate_is_shut = shut;
+    pthread_cond_broadcast(&change);
+    pthread_mutex_unlock(&lock);
+}
+
 void standin_capture(int on, int blocking) {
     pthread_mutex_lock(&lock);
     capturing = on;
@@ -135,6 +150,7 @@ int standin_is_pinned(size_t address) {
 int cuGetErrorName(int code, const char **name) {
     switch (code) {
     case 2: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return 0;
+    case 201: *name = "CUDA_ERROR_INVALID_CONTEXT"; return 0;
     case 700: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; return 0;
     case 900: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; return 0;
     default: return 1;
@@ -217,6 +233,8 @@ int cuMemHostRegister_v2(void *start, size_t bytes, unsigned flags) {
     must(pinned == NULL, "pinned twice");
     pinned = start;
     pinned_bytes = bytes;
+    while (gate_is_shut)
+        pthread_cond_wait(&change, &lock);
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -255,7 +273,7 @@ int cuCtxRecordEvent(void *context, void *event) {
     struct event *recorded = event;
     must(recorded->context == context && current() == context, "an event of another context");
     pthread_mutex_lock(&lock);
-    int code = error;
+    int code = error ? error : refusal;
     if (capturing) {
         capture_broken = 1;
         code = UNSUPPORTED;
@@ -266,6 +284,31 @@ int cuCtxRecordEvent(void *context, void *event) {
     return code;
 }
 #endif
+
+int cuEventQuery(void *event) {
+    struct event *asked = event;
+    must(current() == asked->context, "an event of another context");
+    pthread_mutex_lock(&lock);
+    int code = error ? error : asked->context->finished < asked->after ? NOT_READY : 0;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+int cuCtxSynchronize(void) {
+    struct context *context = current();
+    pthread_mutex_lock(&lock);
+    unsigned after = context->queued;
+    if (capturing) {
+        capture_broken = 1;
+        pthread_mutex_unlock(&lock);
+        return UNSUPPORTED;
+    }
+    while (context->finished < after && !error)
+        pthread_cond_wait(&change, &lock);
+    int code = error;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
 
 int cuEventSynchronize(void *event) {
     struct event *awaited = event;
