@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 from gpu import copies, correct, machine, neighbour, others, rates, report, targets
-from gpu.bundle import Bundle, Skipped, ended, last_line
+from gpu.bundle import Bundle, Failed, Skipped, ended, last_line
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,19 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
     command = [sys.executable, "-m", "gpu", str(given.bundle), "--part", name]
     command += ["--brief"] if given.brief else []
     began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        # Folders that a part has no time to remove go with this one.
+        tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder,
+    ):
         # A session of its own, so that all that it started can be ended with it.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": folder},
         )
         try:
             said, _ = process.communicate(timeout=min(part.seconds_max, left))
@@ -207,6 +216,8 @@ def alone(name: str, bundle: Bundle, brief: bool) -> None:
         traceback.print_exc()
         kind = "" if isinstance(error, SystemExit) else f"{type(error).__name__}: "
         answer = {"status": "failed", "why": kind + last_line(str(error))}
+        if isinstance(error, Failed) and error.found is not None:
+            answer["found"] = error.found
     print(json.dumps(answer), file=answers, flush=True)
     # A driver's exit handlers have been known to hang, or crash, when all is done.
     os._exit(0)
@@ -221,7 +232,7 @@ def no_gpu(result: dict[str, Any]) -> str | None:
 
 def found(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What parts found, by name."""
-    return {name: one["found"] for name, one in results.items() if one["status"] == "ok"}
+    return {name: one["found"] for name, one in results.items() if "found" in one}
 
 
 def without_paths(value: Any) -> Any:
