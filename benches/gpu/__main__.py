@@ -51,7 +51,7 @@ PARTS = {
     "daemon": Part("batches of a training input", 120, rates.through_daemon),
     "neighbour": Part("a training step beside it", 120, neighbour.cost),
     "torchvision": Part("torchvision's CUDA decode", 60, others.torchvision),
-    "nvimagecodec": Part("nvImageCodec", 60, others.nvimagecodec),
+    "nvimagecodec": Part("nvImageCodec", 75, others.nvimagecodec),
     "dali": Part("DALI's pipeline on the GPU", 60, others.dali),
     "copies": Part("copies of registered memory", 40, copies.measure),
     "pixels-hardware": Part(

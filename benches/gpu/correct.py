@@ -170,9 +170,9 @@ def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
         try:
             left = end - time.monotonic()
             done = run(command, title, max(1.0, min(_TEST_S_MAX, left)))
-        except Hung as why:
-            found["failed"].append(str(why))
-            found["said"][title] = why.said[-_SAID_MAX:]
+        except Hung as hung:
+            found["failed"].append(str(hung))
+            found["said"][title] = hung.said[-_SAID_MAX:]
             continue
         said = done.stdout + done.stderr
         skipped = [line for line in said.splitlines() if line.startswith("skipped:")]

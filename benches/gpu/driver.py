@@ -40,13 +40,13 @@ class Driver:
             raise Failed(f"{name}: error {status}")
 
     def stream(self) -> ctypes.c_void_p:
-        """A stream of its own for this thread, which then has the context."""
+        """A stream for this thread, which then has the context, once."""
         stream = ctypes.c_void_p()
-        self("cuCtxSetCurrent", self._context)
+        self("cuCtxPushCurrent_v2", self._context)
         self("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
         return stream
 
     def close(self) -> None:
-        """Gives the context back; what was made in it is gone where nobody else has it."""
-        self("cuCtxSetCurrent", ctypes.c_void_p())
+        """Takes the context from this thread, and gives it back."""
+        self("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
         self("cuDevicePrimaryCtxRelease_v2", self._device)

@@ -26,6 +26,7 @@ import pytest
 BENCHES = Path(__file__).parents[2] / "benches"
 sys.path.insert(0, str(BENCHES))
 
+import harness  # noqa: E402
 from gpu import __main__ as check  # noqa: E402
 from gpu import (  # noqa: E402
     bundle,
@@ -35,6 +36,7 @@ from gpu import (  # noqa: E402
     others,
     rates,
     report,
+    streams,
     targets,
 )
 from loaderd import launch  # noqa: E402
@@ -355,7 +357,7 @@ def test_nvimagecodec_decodes_on_the_gpu_and_is_waited_for(
         LoadHintPolicy=types.SimpleNamespace(ADAPTIVE_MINIMIZE_IDLE_TIME=3),
     )
     monkeypatch.setitem(sys.modules, "nvidia", types.SimpleNamespace(nvimgcodec=fake))
-    monkeypatch.setattr(others.harness, "installed", lambda *_: True)
+    monkeypatch.setattr(harness, "installed", lambda *_: True)
     monkeypatch.setattr(others, "Driver", FakeDriver)
     found = others.nvimagecodec(bundle.Bundle(root), True)
     assert found["images_per_s"] > 0 and len(found["ways"]) == 2
@@ -378,7 +380,7 @@ def test_a_consumer_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     cuda = types.SimpleNamespace(Stream=object, stream=contextlib.nullcontext)
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(neighbour.streams, "tensors", lambda *_, **__: Loader())
+    monkeypatch.setattr(streams, "tensors", lambda *_, **__: Loader())
     daemon: Any = types.SimpleNamespace(socket="")
     consumer = neighbour._Consumer(daemon, Path(), "gpu").__enter__()
     consumer.runs.set()
