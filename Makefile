@@ -58,7 +58,7 @@ gpu-bundle: $(VENV)/.requirements
 		--wheels $(TARGET)/gpu/wheels $(if $(IMAGES),--images "$(IMAGES)") --out gpu-bundle
 
 gpu-check: gpu-bundle
-	PYTHON="$(CURDIR)/$(BIN)/python" gpu-bundle/check $(if $(OUT),--json "$(OUT)")
+	$(BIN)/python gpu-bundle/check $(if $(OUT),--json "$(OUT)")
 
 coverage: $(VENV)/.requirements
 	BIN="$(CURDIR)/$(BIN)" LANCE="$(LANCE)" scripts/coverage.sh

@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 from gpu import copies, correct, machine, neighbour, others, rates, report, targets
-from gpu.bundle import Bundle, Skipped, ended, last_line
+from gpu.bundle import Bundle, Failed, Skipped, ended, last_line
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ PARTS = {
     "daemon": Part("batches of a training input", 120, rates.through_daemon),
     "neighbour": Part("a training step beside it", 120, neighbour.cost),
     "torchvision": Part("torchvision's CUDA decode", 60, others.torchvision),
-    "nvimagecodec": Part("nvImageCodec", 60, others.nvimagecodec),
+    "nvimagecodec": Part("nvImageCodec", 75, others.nvimagecodec),
     "dali": Part("DALI's pipeline on the GPU", 60, others.dali),
     "copies": Part("copies of registered memory", 40, copies.measure),
     "pixels-hardware": Part(
@@ -160,10 +160,19 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
     command = [sys.executable, "-m", "gpu", str(given.bundle), "--part", name]
     command += ["--brief"] if given.brief else []
     began = time.monotonic()
-    with tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        # Folders that a part has no time to remove go with this one.
+        tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder,
+    ):
         # A session of its own, so that all that it started can be ended with it.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": folder},
         )
         try:
             said, _ = process.communicate(timeout=min(part.seconds_max, left))
@@ -208,6 +217,8 @@ def alone(name: str, bundle: Bundle, brief: bool) -> None:
         traceback.print_exc()
         kind = "" if isinstance(error, SystemExit) else f"{type(error).__name__}: "
         answer = {"status": "failed", "why": kind + last_line(str(error))}
+        if isinstance(error, Failed) and error.found is not None:
+            answer["found"] = error.found
     print(json.dumps(answer), file=answers, flush=True)
     # A driver's exit handlers have been known to hang, or crash, when all is done.
     os._exit(0)
@@ -222,7 +233,7 @@ def no_gpu(result: dict[str, Any]) -> str | None:
 
 def found(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What parts found, by name."""
-    return {name: one["found"] for name, one in results.items() if one["status"] == "ok"}
+    return {name: one["found"] for name, one in results.items() if "found" in one}
 
 
 def without_paths(value: Any) -> Any:

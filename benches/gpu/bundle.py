@@ -10,6 +10,7 @@ Nothing here looks at a device.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -17,8 +18,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,6 @@ GPU_TESTS = "real_gpu"
 
 _HERE = Path(__file__).resolve().parent
 _REPOSITORY = _HERE.parents[1]
-_START = """#!/bin/sh
-# Checks loaderd on this machine's GPU: see benches/README.md. Options: --help.
-here=$(cd "$(dirname "$0")" && pwd)
-PYTHONPATH="$here/lib${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -m gpu "$here" "$@"
-"""
 
 
 class Skipped(Exception):
@@ -46,7 +43,19 @@ class Skipped(Exception):
 
 
 class Failed(Exception):
-    """What went wrong, in a line."""
+    """What went wrong, in a line; and what was found all the same."""
+
+    def __init__(self, why: str, found: dict[str, Any] | None = None) -> None:
+        super().__init__(why)
+        self.found = found
+
+
+class Hung(Failed):
+    """A program did not end; what it had said by then."""
+
+    def __init__(self, why: str, said: str) -> None:
+        super().__init__(why)
+        self.said = said
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,25 @@ class Bundle:
         programs = sorted((self.root / "tests").glob("*"))
         return [(program, name) for program in programs for name in gpu_tests(program)]
 
-    def gpucheck(self, task: str, *options: str | Path) -> Any:
-        """The answer of a task of ``gpucheck``."""
+    def gpucheck(self, task: str, *options: str | Path, seconds_max: float = 50) -> Any:
+        """The answer of a task of ``gpucheck``, which is ended after that time."""
         command = [str(self.root / "bin" / "gpucheck"), task, *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = run(command, f"gpucheck {task}", seconds_max)
         if done.returncode != 0:
             raise Failed(f"gpucheck {task}: {last_line(done.stderr) or ended(done.returncode)}")
         return json.loads(done.stdout)
+
+    def answers(
+        self, calls: Mapping[str, tuple[str | Path, ...]], seconds_max: float
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What calls of ``gpucheck`` say, by name, and why others say nothing."""
+        found, failed = {}, []
+        for name, (task, *options) in calls.items():
+            try:
+                found[name] = self.gpucheck(str(task), *options, seconds_max=seconds_max)
+            except Failed as why:
+                failed.append(f"{name}: {why}")
+        return found, failed
 
     def unpack(self, wheel: str, site: Path) -> None:
         """Makes a wheel that the bundle carries importable, where ``site`` is on the path."""
@@ -91,6 +112,30 @@ class Bundle:
             raise Skipped(f"{wheel} is neither installed nor in the bundle")
         with zipfile.ZipFile(found[0]) as files:
             files.extractall(site)
+
+
+def run(command: Sequence[str], title: str, seconds_max: float) -> subprocess.CompletedProcess[str]:
+    """Runs a program; raises :class:`Hung` where it has not ended by then."""
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as out,
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+    ):
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)
+        is_hung = False
+        try:
+            process.wait(seconds_max)
+        except subprocess.TimeoutExpired:
+            is_hung = True
+            process.kill()
+            # Not for ever: a wedged driver keeps what it holds, dead or alive.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        out.seek(0)
+        errors.seek(0)
+        done = subprocess.CompletedProcess(command, process.returncode, out.read(), errors.read())
+    if is_hung:
+        raise Hung(f"{title}: no end after {seconds_max:.0f} s", done.stdout + done.stderr)
+    return done
 
 
 def ended(status: int) -> str:
@@ -111,6 +156,10 @@ def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out:
             raise SystemExit(f"{out} is there, and is no bundle: name another folder")
         shutil.rmtree(out)
     (out / "bin").mkdir(parents=True)
+    # First, so that one that is left half made counts as a bundle the next time.
+    start = out / "check"
+    shutil.copyfile(_HERE / "start.py", start)
+    start.chmod(0o755)
     for name in ("loaderd", "gpucheck"):
         _program(programs / name, out / "bin" / name)
     (out / "tests").mkdir()
@@ -126,10 +175,9 @@ def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out:
     _program(programs / "lib_native.so", library / "loaderd" / "_native.abi3.so")
     shutil.copytree(_HERE, library / "gpu", ignore=lambda _, names: _but_python(names))
     shutil.copyfile(_HERE.parent / "harness.py", library / "harness.py")
-    start = out / "check"
-    start.write_text(_START)
-    start.chmod(0o755)
-    made = Bundle(out).gpucheck("pictures", "--images", images, "--out", out / "pictures")
+    made = Bundle(out).gpucheck(
+        "pictures", "--images", images, "--out", out / "pictures", seconds_max=600
+    )
     left_out = _carry(wheels, out)
     about = {
         "pictures": made,
@@ -220,16 +268,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the bundle")
     given = parser.parse_args()
     tests = [] if given.tests is None else test_programs(given.tests.read_text())
-    images = given.images
-    if images is None:
-        images = given.out.with_name(given.out.name + ".drawn")
-        command = [given.programs / "loaderd", "sample", images, "--count", "100"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    try:
+    with tempfile.TemporaryDirectory(prefix="gpu-bundle-") as drawn:
+        images = given.images
+        if images is None:
+            images = Path(drawn) / "images"
+            command = [given.programs / "loaderd", "sample", images, "--count", "100"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         make(given.programs, tests, images, given.wheels, given.out)
-    finally:
-        if given.images is None:
-            shutil.rmtree(images)
 
 
 def test_programs(messages: str) -> list[Path]:

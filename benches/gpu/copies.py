@@ -12,7 +12,8 @@ import os
 import time
 from typing import Any
 
-from gpu.bundle import Bundle, Failed
+from gpu.bundle import Bundle
+from gpu.driver import Driver
 
 _SLOTS_BYTES = 1 << 30
 #: A slot of 128 float16 images is 38.5 MB; one image 301 KB.
@@ -21,35 +22,9 @@ _SIZES = (301_056, 4 << 20, 38_535_168, 256 << 20)
 _FLAGS = 1 | 2
 
 
-class _Driver:
-    """libcuda, whose calls raise where they fail."""
-
-    def __init__(self) -> None:
-        name = os.environ.get("LOADERD_LIBCUDA") or "libcuda.so.1"
-        try:
-            self._library = ctypes.CDLL(name)
-        except OSError as error:
-            raise Failed(str(error)) from None
-
-    def __call__(self, name: str, *arguments: Any) -> None:
-        try:
-            function = getattr(self._library, name)
-        except AttributeError:
-            raise Failed(f"the driver lacks {name}") from None
-        status = function(*arguments)
-        if status != 0:
-            raise Failed(f"{name}: error {status}")
-
-
 def measure(bundle: Bundle, brief: bool) -> dict[str, Any]:
-    driver = _Driver()
-    driver("cuInit", ctypes.c_uint(0))
-    device, context = ctypes.c_int(), ctypes.c_void_p()
-    driver("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
-    driver("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-    driver("cuCtxPushCurrent_v2", context)
-    stream, memory = ctypes.c_void_p(), ctypes.c_uint64()
-    driver("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(1))
+    driver = Driver()
+    stream, memory = driver.stream(), ctypes.c_uint64()
     size = max(_SIZES)
     driver("cuMemAlloc_v2", ctypes.byref(memory), ctypes.c_size_t(size))
     descriptor = os.memfd_create("gpu-check")
@@ -83,8 +58,7 @@ def measure(bundle: Bundle, brief: bool) -> dict[str, Any]:
     driver("cuMemHostUnregister", ctypes.c_void_p(address))
     driver("cuMemFree_v2", memory)
     driver("cuStreamDestroy_v2", stream)
-    driver("cuCtxPopCurrent_v2", ctypes.byref(context))
-    driver("cuDevicePrimaryCtxRelease_v2", device)
+    driver.close()
     # The mapping can't be closed while something points into it.
     del view
     slots.close()
@@ -93,7 +67,7 @@ def measure(bundle: Bundle, brief: bool) -> dict[str, Any]:
 
 
 def _rate(
-    driver: _Driver, stream: ctypes.c_void_p, copy: Any, address: int, number: int, seconds: float
+    driver: Driver, stream: ctypes.c_void_p, copy: Any, address: int, number: int, seconds: float
 ) -> float:
     """GB/s of copies from place to place of the slots, a few of them queued at a time."""
     places = [address + at for at in range(0, _SLOTS_BYTES - number + 1, number)][:64]

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import harness
 from gpu import streams
-from gpu.bundle import Bundle, Failed, Skipped, ended, last_line
+from gpu.bundle import Bundle, Failed, Hung, Skipped, ended, last_line, run
 
 #: Mean difference of an image at most, in grey levels.
 DIFFERENCE_MAX = 1.0
 _BATCH = 8
-_TEST_S_MAX = 60
+#: Of a test, and of all of them: less than the part has.
+_TEST_S_MAX, _TESTS_S_MAX = 60.0, 105.0
+#: Characters that are kept of what a failing test said.
+_SAID_MAX = 2_000
 
 
 def kinds(bundle: Bundle, brief: bool) -> dict[str, Any]:
@@ -119,17 +122,24 @@ def _compared(
 def finished(bundle: Bundle, brief: bool) -> dict[str, Any]:
     """The decode unit's images without the daemon: every kind and every damage, one by one and
     all at once."""
-    found: dict[str, Any] = {"kinds": bundle.gpucheck("finished", bundle.kinds, "--progressive")}
-    found["damaged"] = bundle.gpucheck("finished", bundle.damaged, "--progressive")
-    taken = [
-        one[way]
-        for one in found["kinds"]["kinds"]
-        for way in ("alone", "together")
-        if one[way]["route"] != "CPU"
-    ]
-    found["offered"] = len(taken)
-    found["finished"] = sum(one["outcome"] == "finished" for one in taken)
-    found["difference_max"] = max((one.get("mean", 0.0) for one in taken), default=0.0)
+    calls: dict[str, tuple[str | Path, ...]] = {
+        "kinds": ("finished", bundle.kinds, "--progressive"),
+        "damaged": ("finished", bundle.damaged, "--progressive"),
+    }
+    found, failed = bundle.answers(calls, 40)
+    if "kinds" in found:
+        taken = [
+            one[way]
+            for one in found["kinds"]["kinds"]
+            for way in ("alone", "together")
+            if one[way]["route"] != "CPU"
+        ]
+        done = [one for one in taken if one["outcome"] == "finished"]
+        found["offered"], found["finished"] = len(taken), len(done)
+        # Nothing finished is no difference of nothing.
+        found["difference_max"] = max((one["mean"] for one in done), default=None)
+    if failed:
+        raise Failed("; ".join(failed), found)
     return found
 
 
@@ -137,25 +147,32 @@ def pixels(bundle: Bundle, lane: str) -> dict[str, Any]:
     """nvJPEG's own pixels beside the CPU decoder's, whole images: with chroma interpolated, as
     loaderd asks for, and repeated, as nvJPEG does by default."""
     options = (bundle.root / "pictures", "--lane", lane)
-    return {
-        "interpolating": bundle.gpucheck("pixels", *options),
-        "plain": bundle.gpucheck("pixels", *options, "--plain"),
+    calls: dict[str, tuple[str | Path, ...]] = {
+        "interpolating": ("pixels", *options),
+        "plain": ("pixels", *options, "--plain"),
     }
+    found, failed = bundle.answers(calls, 25)
+    if failed:
+        raise Failed("; ".join(failed), found)
+    return found
 
 
 def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
-    """loaderd's own tests on a real GPU, out of their test programs."""
+    """loaderd's own tests on a real GPU, out of their test programs; what failing ones said."""
     programs = bundle.tests()
     if not programs:
         raise Skipped("the bundle carries no test that needs a GPU")
-    found: dict[str, Any] = {"passed": [], "failed": [], "skipped": []}
+    found: dict[str, Any] = {"passed": [], "failed": [], "skipped": [], "said": {}}
+    end = time.monotonic() + _TESTS_S_MAX
     for program, test in programs:
         title = f"{program.name}::{test}"
         command = [str(program), "--exact", test, "--nocapture", "--include-ignored"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TEST_S_MAX)
-        except subprocess.TimeoutExpired:
-            found["failed"].append(f"{title}: more than {_TEST_S_MAX} s")
+            left = end - time.monotonic()
+            done = run(command, title, max(1.0, min(_TEST_S_MAX, left)))
+        except Hung as hung:
+            found["failed"].append(str(hung))
+            found["said"][title] = hung.said[-_SAID_MAX:]
             continue
         said = done.stdout + done.stderr
         skipped = [line for line in said.splitlines() if line.startswith("skipped:")]
@@ -163,8 +180,11 @@ def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
             panic = [line for line in said.splitlines() if "panicked at" in line]
             why = last_line("\n".join(panic)) or ended(done.returncode)
             found["failed"].append(f"{title}: {why}")
+            found["said"][title] = said[-_SAID_MAX:]
         elif skipped:
             found["skipped"].append(f"{title}: {skipped[0]}")
         else:
             found["passed"].append(title)
+    if found["failed"]:
+        raise Failed("; ".join(found["failed"]), found)
     return found

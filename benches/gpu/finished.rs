@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use loaderd_decode::{Decoder, Limits};
 use loaderd_gpu::Places;
-use loaderd_gpu::unit::{Outcome, Settings};
+use loaderd_gpu::unit::{NotTaken, Outcome, Settings};
 use serde_json::{Value, json};
 
 use crate::feed::{Ground, Planned, draws, pipeline};
@@ -113,7 +113,8 @@ fn one(
         loop {
             match places.unit.offer(picture) {
                 Ok(()) => waiting += 1,
-                Err(back) if places.unit.room(route, WAIT) => {
+                // Whatever else it is for, it would be for again.
+                Err(back) if back.reason == NotTaken::Full && places.unit.room(route, WAIT) => {
                     picture = back.picture;
                     continue;
                 }

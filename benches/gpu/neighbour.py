@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from gpu import streams
+from gpu import rates, streams
 from gpu.bundle import Bundle, Failed, Skipped, last_line
 
 IMAGES_PER_S = 5_000
@@ -70,10 +70,12 @@ def cost(bundle: Bundle, brief: bool) -> dict[str, Any]:
                 consumer.runs.set()
                 # Until batches come at their pace.
                 time.sleep(min(1.0, seconds))
+                decoded = streams.gpu_of(daemon.socket)
                 consumer.count = 0
                 began = time.perf_counter()
                 beside = neighbour.steps(seconds)
-                rate = consumer.count / (time.perf_counter() - began)
+                count, taken = consumer.count, time.perf_counter() - began
+                share = rates.share(decoded, streams.gpu_of(daemon.socket), count)
                 consumer.runs.clear()
                 time.sleep(min(0.5, seconds))
                 after = neighbour.steps(seconds)
@@ -86,7 +88,8 @@ def cost(bundle: Bundle, brief: bool) -> dict[str, Any]:
                     "step_ms_beside": statistics.mean(beside),
                     "step_ms_after": statistics.mean(after),
                     "slowed_by": statistics.mean(beside) / alone - 1,
-                    "images_per_s": rate,
+                    "images_per_s": count / taken,
+                    "gpu_share": share,
                 }
             )
     return found
@@ -132,6 +135,7 @@ class _Consumer:
         self.runs = threading.Event()
         self.count = 0
         self._ended = False
+        self._failed: BaseException | None = None
         self._loader = streams.tensors(
             daemon.socket,
             folder,
@@ -146,18 +150,27 @@ class _Consumer:
         self._batches = harness.endless(self._loader)
         # Connects, and has the daemon set up its decoder.
         next(self._batches)
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._guarded)
 
     def __enter__(self) -> _Consumer:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._ended = True
         self.runs.set()
         self._thread.join()
         self._batches.close()
         self._loader.close()
+        if kind is None and self._failed is not None:
+            raise self._failed
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:
+            # Raised where the thread is joined: without it, images just did not come.
+            self._failed = error
 
     def _run(self) -> None:
         import torch

@@ -44,6 +44,8 @@ def _rates(found: Found) -> None:
             title = f"nvJPEG, {way['lane']}, batches of {way['batch']}, {way['states']} states"
             title += "" if way.get("is_plain", True) else ", interpolating"
             rows.append(_rate(title, way))
+        if "no_best" in found["ceilings"]:
+            print(f"nvJPEG's best is not known: {found['ceilings']['no_best']}\n")
     if "unit" in found:
         for way in found["unit"]["ways"]:
             rows.append(_rate(f"loaderd's unit, {way['form']}, {way['options']}", way))
@@ -69,7 +71,8 @@ def _rates(found: Found) -> None:
     if "neighbour" in found:
         steps = [
             [
-                f"{one['decode']}, {one['form']}, {one['images_per_s']:,.0f} images/s",
+                f"{one['decode']}, {one['form']}, {one['images_per_s']:,.0f} images/s"
+                + ("" if one["gpu_share"] is None else f", {one['gpu_share']:.2f} by the GPU"),
                 f"{one['step_ms_before']:.2f}",
                 f"{one['step_ms_beside']:.2f}",
                 f"{one['step_ms_after']:.2f}",
@@ -99,11 +102,13 @@ def _correctness(found: Found) -> None:
     for lane in ("hardware", "phases"):
         if f"pixels-{lane}" in found:
             both = found[f"pixels-{lane}"]
-            pairs = zip(both["interpolating"]["kinds"], both["plain"]["kinds"], strict=True)
-            rows = [[one["name"], _mean(one), _mean(other)] for one, other in pairs]
-            harness.show([f"nvJPEG's own pixels, {lane}", "interpolating", "plain"], rows)
+            cells: dict[str, list[str]] = {}
+            for way in both.values():
+                for one in way["kinds"]:
+                    cells.setdefault(one["name"], [one["name"]]).append(_mean(one))
+            harness.show([f"nvJPEG's own pixels, {lane}", *both], list(cells.values()))
     if "unit-kinds" in found:
-        for folder in ("kinds", "damaged"):
+        for folder in [name for name in ("kinds", "damaged") if name in found["unit-kinds"]]:
             rows = [_finished(one) for one in found["unit-kinds"][folder]["kinds"]]
             harness.show([f"the unit's {folder}", "route", "alone", "together"], rows)
     if "damaged" in found:
@@ -136,8 +141,8 @@ def _correctness(found: Found) -> None:
         print(f"strict nvJPEG, {lane}: damaged files refused for that alone: {_names(caught)}")
         print(f"strict nvJPEG, {lane}: damaged files taken all the same: {_names(missed)}\n")
     if "tests" in found:
-        for outcome, names in found["tests"].items():
-            for name in names:
+        for outcome in ("passed", "failed", "skipped"):
+            for name in found["tests"][outcome]:
                 print(f"test {outcome}: {name}")
         print()
 

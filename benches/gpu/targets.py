@@ -13,6 +13,9 @@ from typing import Any
 from gpu.correct import DIFFERENCE_MAX
 from gpu.neighbour import IMAGES_PER_S
 
+#: Of images that count as the GPU's, how many it must have decoded.
+GPU_SHARE_MIN = 0.95
+
 #: What parts found, by name; those that found nothing are left out.
 Found = dict[str, dict[str, Any]]
 
@@ -43,6 +46,9 @@ class Target:
 
 def _way(found: Found, part: str, decode: str, form: str) -> dict[str, Any]:
     ways = [way for way in found[part]["ways"] if (way["decode"], way["form"]) == (decode, form)]
+    if decode == "gpu" and ways[0]["gpu_share"] < GPU_SHARE_MIN:
+        # CPU cores did the work: that says nothing of a GPU.
+        raise KeyError("the GPU did not decode the images")
     return dict(ways[0])
 
 
@@ -79,7 +85,21 @@ def _difference(found: Found) -> float:
     return max(float(one["difference"]) for one in found["kinds"]["kinds"])
 
 
+def _died(found: Found) -> float:
+    # The words of `loaderd status` for a unit that is dead.
+    return float("has failed" in found["damaged"]["gpu"]["found"])
+
+
+def _failed_tests(found: Found) -> float:
+    tests = found["tests"]
+    if tests["skipped"] and not tests["failed"]:
+        # Nothing can fail that does not run.
+        raise KeyError("some tests were skipped")
+    return float(len(tests["failed"]))
+
+
 TARGETS = (
+    Target("loaderd's tests on a real GPU that failed", 0, _failed_tests, True),
     Target("pixels, worst kind: grey levels from the CPU's", DIFFERENCE_MAX, _difference, True),
     Target(
         "images decoded by the GPU / kinds that its engines take",
@@ -103,6 +123,12 @@ TARGETS = (
         lambda found: float(found["damaged"]["good_difference_max"]),
         True,
     ),
+    Target(
+        "images decoded by the GPU / good images between damaged ones",
+        1.0,
+        lambda found: found["damaged"]["gpu"]["decoded"] / found["damaged"]["good_rows"],
+    ),
+    Target("damaged images: decode units that died of them", 0, _died, True),
     Target(
         "damaged images that are valid by one decoder only",
         0,

@@ -129,6 +129,23 @@ fn the_unit_is_measured_and_finishes_what_the_cpu_would() {
 }
 
 #[test]
+fn a_picture_that_will_never_be_taken_is_offered_once() {
+    let root = tempfile::tempdir().unwrap();
+    let encoder = loaderd_decode::encode::Encoder::default();
+    let large = encoder.encode(&vec![90; 4000 * 3000 * 3], 4000, 3000);
+    std::fs::write(root.path().join("large.jpg"), large.unwrap()).unwrap();
+    let places = Standins::build("large", &[]).places();
+    let (sender, found) = std::sync::mpsc::channel();
+    // Beside this one, which would wait for as long as it is offered.
+    std::thread::spawn(move || sender.send(finished::compare(&places, root.path(), &small())));
+    let found = found.recv_timeout(Duration::from_secs(60)).expect("an end");
+    let one = &found.unwrap()["kinds"][0];
+    for way in ["alone", "together"] {
+        assert_eq!(one[way]["outcome"], "not taken: TooLarge", "{one}");
+    }
+}
+
+#[test]
 fn pixels_are_the_decoders_and_damage_is_told() {
     let root = tempfile::tempdir().unwrap();
     pictures(root.path());

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import ctypes
 import json
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+import types
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 BENCHES = Path(__file__).parents[2] / "benches"
 sys.path.insert(0, str(BENCHES))
 
+import harness  # noqa: E402
 from gpu import __main__ as check  # noqa: E402
-from gpu import bundle, machine, rates, report, targets  # noqa: E402
+from gpu import (  # noqa: E402
+    bundle,
+    correct,
+    machine,
+    neighbour,
+    others,
+    rates,
+    report,
+    streams,
+    targets,
+)
 from loaderd import launch  # noqa: E402
 
 
@@ -37,11 +58,14 @@ def a_bundle(tmp_path: Path, daemon: str | None = None) -> Path:
     return root
 
 
+def python_path() -> str:
+    return os.pathsep.join(filter(None, [str(BENCHES), os.environ.get("PYTHONPATH")]))
+
+
 def run(root: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     answer = root.parent / "answer.json"
     command = [sys.executable, "-m", "gpu", str(root), "--brief", f"--json={answer}", *options]
-    path = os.pathsep.join(filter(None, [str(BENCHES), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     return done, json.loads(answer.read_text())
 
@@ -81,7 +105,8 @@ def test_a_part_that_crashes_or_hangs_costs_itself(tmp_path: Path) -> None:
 def a_run(**changed: Any) -> targets.Found:
     """Findings that meet all targets."""
     way = {"images_per_s": 9.0, "cpu_us_per_image": 9.0, "gap_ms_p99": 2.0, "gap_ms_median": 1.5}
-    forms = ("untiled", "tiled")
+    way["gpu_share"] = 1.0
+    forms, on_gpu = ("untiled", "tiled"), {"gpu_share": 1.0}
     found: targets.Found = {
         "kinds": {
             "kinds": [{"difference": 0.4}],
@@ -89,7 +114,13 @@ def a_run(**changed: Any) -> targets.Found:
             "for_engines": 20,
         },
         "unit-kinds": {"difference_max": 0.4, "offered": 9, "finished": 9},
-        "damaged": {"good_difference_max": 0.2, "otherwise_valid": []},
+        "damaged": {
+            "good_difference_max": 0.2,
+            "otherwise_valid": [],
+            "good_rows": 68,
+            "gpu": {"decoded": 70, "refused": 2, "found": "decoding on NVIDIA's"},
+        },
+        "tests": {"passed": ["unit::real_gpu"], "failed": [], "skipped": []},
         "ceilings": {"best": {"images_per_s": 6.0}},
         "unit": {form: way for form in forms},
         "daemon": {"ways": [{"decode": "gpu", "form": form, **way} for form in forms]},
@@ -97,7 +128,7 @@ def a_run(**changed: Any) -> targets.Found:
         "nvimagecodec": {"images_per_s": 8.0},
         "neighbour": {
             "ways": [
-                {"decode": "gpu", "form": form, "slowed_by": 0.01, "images_per_s": 5000.0}
+                {"decode": "gpu", "form": form, "slowed_by": 0.01, "images_per_s": 5000.0, **on_gpu}
                 for form in forms
             ]
         },
@@ -119,16 +150,250 @@ def test_misses_are_called_missed_and_what_is_not_there_is_not_judged() -> None:
     # A daemon that decodes on the CPU is not to pass for one that has a GPU.
     idle = {**a_run()["kinds"], "gpu": {"decoded": 0, "refused": 0}}
     assert verdicts(a_run(kinds=idle)).count("MISSED") == 1
+    dead = {"decoded": 12, "found": "the GPU has failed: an illegal address"}
+    assert verdicts(a_run(damaged={**a_run()["damaged"], "gpu": dead})).count("MISSED") == 2
+    failing = {"passed": [], "failed": ["unit::real_gpu: panicked"], "skipped": []}
+    assert verdicts(a_run(tests=failing)).count("MISSED") == 1
+    skipped = {"passed": [], "failed": [], "skipped": ["unit::real_gpu: skipped: no nvJPEG"]}
+    assert verdicts(a_run(tests=skipped)).count("not measured") == 1
     without = a_run()
     del without["ceilings"]
     assert verdicts(without).count("not measured") == 4
     assert set(verdicts(a_run(), is_brief=True)) == {"not judged in a brief run"}
 
 
+@pytest.mark.parametrize(
+    ("part", "count"),
+    # Ratios of rates, four of them, CPU times and gaps of two forms; steps beside two.
+    [("daemon", 8), ("neighbour", 2)],
+)
+def test_what_cpu_cores_decode_is_not_the_gpus(part: str, count: int) -> None:
+    for share in (0.9, None):
+        ways = [{**way, "gpu_share": share} for way in a_run()[part]["ways"]]
+        verdicts = [one["verdict"] for one in targets.judge(a_run(**{part: {"ways": ways}}), False)]
+        assert verdicts.count("not measured") == count
+        assert set(verdicts) == {"met", "not measured"}
+
+
+def a_program(file: Path, script: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return file
+
+
+#: Answers as ``gpucheck``: kinds, of which one was taken and none finished; no end for others.
+ONE_HANGS = """case "$1 $2" in
+"finished "*kinds) echo '{"kinds": [
+ {"name": "a", "alone": {"route": "engine", "outcome": "device failed"},
+  "together": {"route": "CPU", "outcome": "for the CPU"}}
+]}' ;;
+*) echo asked >&2; exec sleep 100 ;;
+esac"""
+
+
+def test_where_nothing_is_finished_no_difference_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = a_bundle(tmp_path)
+    a_program(root / "bin" / "gpucheck", ONE_HANGS)
+    of = bundle.Bundle(root)
+    answers = of.answers
+    monkeypatch.setattr(bundle.Bundle, "answers", lambda _, calls, __: answers(calls, 0.5))
+    # The other call hangs, and costs no more than itself.
+    with pytest.raises(bundle.Failed, match="damaged: gpucheck finished: no end after") as failed:
+        correct.finished(of, True)
+    found = failed.value.found
+    assert found is not None
+    assert (found["offered"], found["finished"], found["difference_max"]) == (1, 0, None)
+    verdicts = {
+        one["title"]: one["verdict"]
+        for one in targets.judge(a_run(**{"unit-kinds": found}), False)
+        if one["title"].startswith("unit")
+    }
+    assert verdicts["unit's pixels, worst kind: grey levels from the CPU's"] == "not measured"
+    assert verdicts["unit: images finished / offered, every kind"] == "MISSED"
+    report.show(check.found({"unit-kinds": {"status": "failed", "found": found}}))
+
+
+def test_of_a_kind_that_hangs_no_more_is_asked(tmp_path: Path) -> None:
+    root = a_bundle(tmp_path)
+    a_program(root / "bin" / "gpucheck", "[ $2 = cuda ] && echo '{}' || exec sleep 100")
+    ask = rates._Patient(bundle.Bundle(root), "ceiling", 0.3)
+    said = [ask(kind, kind) for kind in ("hardware", "hardware", "cuda", "hardware")]
+    hung = {"why_not": "gpucheck ceiling: no end after 0 s"}
+    assert said == [hung, hung, {}, {"why_not": "not asked: hardware hung twice before"}]
+
+
+#: Answers as ``gpucheck`` on a machine whose engines, if any, decode nothing.
+CUDA_ALONE = """case "$1 $4" in
+engines*) echo '{"hardware": HARDWARE}' ;;
+"ceiling hardware") echo "no such backend" >&2; exit 1 ;;
+*) echo '{"images_per_s": 7, "unwritten_in_last_batches": 0}' ;;
+esac"""
+
+
+def test_cuda_cores_are_no_best_where_there_are_engines(tmp_path: Path) -> None:
+    for name, hardware, best in (
+        ("none", '{"why_not": "no engines"}', 7),
+        ("idle", '{"engines": 7, "cores_each": 1}', None),
+    ):
+        root = a_bundle(tmp_path / name)
+        a_program(root / "bin" / "gpucheck", CUDA_ALONE.replace("HARDWARE", hardware))
+        found = rates.ceilings(bundle.Bundle(root), True)
+        assert found.get("best", {}).get("images_per_s") == best
+        assert ("no_best" in found) is (best is None)
+        report.show({"ceilings": found})
+        judged = targets.judge(a_run(ceilings=found), False)
+        missing = [one for one in judged if one["verdict"] == "not measured"]
+        assert len(missing) == (4 if best is None else 0)
+
+
+def test_a_test_that_fails_fails_the_check_and_what_it_said_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = a_bundle(tmp_path)
+    script = """[ "$1" = --list ] && { echo 'a_real_gpu_works: test'; exit; }
+head -c 9000 /dev/zero | tr '\\0' a; echo; echo "thread 'x' panicked at unit.rs:1" >&2; exit 101"""
+    a_program(root / "tests" / "unit", script)
+    with pytest.raises(
+        bundle.Failed, match="unit::a_real_gpu_works: thread 'x' panicked"
+    ) as failed:
+        correct.tests(bundle.Bundle(root), True)
+    found = failed.value.found
+    assert found is not None and len(found["failed"]) == 1
+    (said,) = found["said"].values()
+    assert len(said) == 2_000 and said.startswith("aaa") and "panicked at unit.rs:1" in said
+    results = {"tests": {"status": "failed", "found": found}}
+    assert check.found(results) == {"tests": found}
+    report.show(check.found(results))
+    assert "test failed: unit::a_real_gpu_works" in capsys.readouterr().out
+    # The same, in a process of its own: the part has failed, and what it found is there.
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    given = argparse.Namespace(bundle=root, brief=True)
+    answer = check.run("tests", check.PARTS["tests"], given, time.monotonic() + 60)
+    assert (answer["status"], answer["found"]["failed"]) == ("failed", found["failed"])
+
+
+def test_a_test_that_hangs_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correct, "_TEST_S_MAX", 0.3)
+    root = a_bundle(tmp_path)
+    listed = """[ "$1" = --list ] && { echo 'a_real_gpu_works: test'; exit; }\necho began\n"""
+    a_program(root / "tests" / "driver", f"{listed}exec sleep 100")
+    a_program(root / "tests" / "unit", listed)
+    with pytest.raises(bundle.Failed, match="driver::a_real_gpu_works: no end") as failed:
+        correct.tests(bundle.Bundle(root), True)
+    found = failed.value.found
+    assert found is not None and found["passed"] == ["unit::a_real_gpu_works"]
+    assert found["said"] == {"driver::a_real_gpu_works": "began\n"}
+
+
+def test_only_tests_that_look_for_a_gpu_have_the_name_of_one() -> None:
+    tests = Path(__file__).parents[2] / "loaderd" / "gpu" / "tests"
+    bodies = [
+        body
+        for file in tests.glob("*.rs")
+        for name, body in re.findall(r"^fn (\w+)\(\) \{\n(.*?)^\}", file.read_text(), re.M | re.S)
+        if bundle.GPU_TESTS in name
+    ]
+    assert len(bodies) >= 3
+    assert all("is_plugged_in" in body and "Standins" not in body for body in bodies)
+
+
+def test_what_a_part_leaves_behind_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Killed, like a part that hangs.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    where = tmp_path / "where"
+    root = a_bundle(tmp_path / "bundle", f"mktemp -d > {where}; kill -KILL $PPID")
+    given = argparse.Namespace(bundle=root, brief=True)
+    answer = check.run("machine", check.PARTS["machine"], given, time.monotonic() + 60)
+    assert (answer["status"], answer["why"]) == ("failed", "ended by signal 9")
+    assert where.read_text().startswith(str(tmp_path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bundle", "where"]
+
+
+class FakeDecoder:
+    """nvImageCodec's, which notes what is asked of it; engines alone it refuses."""
+
+    made: ClassVar[list[list[str]]] = []
+    calls: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, device_id: int, backends: list[str]) -> None:
+        self.made.append(backends)
+        if backends == ["HW_GPU_ONLY"]:
+            raise RuntimeError("no engines")
+
+    def decode(self, files: list[bytes], cuda_stream: int) -> list[bytes]:
+        self.calls.append(("decode", cuda_stream))
+        return files
+
+
+class FakeDriver:
+    """libcuda, which notes what is waited for."""
+
+    def stream(self) -> ctypes.c_void_p:
+        return ctypes.c_void_p(threading.get_ident())
+
+    def __call__(self, name: str, stream: ctypes.c_void_p) -> None:
+        FakeDecoder.calls.append((name, stream.value or 0))
+
+
+def test_nvimagecodec_decodes_on_the_gpu_and_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = a_bundle(tmp_path)
+    (root / "pictures" / "photos" / "0.jpg").write_bytes(b"photo")
+    kinds = ("CPU_ONLY", "GPU_ONLY", "HYBRID_CPU_GPU", "HW_GPU_ONLY")
+    fake = types.SimpleNamespace(
+        __version__="1",
+        Decoder=FakeDecoder,
+        CodeStream=bytes,
+        Backend=lambda kind, load_hint_policy=None: kind,
+        BackendKind=types.SimpleNamespace(**{kind: kind for kind in kinds}),
+        LoadHintPolicy=types.SimpleNamespace(ADAPTIVE_MINIMIZE_IDLE_TIME=3),
+    )
+    monkeypatch.setitem(sys.modules, "nvidia", types.SimpleNamespace(nvimgcodec=fake))
+    monkeypatch.setattr(harness, "installed", lambda *_: True)
+    monkeypatch.setattr(others, "Driver", FakeDriver)
+    found = others.nvimagecodec(bundle.Bundle(root), True)
+    assert found["images_per_s"] > 0 and len(found["ways"]) == 2
+    assert found["why_not"] == {"engines alone": "RuntimeError: no engines"}
+    assert FakeDecoder.made
+    assert all(backends and "CPU_ONLY" not in backends for backends in FakeDecoder.made)
+    for thread in {stream for _, stream in FakeDecoder.calls}:
+        names = [name for name, stream in FakeDecoder.calls if stream == thread]
+        assert names[::2] == ["decode"] * (len(names) // 2)
+        assert names[1::2] == ["cuStreamSynchronize"] * (len(names) // 2)
+
+
+def test_a_consumer_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader:
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            yield {}
+            raise ValueError("no second batch")
+
+        def close(self) -> None: ...
+
+    cuda = types.SimpleNamespace(Stream=object, stream=contextlib.nullcontext)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(streams, "tensors", lambda *_, **__: Loader())
+    daemon: Any = types.SimpleNamespace(socket="")
+    consumer = neighbour._Consumer(daemon, Path(), "gpu").__enter__()
+    consumer.runs.set()
+    consumer._thread.join(20)
+    with pytest.raises(ValueError, match="no second batch"):
+        consumer.__exit__(None)
+
+
 def test_the_gpus_share_is_of_what_was_counted() -> None:
     before, after = {"decoded": 100, "refused": 0}, {"decoded": 400, "refused": 0}
     assert rates.share(before, after, 400) == 0.75
     assert rates.share(None, after, 400) is None
+    assert rates.share(before, after, 0) is None
 
 
 def test_results_keep_files_but_no_folders() -> None:
@@ -187,3 +452,51 @@ def test_a_program_says_which_libraries_it_needs(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     (tmp_path / "bin" / "a").write_bytes(b"\0GLIBC_2.9\0GLIBC_2.34\0GLIBCXX_3.4.30\0")
     assert bundle.needs(tmp_path) == {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}
+
+
+def test_a_bundle_that_can_not_be_made_leaves_nothing_but_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    out = tmp_path / "work" / "gpu-bundle"
+    out.parent.mkdir()
+    programs = tmp_path / "programs"
+    a_program(programs / "loaderd", 'mkdir "$2" && touch "$2/0.jpg"')
+    command = ["bundle", f"--programs={programs}", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", command)
+    # The second time, over what the first has left.
+    for _ in range(2):
+        with pytest.raises(subprocess.CalledProcessError, match="strip"):
+            bundle.main()
+        assert [file.name for file in out.parent.iterdir()] == ["gpu-bundle"]
+        assert not list(temporary.iterdir())
+    a_program(programs / "loaderd", 'mkdir "$2"; exit 3')
+    with pytest.raises(subprocess.CalledProcessError, match="sample"):
+        bundle.main()
+    assert [file.name for file in out.parent.iterdir()] == ["gpu-bundle"]
+    assert not list(temporary.iterdir())
+
+
+#: Of `loaderd doctor`, on a machine without a GPU.
+REPORT = {
+    "checks": [{"name": "gpu_driver", "verdict": "warning", "found": "no driver"}],
+    "versions": {},
+}
+
+
+def test_a_bundle_starts_from_files_that_are_no_programs(tmp_path: Path) -> None:
+    root = a_bundle(tmp_path, f"echo '{json.dumps(REPORT)}'")
+    (root / "tests").mkdir()
+    a_program(root / "tests" / "unit", "exit 0")
+    shutil.copyfile(BENCHES / "gpu" / "start.py", root / "check")
+    (root / "lib").symlink_to(BENCHES)
+    programs = [root / "bin" / "loaderd", root / "tests" / "unit"]
+    for program in programs:
+        program.chmod(0o644)
+    command = [sys.executable, str(root / "check"), "--only", "machine", "--json"]
+    done = subprocess.run([*command, str(tmp_path / "a.json")], capture_output=True, text=True)
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert answer["parts"]["machine"]["status"] == "ok", done.stdout + done.stderr
+    assert all(os.access(program, os.X_OK) for program in programs)

@@ -777,7 +777,7 @@ fn a_real_gpu_finishes_as_the_cpu_does() {
 }
 
 #[test]
-fn what_a_real_gpu_is_asked_for_can_be_done() {
+fn what_the_real_one_is_asked_for_can_be_done() {
     let standins = Standins::build("as-real", &[]);
     smooth_pictures_differ_little(&start(&standins, &Settings::default()), 2);
 }
