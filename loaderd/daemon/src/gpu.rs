@@ -148,23 +148,13 @@ impl Gpu {
     /// Says once in the daemon's log that the unit, or one of its decoders, has failed, where it
     /// has.
     pub(crate) fn look_after(&self, unit: &Unit) {
-        let failed = |error| ("the GPU has failed", error, "images are decoded");
-        let lost = |error| {
-            (
-                "one of the GPU's decoders is given up",
-                error,
-                "its images are decoded",
-            )
-        };
-        let news = (unit.failure().map(failed)).or_else(|| unit.lost().pop().map(lost));
-        if let Some((what, error, who)) = news {
-            let mend = error.mend();
-            self.lock()
-                .say(format!("{what}: {error}: {who} on CPU cores; {mend}"));
+        if let Some(news) = news(unit) {
+            self.lock().say(news);
         }
     }
 
-    /// Ends the unit: what it holds is finished or given back before this returns.
+    /// Ends the unit: what it holds is finished or given back before this returns, save what a
+    /// device has that does not answer.
     pub(crate) fn end(&self) {
         let unit = self.lock().unit.take();
         drop(unit);
@@ -174,9 +164,12 @@ impl Gpu {
     fn unit(&self) -> Result<Arc<Unit>, String> {
         // Held meanwhile, so that sessions that come together start one unit.
         let mut state = self.lock();
-        if let Some(unit) = &state.unit {
+        if let Some(unit) = state.unit.clone() {
+            if let Some(news) = news(&unit) {
+                state.say(news);
+            }
             return match unit.failure() {
-                None => Ok(unit.clone()),
+                None => Ok(unit),
                 Some(error) => Err(format!(
                     "the GPU has failed: {error}; {}, and start the daemon anew (`loaderd stop`)",
                     error.mend()
@@ -250,6 +243,19 @@ impl State {
             self.said = text;
         }
     }
+}
+
+/// What has gone wrong since the unit was started.
+fn news(unit: &Unit) -> Option<String> {
+    let (what, error, whose) = match (unit.failure(), unit.lost().pop()) {
+        (Some(error), _) => ("the GPU has failed", error, "images"),
+        (None, Some(error)) => ("one of the GPU's decoders is given up", error, "its images"),
+        (None, None) => return None,
+    };
+    let mend = error.mend();
+    Some(format!(
+        "{what}: {error}: {whose} are decoded on CPU cores; {mend}"
+    ))
 }
 
 /// The decoder's name: all that may make a difference to a pixel.

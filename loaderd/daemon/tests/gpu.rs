@@ -141,6 +141,34 @@ fn a_gpu_that_fails_costs_no_batch() {
     }
 }
 
+/// The batch that the device has is lost with it, and nothing else.
+#[test]
+fn a_gpu_that_does_not_answer_keeps_no_session_from_ending() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        ..Settings::default()
+    };
+    let node = Node::with("silent", &[], 2, hasty);
+    let hung = node
+        .session(&request(&photos, json!({"decode": "gpu"})))
+        .unwrap();
+    node.hang_gpu();
+    hung.start();
+    std::thread::sleep(Duration::from_secs(1));
+    drop(hung);
+    let later = node
+        .session(&request(&photos, json!({"run": "b"})))
+        .unwrap();
+    assert_eq!(later.epoch(), expected);
+    let status = node.gpu.status().unwrap().found;
+    assert!(status.contains("the device does not answer"), "{status}");
+    // Neither does it keep the daemon.
+    drop(later);
+    drop(node);
+}
+
 #[test]
 fn a_session_may_end_with_pictures_on_their_way() {
     let photos = Photos::every_kind();

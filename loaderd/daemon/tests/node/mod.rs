@@ -272,6 +272,11 @@ impl Node {
         standins.break_device(ILLEGAL_ADDRESS);
     }
 
+    /// From now on, the GPU does nothing.
+    pub(crate) fn hang_gpu(&self) {
+        self.standins.as_ref().expect("a GPU").hang(true);
+    }
+
     pub(crate) fn session(&self, request: &OpenRequest) -> Result<Session<'_>, Failure> {
         let run = request.run.as_deref().unwrap();
         let job = Arc::new(Job::open(request, run, &self.log, &self.gpu)?);
