@@ -26,11 +26,14 @@ def test_status_shows_who_is_served(daemon: Daemon) -> None:
     batches = iter(dataset)
     kept = [next(batches), next(batches)]
     lines = status().splitlines()
-    names = lines[1].split()
-    shown = dict(zip(names, lines[2].split(), strict=True))
+    header = next(at for at, line in enumerate(lines) if line.split()[0] == "run")
+    # A size is two words.
+    names, values = (re.split(r"\s{2,}", line.strip()) for line in lines[header : header + 2])
+    shown = dict(zip(names, values, strict=True))
     assert shown["run"] == "shown" and shown["rank"] == "0/1" and shown["dataset"] == NUMBERS
     assert int(shown["client"]) == os.getpid()
     assert (int(shown["delivered"]), int(shown["leased"])) == (2, 2)
+    assert shown["read"] == "0 B"
     del kept
     dataset.close()
 
