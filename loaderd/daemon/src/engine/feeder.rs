@@ -4,26 +4,25 @@
 //! everything of a batch that is not decoded. It alone reads files, through a ring that
 //! belongs to its thread.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use loaderd_decode::cut::Pieces;
-use loaderd_plan::{Draws, Order};
+use loaderd_plan::Order;
 use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
 use loaderd_wire::message::{Failure, FailureKind};
 
+use self::parts::{Got, Part};
 use super::worker::null;
-use super::{Encoded, NAP, Pieced, Reading, Session, Start, Task};
+use super::{Encoded, NAP, Reading, Session, Start, Task};
 use crate::batch::{Batch, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::{Payload, Variable};
 
 mod fill;
+mod parts;
 
 /// Memory for encoded bytes of one session, in bytes: its reader's slabs.
 pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
@@ -31,54 +30,6 @@ pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 pub(crate) const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
-
-/// Header and crop of an image are one read where no more bytes than this lie between them: on
-/// most disks, another request costs more.
-const GAP_BYTES_MAX: u32 = 16 << 10;
-
-/// A read that waits or is under way.
-struct Part {
-    batch: Arc<Batch>,
-    row: usize,
-    tensor: usize,
-    extent: Extent,
-    of: Of,
-    /// When it was asked for, where that is timed.
-    asked: Option<Instant>,
-}
-
-/// What a read brings.
-enum Of {
-    /// The whole value.
-    All,
-    /// The same, of an image whose segments are not known.
-    New,
-    /// Header and crop of an image.
-    Crop(Pieces),
-    /// One of them.
-    Half(Half, Rc<Joint>),
-}
-
-#[derive(Clone, Copy)]
-enum Half {
-    Head,
-    Body,
-}
-
-/// Header and crop of an image, read by themselves.
-struct Joint {
-    pieces: Pieces,
-    /// The half that came first.
-    first: Cell<Option<Got>>,
-}
-
-/// What became of a read.
-enum Got {
-    Bytes(Buffer),
-    /// It is not wanted any more.
-    Dropped,
-    Failed(Failure),
-}
 
 /// How to get at the bytes of a row.
 enum Found {
@@ -364,86 +315,6 @@ impl Feeder {
         }
     }
 
-    /// Reads an image anew, with nothing left out.
-    fn read_whole(
-        &self,
-        batch: Arc<Batch>,
-        row: usize,
-        tensor: usize,
-        waiting: &mut VecDeque<Part>,
-    ) {
-        let input = self.session.job.origins[tensor].input();
-        let input = input.expect("an image is fetched");
-        let Found::Extent(extent) = self.find(input, batch.index(row)) else {
-            unreachable!("it was read in parts");
-        };
-        waiting.push_front(Part {
-            batch,
-            row,
-            tensor,
-            extent,
-            of: Of::All,
-            asked: None,
-        });
-    }
-
-    /// The reads that bring a value, in the order in which they are to be asked for: of an image
-    /// whose segments are known, what its crop takes.
-    fn ask(
-        &self,
-        batch: &Arc<Batch>,
-        row: usize,
-        tensor: usize,
-        extent: Extent,
-        mut put: impl FnMut(Part),
-    ) {
-        let part = |extent, of| Part {
-            batch: batch.clone(),
-            row,
-            tensor,
-            extent,
-            of,
-            asked: None,
-        };
-        let job = &self.session.job;
-        let (Some(cuts), Origin::Image { input, pipeline }) =
-            (job.cuts(tensor), &job.origins[tensor])
-        else {
-            return put(part(extent, Of::All));
-        };
-        let Some(index) = cuts.find(batch.index(row), &extent) else {
-            let of = if cuts.learns() { Of::New } else { Of::All };
-            return put(part(extent, of));
-        };
-        let position = batch.rows[row].position;
-        let mut draws = Draws::new(job.request.seed, batch.epoch, position, input.number());
-        let pieces = index.pieces(pipeline, &mut draws);
-        let Some(pieces) = pieces.filter(|pieces| pieces.body().end <= extent.length) else {
-            return put(part(extent, Of::All));
-        };
-        let (head, body) = (pieces.head(), pieces.body());
-        let within = |from: u32, to: u32| Extent {
-            offset: extent.offset + u64::from(from),
-            length: to - from,
-            file: extent.file,
-        };
-        if body.start - head.end <= GAP_BYTES_MAX {
-            return put(part(within(0, body.end), Of::Crop(pieces)));
-        }
-        let joint = Rc::new(Joint {
-            pieces,
-            first: Cell::new(None),
-        });
-        put(part(
-            within(0, head.end),
-            Of::Half(Half::Head, joint.clone()),
-        ));
-        put(part(
-            within(body.start, body.end),
-            Of::Half(Half::Body, joint),
-        ));
-    }
-
     /// How to get at the bytes of a row.
     fn find(&self, input: Input, index: u64) -> Found {
         let source = &self.session.job.source;
@@ -558,64 +429,6 @@ impl Feeder {
             let failed = failure(FailureKind::Io, error.to_string());
             for part in reading.drain(..).flatten().chain(waiting.drain(..)) {
                 self.settle(part, Got::Failed(failed.clone()));
-            }
-        }
-    }
-
-    /// A read has come to its end.
-    fn settle(&self, part: Part, got: Got) {
-        let Part {
-            batch,
-            row,
-            tensor,
-            extent,
-            of,
-            ..
-        } = part;
-        let encoded = match (of, got) {
-            (Of::Half(half, joint), got) => {
-                let Some(first) = joint.first.take() else {
-                    // The other half is still to come. Meanwhile a header holds none of the
-                    // reader's memory, so that bodies never wait for it behind their own.
-                    return joint.first.set(Some(match (half, got) {
-                        (Half::Head, Got::Bytes(head)) => Got::Bytes(Buffer::from(head.to_vec())),
-                        (_, got) => got,
-                    }));
-                };
-                match (first, got) {
-                    (Got::Bytes(first), Got::Bytes(second)) => {
-                        let (head, body) = match half {
-                            Half::Head => (second, first),
-                            Half::Body => (first, second),
-                        };
-                        Ok(Encoded::Pieces(Box::new(Pieced {
-                            pieces: joint.pieces,
-                            head: Some(head),
-                            body,
-                        })))
-                    }
-                    (Got::Failed(failed), _) | (_, Got::Failed(failed)) => Err(Some(failed)),
-                    (Got::Dropped, _) | (_, Got::Dropped) => Err(None),
-                }
-            }
-            (_, Got::Dropped) => Err(None),
-            (_, Got::Failed(failed)) => Err(Some(failed)),
-            (Of::All, Got::Bytes(buffer)) => Ok(Encoded::Read(buffer)),
-            (Of::New, Got::Bytes(buffer)) => Ok(Encoded::New(buffer, extent)),
-            (Of::Crop(pieces), Got::Bytes(body)) => Ok(Encoded::Pieces(Box::new(Pieced {
-                pieces,
-                head: None,
-                body,
-            }))),
-        };
-        match encoded {
-            Ok(encoded) => self.hand_on(&batch, row, tensor, encoded),
-            Err(failed) => {
-                if let Some(failed) = failed {
-                    batch.fail(failed);
-                }
-                let progress = batch.image_done(row, false);
-                self.session.after(&batch, row, progress);
             }
         }
     }
