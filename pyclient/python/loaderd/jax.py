@@ -151,7 +151,7 @@ class LanceLoader(Loader[Batch]):
         columns: Columns to deliver, in this order. May include ``"_valid"`` (bool, false where
             ``on_bad_sample`` zeroed something in the row, and for padding), ``"name._valid"``
             (bool, false where ``name`` is null) and, with ``jax_enable_x64``, ``"_rowid"`` and
-            ``"_rowaddr"`` (``uint64``). Null lists, text and bytes are empty, null floats are
+            ``"_rowaddr"`` (``int64``). Null lists, text and bytes are empty, null floats are
             NaN, null images are bad samples. An integer column with nulls is an error unless
             its ``_valid`` is requested as well; the nulls are then 0.
         filter: An SQL expression over any columns; only rows that satisfy it are used.

@@ -76,7 +76,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
         columns: Columns to deliver, in this order. May include ``"_rowid"`` and
-            ``"_rowaddr"`` (``uint64``), ``"_valid"`` (bool, false where ``on_bad_sample``
+            ``"_rowaddr"`` (``int64``), ``"_valid"`` (bool, false where ``on_bad_sample``
             zeroed something in the row), and ``"name._valid"`` (bool, false where ``name`` is
             null). Null lists, text and bytes are empty, null floats are NaN, null images are
             bad samples. An integer column with nulls is an error unless its ``_valid`` is
