@@ -52,13 +52,13 @@ pub fn finish(images: u32, batch: &Batch) -> Launch {
     launch("loaderd_finish", tiles(batch), images, 256)
 }
 
-/// Fills pictures with a pattern. Argument: address of the [`Picture`](crate::Picture)s.
+/// Fills pictures with a pattern. Argument: address of the [`Picture`]s.
 pub fn poison(images: u32) -> Launch {
     launch("loaderd_poison", 16, images, 256)
 }
 
 /// Counts the pattern's words that are left. Arguments: address of the
-/// [`Picture`](crate::Picture)s, address of a u32 for each, which must be 0 before.
+/// [`Picture`]s, address of a u32 for each, which must be 0 before.
 ///
 /// A decoder that skipped a picture leaves all of them; one that wrote it leaves each by chance, one
 /// word in 2^32, or in 2^24 where the picture is one column wide: see [`survivors_max`].

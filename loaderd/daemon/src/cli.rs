@@ -23,10 +23,10 @@ mod tags;
 mod tile;
 mod untiled;
 
-/// Shuffled, exact, fast training batches from Lance datasets over shared memory.
+/// A data loader daemon: shuffled, decoded batches from Lance datasets, over shared memory.
 ///
-/// A node runs one loaderd. Python's loaderd.torch.LanceIterableDataset starts it by itself;
-/// `loaderd serve` runs it by hand.
+/// One loaderd runs per machine. The Python classes loaderd.torch.LanceIterableDataset and
+/// loaderd.jax.LanceLoader start it automatically; `loaderd serve` starts it by hand.
 #[derive(Parser)]
 #[command(name = "loaderd", version, max_term_width = 100)]
 struct Arguments {
@@ -36,28 +36,28 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write a folder of images, or drawn frames, into a Lance dataset, in the layout that reads
-    /// fastest
+    /// Write a folder of images, or generated street scenes, into a Lance dataset, in the layout
+    /// that reads fastest
     #[cfg(feature = "lance")]
     Ingest(ingest::Arguments),
-    /// Store a column's JPEGs once more, losslessly, so that crops are cut before they are decoded
+    /// Add a tiled copy of a column's JPEGs, losslessly, so that only the crop is decoded
     #[cfg(feature = "lance")]
     Tile(tile::Arguments),
-    /// Draw a folder of photo-like JPEGs in class sub-folders, to try things on
+    /// Generate a folder of photo-like JPEGs in class sub-folders, to try things on
     Sample(sample::Arguments),
     /// Run the daemon in the foreground
     Serve(serve::Arguments),
     /// Show the running daemon and its sessions
     Status(control::StatusArguments),
-    /// Ask the running daemon to end its sessions and leave
+    /// Ask the running daemon to end its sessions and exit
     Stop(control::StopArguments),
-    /// Check what this machine gives loaderd, and say what mends the rest
+    /// Check everything that loaderd needs on this machine, and say how to fix what is wrong
     Doctor(doctor::Arguments),
     /// Show which dataset version and rows the training steps saw
     Log(log::Arguments),
     /// Measure reading, decoding and delivery of a dataset on this machine
     Bench(bench::Arguments),
-    /// List or remove the tags that hold dataset versions against clean-up
+    /// Remove leftover tags that protect dataset versions from cleanup
     #[cfg(feature = "lance")]
     #[command(subcommand)]
     Tags(tags::Command),

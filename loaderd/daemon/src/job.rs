@@ -219,7 +219,7 @@ impl Job {
     }
 
     /// Takes a rank for a session; each may be taken once at a time. Waits for up to
-    /// [`CLAIM_WAIT`], because the session of a process that was just killed needs a
+    /// `CLAIM_WAIT`, because the session of a process that was just killed needs a
     /// moment to end.
     pub fn claim(&self, rank: u32) -> Result<(), Failure> {
         let since = Instant::now();

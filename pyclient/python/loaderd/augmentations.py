@@ -3,7 +3,7 @@
 Enters: what the user writes. Leaves: plain dicts that the daemon understands, as in
 :mod:`loaderd.transforms`. Nothing is computed here.
 
-They work on images of one size: put them after what fixes it, and, save
+They need images of one size: put them after the transform that sets it and, except
 :class:`RandomErasing`, before ``Normalize``. For equal parameters the daemon's pixels are
 within one grey level of torchvision's on uint8 tensors.
 """
@@ -34,9 +34,9 @@ from loaderd.transforms import Transform
 class ColorJitter(Transform):
     """Changes brightness, contrast, saturation and hue, in random order.
 
-    Each is ``None`` (unchanged), ``(low, high)``, of which a factor is drawn uniformly, or
-    one number ``x``, which stands for ``(max(0, 1 - x), 1 + x)``. ``hue`` is a part of the
-    colour circle instead, from -0.5 to 0.5; ``x`` stands for ``(-x, x)``.
+    Each is ``None`` (unchanged), ``(low, high)``, from which a factor is drawn uniformly, or
+    one number ``x``, short for ``(max(0, 1 - x), 1 + x)``. ``hue`` is a shift instead, as a
+    fraction of the colour circle from -0.5 to 0.5; one number ``x`` is short for ``(-x, x)``.
     """
 
     brightness: float | Sequence[float] | None = None
@@ -59,7 +59,7 @@ class ColorJitter(Transform):
 
 @dataclass(frozen=True)
 class RandomGrayscale(Transform):
-    """Takes the colour away with probability ``p``; three equal channels remain."""
+    """Converts to grey with probability ``p``; the result has three equal channels."""
 
     p: float = 0.1
 
@@ -72,11 +72,12 @@ class RandomGrayscale(Transform):
 
 @dataclass(frozen=True)
 class RandAugment(Transform):
-    """``num_ops`` operations, each drawn from fourteen, at one ``magnitude``.
+    """Applies ``num_ops`` operations, each drawn at random from fourteen.
 
-    The magnitude counts in ``num_magnitude_bins`` steps from 0. ``interpolation`` of shears,
-    shifts and rotations is ``"nearest"`` or ``"bilinear"``; ``fill`` is what they uncover:
-    a whole number from 0 to 255, one for each of R, G, B, or ``None`` for black.
+    ``magnitude`` is their strength, from 0 to ``num_magnitude_bins - 1``. ``interpolation`` of
+    shears, translations and rotations is ``"nearest"`` or ``"bilinear"``; ``fill`` is the colour
+    of the pixels they uncover: an integer from 0 to 255, one for each of R, G, B, or ``None``
+    for black.
     """
 
     num_ops: int = 2
@@ -114,10 +115,10 @@ class RandAugment(Transform):
 class RandomErasing(Transform):
     """Overwrites a random rectangle with probability ``p``.
 
-    ``scale`` bounds its share of the image's area, ``ratio`` its height to width. ``value``
-    is one number, one per channel, or ``"random"`` for a normally distributed number per
-    pixel and channel. After ``Normalize``, it is the finished value; before, a uint8 one.
-    ``inplace`` is taken as torchvision takes it, and makes no difference.
+    ``scale`` is the range of its share of the image's area, ``ratio`` of its height divided by
+    its width. ``value`` is one number, one per channel, or ``"random"`` for a normally
+    distributed number per pixel and channel. After ``Normalize``, ``value`` is in normalised
+    units; before it, from 0 to 255. ``inplace`` is accepted as in torchvision, without effect.
     """
 
     p: float = 0.5

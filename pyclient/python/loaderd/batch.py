@@ -18,32 +18,32 @@ _ATTRIBUTES = ("version", "step", "epoch", "epoch_step", "rows", "bad_rows", "st
 
 
 class Batch(dict[str, Any]):
-    """Column name to tensor ``[rows, ...]``, in the order of ``columns``.
+    """A dict from column name to tensor ``[rows, ...]``, in the order of ``columns``.
 
     Columns whose rows differ in length are :class:`~loaderd.ragged.Ragged`, which has
-    ``clone`` and ``to`` as tensors have. The tensors share one slot of the loader without a
-    copy. The slot is filled anew once all of them, and all views of them, are gone:
-    :meth:`clone` what you keep for long.
-    Attributes survive ``copy.copy``, ``pickle`` and ``DataLoader``'s default conversion.
+    ``clone`` and ``to`` like a tensor. The tensors share one slot of the loader, without a
+    copy. The slot is reused once all of them, and all views of them, are gone; use
+    :meth:`clone` for what you keep for long. Attributes survive ``copy.copy``, ``pickle`` and
+    ``DataLoader``'s default conversion.
     """
 
     #: How a batch loses its attributes, and the way out.
     _LOST = "a wrapper rebuilt it as type(batch)(...) and lost it; read it before the wrapper does"
 
     version: int
-    """Dataset version that the rows were read from."""
+    """The dataset version that the rows were read from."""
     step: int
-    """Step of the run: ``epoch * len(loader) + epoch_step``."""
+    """The step within the run: ``epoch * len(loader) + epoch_step``."""
     epoch: int
-    """Epoch, from 0."""
+    """The epoch, from 0."""
     epoch_step: int
-    """Step within the epoch, from 0."""
+    """The step within the epoch, from 0."""
     rows: int
-    """Rows of this rank in this batch; the last batch of an epoch may have fewer."""
+    """Rows in this rank's batch; the last batch of an epoch may have fewer."""
     bad_rows: int
-    """Rows that were replaced or zeroed, under ``on_bad_sample``."""
+    """Rows that were replaced or zeroed because of ``on_bad_sample``."""
     state: dict[str, Any]
-    """The cursor after this batch: what to checkpoint when a wrapper reads ahead."""
+    """The loader's state after this batch: what to checkpoint if a wrapper prefetches."""
 
     def __init__(
         self,
@@ -83,11 +83,11 @@ class Batch(dict[str, Any]):
         return self._with({name: self[name] for name in self})
 
     def clone(self) -> Batch:
-        """A copy of the tensors in memory of their own, so that the slot is free again."""
+        """A copy of the batch that does not occupy a slot."""
         return self._with({name: tensor.clone() for name, tensor in self.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """The batch with every tensor's ``to(*args, **kwargs)``, e.g. a device."""
+        """The batch with ``tensor.to(*args, **kwargs)`` of every tensor, e.g. ``to("cuda")``."""
         return self._with({name: tensor.to(*args, **kwargs) for name, tensor in self.items()})
 
     def _with(self, tensors: Mapping[str, Any]) -> Batch:

@@ -15,70 +15,70 @@ class LoaderdError(Exception):
 
 
 class DaemonUnavailable(LoaderdError):
-    """No daemon answers, and none could be started: see the daemon's log, or start one."""
+    """No daemon answers, and none could be started: see the daemon's log, or start one by hand."""
 
 
 class DaemonDied(LoaderdError):
-    """The daemon went away in mid-job: load the last checkpoint's state and go on."""
+    """The daemon died during the job: load the last checkpoint's state and iterate again."""
 
 
 class ProtocolMismatch(LoaderdError):
-    """Daemon and client are of different versions: stop the daemon, or update one."""
+    """Daemon and client have incompatible versions: stop the daemon, or update one of them."""
 
 
 class RequestError(LoaderdError, ValueError):
-    """An argument is wrong in itself."""
+    """An argument is invalid, whatever the dataset."""
 
 
 class DatasetError(LoaderdError):
-    """The dataset, its version or tag, a column or the filter is not what was asked for."""
+    """The dataset, version, tag or column does not exist, or the filter does not fit it."""
 
 
 class TransformError(LoaderdError, ValueError):
-    """A transform, or the order of transforms, can't be done."""
+    """A transform, one of its arguments, or the order of the transforms is not supported."""
 
 
 class ResumeRefused(LoaderdError):
     """The state belongs to another dataset version, filter, columns or transform.
 
-    The message has the differences. Load it with ``allow_changed=True`` to go on anyway.
+    The message lists the differences. Load it with ``allow_changed=True`` to continue anyway.
     """
 
 
 class RankConflict(LoaderdError):
-    """The rank is taken, or the ranks of the run ask for different things."""
+    """The rank is already in use, or the ranks of the run requested different things."""
 
 
 class BadSample(LoaderdError):
-    """A row can't be decoded: mend it, or take ``on_bad_sample="replace"`` or ``"zero"``."""
+    """A row can't be decoded: repair it, or use ``on_bad_sample="replace"`` or ``"zero"``."""
 
 
 class ReadError(LoaderdError, OSError):
-    """The storage failed, after retries."""
+    """Reading the dataset's files failed, after retries."""
 
 
 class StepLogError(LoaderdError):
-    """The step log can't be written: free disk space, or take ``on_log_error="continue"``."""
+    """The step log can't be written: free disk space, or use ``on_log_error="continue"``."""
 
 
 class LimitExceeded(LoaderdError):
-    """A limit of the daemon, such as its slot memory: ask for less, or raise the limit."""
+    """A limit of the daemon is exceeded, such as slot memory: request less, or raise it."""
 
 
 class InternalError(LoaderdError):
-    """A fault in loaderd itself. The daemon's log has more; please report it."""
+    """A bug in loaderd. The daemon's log has the details; please report it."""
 
 
 class SlotsExhausted(LoaderdError):
-    """Tensors that are still alive hold every slot: clone what you keep, or take more slots."""
+    """Live tensors hold every slot: clone the batches that you keep, or use more ``slots``."""
 
 
 class WorkerProcessError(LoaderdError):
-    """The dataset is used in a DataLoader worker: take ``num_workers=0``."""
+    """The dataset is used in a DataLoader worker: use ``num_workers=0``."""
 
 
 class ForkedProcess(LoaderdError):
-    """The dataset was connected before this process was forked: make one in the child."""
+    """The dataset had connected before this process was forked: create one in the child."""
 
 
 #: Exception class by the ``FailureKind`` that the daemon sends.

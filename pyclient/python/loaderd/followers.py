@@ -3,10 +3,10 @@
 Enters: what the user writes. Leaves: plain dicts that the daemon understands, as in
 :mod:`loaderd.transforms`. Nothing is computed here.
 
-Both take crop, resize, borders and flips from the image's own transforms, with the image's
-own random draws, so they stand alone in their list. An image that they follow may not go
-through :class:`~loaderd.RandAugment`, which shears and rotates, nor get borders that repeat
-the picture. Changes of colour and :class:`~loaderd.RandomErasing` leave them as they are.
+Both get the crop, resize, borders and flips of the image's own transforms, with the same random
+parameters, so they must be the only transform of their column. The image may not use
+:class:`~loaderd.RandAugment`, which shears and rotates, nor borders that repeat the picture.
+Changes of colour and :class:`~loaderd.RandomErasing` don't affect them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 
 @dataclass(frozen=True)
 class BoundingBoxes(Transform):
-    """Moves boxes along with the image in column ``follows``.
+    """Transforms boxes together with the image in column ``follows``.
 
-    The column holds a list of boxes a row, each a fixed-size list of 4 numbers in ``format``
+    Each row of the column is a list of boxes, each a fixed-size list of 4 numbers in ``format``
     (``"xyxy"``, ``"xywh"`` or ``"cxcywh"``), in pixels of the upright image. It becomes a
     :class:`~loaderd.ragged.Ragged` of float32 ``[n, 4]`` in ``format_out``, in pixels of the
-    finished image. Boxes are cut off as in torchvision: at the edges of every crop and of
-    the finished image, borders included, and not at the picture's own. A box that reaches
-    beyond the picture in the dataset can therefore reach into a border.
+    finished image. Boxes are clipped as in torchvision: at the edges of every crop and of
+    the finished image, borders included, but not at the edges of the original picture. A box
+    that extends beyond the picture in the dataset can therefore extend into a border.
 
-    What then has a side shorter than ``min_size`` or an area below ``min_area`` is dropped,
-    as by torchvision's ``SanitizeBoundingBoxes``, along with the same entries of
-    ``with_columns``: columns of lists with one entry a box, such as categories. A row where
-    they differ in length is an error, whatever ``on_bad_sample`` says. Boxes whose corners
-    are in the wrong order, or that hold a NaN, have no size, and are dropped as well;
-    infinite edges are cut off like others. With ``drop_degenerate=False`` every box stays,
-    such ones as they are. A row whose image is zeroed loses all its boxes.
+    Boxes that then have a side shorter than ``min_size`` or an area below ``min_area`` are
+    dropped, as by torchvision's ``SanitizeBoundingBoxes``, together with their entries in
+    ``with_columns``: list columns with one entry per box, such as categories. A row where the
+    lengths differ is an error, whatever ``on_bad_sample`` says. Boxes whose corners
+    are in the wrong order, or that contain a NaN, have no size, and are dropped as well;
+    infinite edges are clipped like others. With ``drop_degenerate=False`` every box stays, and
+    such boxes are left as they are. A row whose image is zeroed loses all its boxes.
 
     ``torchvision.tv_tensors.BoundingBoxes(batch["boxes"][i], format="XYXY",
     canvas_size=(height, width))`` makes torchvision's own of a row, without a copy.

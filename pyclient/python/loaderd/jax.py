@@ -38,16 +38,16 @@ _X64 = 'jax.config.update("jax_enable_x64", True)'
 
 
 class Batch(batch.Batch):
-    """Column name to ``jax.Array`` ``[rows, ...]``: a pytree, in the order of ``columns``.
+    """A dict from column name to ``jax.Array`` ``[batch_size, ...]``, in the order of ``columns``.
 
-    As a pytree it is its arrays and their names, the same in each batch, so that a jitted
-    function that takes batches is traced once. Its attributes (``step``, ``state`` and so
-    on) differ from batch to batch: they are for the outside of ``jit``, and
-    ``jax.tree.map`` leaves them out.
+    It is a pytree of its arrays and their names, which are the same in every batch, so a jitted
+    function that takes batches is traced once. Its attributes (``step``, ``state`` and so on)
+    differ from batch to batch; they are not part of the pytree, so they don't exist inside
+    ``jit`` or after ``jax.tree.map``.
 
-    On the CPU the arrays share one slot of the loader without a copy. JAX never writes
-    to them, nor does the daemon: the slot is filled anew once all of them are gone, and
-    all computations that read them are done. :meth:`clone` what you keep for long.
+    On the CPU the arrays share one slot of the loader, without a copy. The slot is reused once
+    all of them are gone and all computations that read them are done; use :meth:`clone` for
+    what you keep for long.
     """
 
     _LOST = (
@@ -56,7 +56,7 @@ class Batch(batch.Batch):
     )
 
     def clone(self) -> Batch:
-        """A copy of the arrays in memory of their own, so that the slot is free again."""
+        """A copy of the batch that does not occupy a slot."""
 
         def copy(array: jax.Array) -> jax.Array:
             return jnp.array(array, copy=True)
@@ -64,7 +64,7 @@ class Batch(batch.Batch):
         return self._with({name: jax.tree.map(copy, column) for name, column in self.items()})
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """The batch after ``jax.device_put`` of every array, e.g. to a device or a sharding."""
+        """The batch with ``jax.device_put(array, *args, **kwargs)`` of every array."""
         return self._with(
             {name: jax.device_put(column, *args, **kwargs) for name, column in self.items()}
         )
@@ -103,103 +103,134 @@ jax.tree_util.register_pytree_node(Ragged, _ragged_parts, _ragged_of)
 
 
 class LanceLoader(Loader[Batch]):
-    """Shuffled batches of a Lance dataset, decoded by the node's daemon.
+    """Shuffled, decoded batches of a Lance dataset, delivered by this machine's daemon.
 
-    Iterating gives one epoch of :class:`Batch` objects: a dict from column to
-    ``jax.Array``, ``[batch_size, ...]`` in every step. They are those of
-    :class:`loaderd.torch.LanceIterableDataset`, in the same order, byte for byte:
-    fixed-size lists are ``[batch_size, length]``, images ``[batch_size, 3, height, width]``
-    in the type that their transforms end in.
+    Iterating yields one epoch of :class:`Batch` objects: dicts from column name to
+    ``jax.Array``, ``[batch_size, ...]`` in every step::
 
-    Lists, text, bytes without a transform and images that ``Decode()`` leaves in their own
-    size are :class:`~loaderd.ragged.Ragged`, a pytree too. How many values they have differs
-    from step to step, so a jitted function that takes one is traced anew, and no sharding
-    fits: ``pad_ragged`` gives them a shape that stays.
+        loader = LanceLoader(
+            "photos.lance",
+            columns=["image", "label"],
+            transform={"image": [RandomResizedCrop(224), Normalize.imagenet("bfloat16")]},
+            batch_size=256,
+            shuffle=True,
+        )
+        for batch in loader:
+            x, y = batch["image"], batch["label"]  # [256, 3, 224, 224] bfloat16, [256] int32
 
-    Types are kept, but for those of 64 bits, which JAX has only with ``jax_enable_x64``:
-    without it, ``int64`` (labels) arrives as ``int32``, ``uint64`` as ``uint32`` and
-    ``float64`` as ``float32``. An integer that does not fit is an error, never another
-    number; ``_rowid`` and ``_rowaddr`` never fit, and are refused.
+    The batches are those of :class:`loaderd.torch.LanceIterableDataset`, in the same order,
+    byte for byte: fixed-size lists are ``[batch_size, length]``, images ``[batch_size, 3,
+    height, width]``, or ``[batch_size, height, width, 3]`` after ``ToLayout("NHWC")``.
 
-    On the CPU the arrays are the daemon's memory, without a copy, and committed to their
-    device. What is narrowed, padded or cut up for several devices is copied; for other
-    devices JAX copies from that memory, and the slot is free when it has.
+    Lists, text, bytes without a transform and images with ``Decode()`` are
+    :class:`~loaderd.ragged.Ragged`, which is a pytree too. The number of their values differs
+    from step to step, so a jitted function that takes one is retraced, and they can't be
+    sharded: ``pad_ragged`` gives them a fixed shape.
 
-    Epochs: each ``iter()`` begins the next epoch once the one before was exhausted. After a
-    ``break``, it begins the same epoch anew. :meth:`set_epoch` chooses the epoch, and
-    :meth:`set_state` the very step.
+    Types are kept, except that without ``jax_enable_x64`` JAX has no 64-bit types: ``int64``
+    (labels) arrives as ``int32``, ``uint64`` as ``uint32`` and ``float64`` as ``float32``. An
+    integer that does not fit raises an error, never a wrong value; ``_rowid`` and ``_rowaddr``
+    never fit, and are refused.
 
-    It connects when first used, so it can be pickled before, as far as its ``sharding``
-    can; a pickled or copied loader starts without a connection, at epoch 0.
+    On the CPU the arrays are the daemon's shared memory, without a copy, and committed to their
+    device. Arrays that are narrowed, padded or sharded are copied. For other devices JAX
+    copies from shared memory, and the slot is released afterwards.
+
+    The constructor only checks its arguments. The connection is made on first use (``iter()``,
+    ``len()``, or a property such as :attr:`rows`), which blocks until the daemon has opened the
+    dataset: usually well under a second, longer the first time a large dataset is opened. The
+    loader can be pickled if its ``sharding`` can; a pickled or copied one starts without a
+    connection, at epoch 0. ``next()`` blocks until a batch is ready, with the GIL released.
+
+    Epochs: ``iter()`` begins the next epoch if the previous one was exhausted; after a
+    ``break`` it restarts the same epoch. :meth:`set_epoch` selects an epoch, and
+    :meth:`set_state` an exact step.
 
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
-        columns: What to deliver, in order. ``_valid`` may be among them, and with
-            ``jax_enable_x64`` ``_rowid`` and ``_rowaddr``.
-        filter: SQL over any columns; rows that fulfil it are selected.
-        version: A version number, a tag's name, or ``None`` for the latest. Resolved once
-            and held for the whole run.
-        transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
-            :mod:`loaderd.augmentations`). The daemon runs them. Columns of boxes and masks
-            are moved along with an image by :class:`~loaderd.BoundingBoxes` and
-            :class:`~loaderd.Mask`.
-        batch_transform: Your own code: called with each finished :class:`Batch` in
-            ``next()``, in this process, it returns what ``next()`` gives instead. Build the
-            new batch by ``batch.copy()``, and it keeps its attributes. It is no part of the
-            checkpoint or the step log; seed its random numbers from ``batch.step``.
-        batch_size: Rows per process and step. Or give
+        columns: Columns to deliver, in this order. May include ``"_valid"`` (bool, false where
+            ``on_bad_sample`` zeroed something in the row, and for padding), ``"name._valid"``
+            (bool, false where ``name`` is null) and, with ``jax_enable_x64``, ``"_rowid"`` and
+            ``"_rowaddr"`` (``int64``). Null lists, text and bytes are empty, null floats are
+            NaN, null images are bad samples. An integer column with nulls is an error unless
+            its ``_valid`` is requested as well; the nulls are then 0.
+        filter: An SQL expression over any columns; only rows that satisfy it are used.
+            Default: all rows.
+        version: A version number, a tag's name, or ``None`` (default) for the latest.
+            Resolved once and kept for the whole run.
+        transform: A dict from image column to a transform or a list of transforms
+            (:mod:`loaderd.transforms`, :mod:`loaderd.augmentations`), which the daemon runs.
+            On a text column, the text is the path or ``file://`` URI of an image file;
+            relative paths start at the dataset's folder. The daemon can read any file that
+            its user can. :class:`~loaderd.BoundingBoxes` and :class:`~loaderd.Mask` transform
+            boxes and masks together with their image.
+        batch_transform: Your own function. ``next()`` calls it with each finished
+            :class:`Batch`, in this process and thread, and returns its result. Start from
+            ``batch.copy()`` to keep the batch's attributes. It is not part of the checkpoint or
+            the step log. Seed its random numbers from ``batch.step`` if resuming should repeat
+            them. It must be a module-level function if the loader is to be pickled.
+        batch_size: Rows per process and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
-        shuffle: A new order each epoch; else the dataset's.
-        seed: Of order and augmentation.
-        drop_last: What the PyTorch class calls ``partial="drop"``; there is no need for it.
-        rank: This process, with
-        world_size: the number of processes that share the dataset; where they are not
-            given, ``jax.process_index()`` and ``jax.process_count()`` if
-            ``jax.distributed`` is initialised by now, else ``RANK`` and ``WORLD_SIZE`` from
-            the environment, else 0 of 1.
-        run: Run id in the step log, the same on all ranks; by default derived from the
-            launcher's id, or made up.
-        protect: Holds the version against clean-up: ``"run"`` while the run lasts,
-            ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
-        on_bad_sample: For a row that can't be decoded: ``"raise"``, ``"replace"`` it by
-            another row, or ``"zero"`` what can't be: such an image is all zeros, or empty
-            in its own size, ``_valid`` is false, and the row's other columns are as ever.
-        on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
-        fast_dct: Lets the decoder scale down to the target size instead of one and a half
-            times that: faster, and a little less exact.
-        exif_orientation: Turns images upright as their EXIF block says, or, where that says
-            nothing, their XMP packet, before any transform
-            sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
-            are stored.
-        use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
-            the same pixels, decoded faster. ``False`` reads the originals.
-        decode: Where images are decoded: ``"cpu"``, on CPU cores; ``"gpu"``, on the daemon's GPU,
-            what it takes, and the rest on CPU cores, or an error where no GPU can be used;
-            ``"auto"``, on both where there is a GPU, and on CPU cores where there is none.
-            The two decoders round in different places, so that pixels are not the same to the
-            last bit; which one a run had is in the step log.
-        slots: Batches that may be in flight or in use at once, at least 2; by default the
-            daemon's choice.
-        variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
-            a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
-            memory of its own, which costs time.
-        socket: The daemon's socket, instead of the node's usual one.
-        autostart: Start a daemon where none answers.
-        sharding: Lays the batch over devices, such as
-            ``NamedSharding(mesh, PartitionSpec("data"))``. Arrays are then global: ``[rows
-            of all processes, ...]``, of which this process's devices hold its
-            ``batch_size`` rows, each once or in several replicas. By default arrays are
-            this process's own, on the device where JAX puts new arrays.
-        partial: What becomes of the rows that are left at the end of an epoch and fill no
-            batch, so that shapes stay the same: ``"drop"`` leaves them out, and ``"pad"``
-            adds rows of zeros, which ``_valid`` (``[batch_size]`` bool, in every batch
-            then) marks as false. ``batch.rows`` counts without padding.
-        pad_ragged: By ragged column, how many values a row gets: ``{"boxes": 64}`` makes it
-            dense, ``[batch_size, 64, ...]``, with zeros behind each row's own values, and
-            adds ``boxes._length``, ``[batch_size]``, an integer: how many values the row has
-            in the dataset. Where that is more than 64, the first 64 are there, so
-            ``jnp.arange(64) < batch["boxes._length"][:, None]`` says which values are real.
-            Lists, text and bytes can be padded; lists of lists and images can't.
+        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
+        drop_last: For code shared with PyTorch; ``True`` is ``partial="drop"``. Leave it out.
+        rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
+        world_size: The number of processes that share the dataset. By default both are
+            ``jax.process_index()`` and ``jax.process_count()`` if ``jax.distributed`` is
+            initialised by now, else the environment's ``RANK`` and ``WORLD_SIZE``, else 0 and 1.
+        run: Run id in the step log, the same on all ranks. By default derived from the
+            launcher's id, or generated.
+        protect: Protects the dataset version from cleanup with a Lance tag: ``"run"`` (default)
+            while the run lasts, ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
+        on_bad_sample: What to do with a row that can't be decoded. ``"raise"`` (default)
+            raises :class:`~loaderd.BadSample`. ``"replace"`` takes another row instead.
+            ``"zero"`` zeroes what can't be decoded (an image in its own size becomes empty) and
+            sets ``_valid`` to false; the row's other columns are delivered as usual.
+        on_log_error: What to do if the step log can't be written: ``"stop"`` (default) with
+            :class:`~loaderd.StepLogError`, or ``"continue"`` without a record.
+        fast_dct: Let the JPEG decoder scale down to the target size, instead of stopping at
+            1.5 times that: faster, and slightly less exact. Default: ``False``.
+        exif_orientation: Rotate images upright by their EXIF orientation, or by their XMP
+            metadata if EXIF has none, before the transforms, as ``ImageOps.exif_transpose``
+            does. Default: ``True``.
+        use_tiled: Read the tiled form of images (``loaderd tile``) where a row has one: the
+            same pixels, decoded faster. ``False`` reads the originals. Default: ``True``.
+        decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
+            GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
+            ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders
+            round differently, so pixels may differ slightly; the step log records which was
+            used.
+        slots: Batches that may be prefetched or in use at once, from 2 to 1024. Default: 4.
+        variable_bytes: Space for ragged columns in each slot, in bytes. By default enough for a
+            batch of rows of typical length, at most 256 MiB. A larger batch gets memory of its
+            own, which is slower.
+        socket: Path of the daemon's socket. Default: ``LOADERD_SOCKET``, else the user's.
+        autostart: Start a daemon if none answers. Default: ``True``.
+        sharding: How to shard the batch over devices, such as
+            ``NamedSharding(mesh, PartitionSpec("data"))``. Arrays are then global, ``[rows of
+            all processes, ...]``, and this process's devices hold its ``batch_size`` rows, once
+            or replicated. By default arrays are local to this process, on JAX's default device.
+        partial: What to do with the incomplete batch at the end of an epoch, so that shapes stay
+            the same. ``"drop"`` (default) leaves it out. ``"pad"`` fills it up with rows of
+            zeros and adds ``_valid`` (``[batch_size]`` bool) to every batch, which is false for
+            them; ``batch.rows`` does not count them.
+        pad_ragged: A dict from ragged column to the number of values per row:
+            ``{"boxes": 64}`` makes the column dense, ``[batch_size, 64, ...]``, padded with
+            zeros, and adds ``boxes._length`` (``[batch_size]``, integer), the number of values
+            that the row has in the dataset. If that is more than 64, the first 64 are kept, so
+            ``jnp.arange(64) < batch["boxes._length"][:, None]`` marks the real values. Works for
+            lists, text and bytes, not for lists of lists or images.
+
+    Raises:
+        RequestError, TransformError: By the constructor, or on first use, if an argument is
+            wrong.
+        DaemonUnavailable, ProtocolMismatch: On first use, if no daemon answers or it is of
+            another version.
+        DatasetError, RankConflict, LimitExceeded: On first use, if the dataset is not as
+            requested, the rank is taken, or slots don't fit the daemon's memory limit.
+        BadSample, ReadError, StepLogError, SlotsExhausted, DaemonDied, DaemonUnavailable: By
+            ``next()``; see :mod:`loaderd.errors`.
+        ForkedProcess: If it is used in a process forked after it had connected.
     """
 
     def __init__(
@@ -270,21 +301,23 @@ class LanceLoader(Loader[Batch]):
         super().__init__(job, socket=socket, autostart=autostart, batch_transform=batch_transform)
 
     def get_state(self) -> dict[str, Any]:
-        """Where the job stands after the batches that ``next()`` has handed out.
+        """The position after the batches that ``next()`` has returned, to be checkpointed.
 
-        A few hundred bytes of JSON, the same on all processes: for Orbax,
-        ``ocp.args.JsonSave(loader.get_state())``. Grain has this on its iterator; here
-        it is the loader's, because an iterator ends with its epoch. Where a wrapper reads
-        ahead, save ``batch.state`` instead.
+        A dict of JSON types, about a kilobyte, the same on all processes. With Orbax:
+        ``ocp.args.JsonSave(loader.get_state())``. Grain has this method on its iterator; here
+        it is the loader's, because an iterator ends with its epoch. If a wrapper prefetches
+        batches, save ``batch.state`` of the last batch used instead.
         """
         return self._state()
 
     def set_state(self, state: Mapping[str, Any], allow_changed: bool = False) -> None:
-        """The next ``iter()`` goes on with the batch after ``state``, as a new attempt.
+        """The next ``iter()`` continues with the batch after ``state``.
 
-        Raises ``ResumeRefused``, with the differences, when the state is of another
-        dataset version, filter, columns or transform; ``allow_changed=True`` accepts it
-        as long as its position means something.
+        It connects (and blocks) at once, and the step log records a new attempt of the run.
+        World size and batch size may have changed if a step now begins at the same row.
+        Raises ``ResumeRefused``, which lists the differences, if the state belongs to another
+        dataset version, filter, list of columns or transform; ``allow_changed=True`` accepts
+        these too, on the same condition.
         """
         self._load_state(state, allow_changed)
 

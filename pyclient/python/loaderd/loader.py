@@ -68,7 +68,7 @@ class Loader(Generic[BatchT]):
         self._wanted_epoch: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """Begins an epoch. An iterator made before ends with an error."""
+        """Begins an epoch. The previous iterator, if still in use, raises ``RuntimeError``."""
         session = self._connected()
         epoch, step = self._place(session)
         self._wanted_epoch = None
@@ -77,23 +77,23 @@ class Loader(Generic[BatchT]):
         return _Epoch(self, session, session.start(epoch, step))
 
     def __len__(self) -> int:
-        """Steps of a whole epoch, the same on every rank."""
+        """The number of steps in a whole epoch, the same on every rank. Connects if needed."""
         return self._connected().steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch of the next ``iter()``.
+        """Selects the epoch, from 0, of the next ``iter()``.
 
-        The epoch of a loaded state goes on where the state says, which is at its very
-        end where the state was taken after its last batch. Any other begins at step 0.
+        If it is the epoch of a loaded state, it continues where the state was taken; after the
+        last batch, nothing is left of it. Any other epoch begins at step 0.
         """
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
             raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
         self._wanted_epoch = epoch
 
     def close(self) -> None:
-        """Ends the connection and gives back all slots. Batches in hand stay readable.
+        """Closes the connection and releases all slots. Batches that you hold stay readable.
 
-        Iterating again connects again, as the same run.
+        Iterating again reconnects, as the same run.
         """
         if self._session is not None:
             self._session.check_process()
@@ -101,32 +101,32 @@ class Loader(Generic[BatchT]):
 
     @property
     def version(self) -> int:
-        """Dataset version that is read."""
+        """The dataset version that is read. Connects if needed, as all properties do."""
         return self._connected().version
 
     @property
     def run(self) -> str:
-        """Run id in the step log."""
+        """The run id in the step log."""
         return self._connected().run
 
     @property
     def rows(self) -> int:
-        """Selected rows, over all ranks."""
+        """The number of selected rows, over all ranks."""
         return self._connected().rows
 
     @property
     def classes(self) -> dict[str, list[str]]:
-        """Class names by number, for columns that have them."""
+        """From column to class names, in the order of their numbers, if the dataset has any."""
         return self._connected().classes
 
     @property
     def notices(self) -> list[str]:
-        """What the daemon had to say, such as which read engine it took and why."""
+        """Messages from the daemon, such as which read engine it uses and why."""
         return list(self._connected().notices)
 
     @property
     def decoder(self) -> str:
-        """What decodes images, with versions: libjpeg-turbo on CPU cores, or a GPU's before it."""
+        """What decodes images, with versions: libjpeg-turbo, after nvJPEG if a GPU is used."""
         return self._connected().decoder
 
     def _state(self) -> dict[str, Any]:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Ragged:
-    """One column of a batch, in which row i is ``values[offsets[i]:offsets[i + 1]]``.
+    """A column whose rows differ in length; row i is ``values[offsets[i]:offsets[i + 1]]``.
 
     ====================  ==================  ===============================================
-    the dataset has       ``values``          a row, ``column[i]``
+    in the dataset        ``values``          a row, ``column[i]``
     ====================  ==================  ===============================================
     lists of numbers      ``[total]``         ``[n]``
     lists of boxes        ``[total, 4]``      ``[n, 4]``
@@ -27,19 +27,19 @@ class Ragged:
     lists of lists        a :class:`Ragged`   a :class:`Ragged`
     ====================  ==================  ===============================================
 
-    Rows are views: nothing is copied before :meth:`tolist`, :meth:`tobytes` or
-    :meth:`clone`. A null row is empty; ask for the column ``name._valid`` to tell them apart.
+    Rows are views: only :meth:`tolist`, :meth:`tobytes` and :meth:`clone` copy. A null row is
+    empty; request the column ``name._valid`` to tell null from empty.
     """
 
     __slots__ = ("offsets", "shapes", "text", "values")
 
     values: Any
-    """All rows' values, end to end: ``[total, ...]``; of lists of lists, the inner lists as
-    a :class:`Ragged` of their own."""
+    """The values of all rows, concatenated: ``[total, ...]``; for lists of lists, a
+    :class:`Ragged` of the inner lists."""
     offsets: Any
     """Where rows begin and end in ``values``: int64, ``[rows + 1]``, from 0."""
     shapes: Any
-    """Of images: int32, ``[rows, 3]``, height, width and channels. Else ``None``."""
+    """For images: int32, ``[rows, 3]``, height, width and channels. Otherwise ``None``."""
     text: bool
     """Whether the innermost values are the bytes of UTF-8 text."""
 
@@ -52,11 +52,11 @@ class Ragged:
         self.text = text
 
     def __len__(self) -> int:
-        """Rows."""
+        """The number of rows."""
         return int(self.offsets.shape[0]) - 1
 
     def __getitem__(self, row: int | slice) -> Any:
-        """A row as a view of ``values``; of several rows, ``[start:stop]``, a :class:`Ragged`."""
+        """A row as a view of ``values``; a slice ``[start:stop]`` is a :class:`Ragged`."""
         if isinstance(row, slice):
             start, stop, step = row.indices(len(self))
             if step != 1:
@@ -81,20 +81,20 @@ class Ragged:
 
     @property
     def dtype(self) -> Any:
-        """Type of the innermost values."""
+        """The type of the innermost values."""
         return self.values.dtype
 
     @property
     def device(self) -> Any:
-        """Where the values are, as the framework says it."""
+        """The framework's device that holds the values."""
         return self.values.device
 
     def lengths(self) -> Any:
-        """Values of each row (of lists of lists: inner lists): int64, ``[rows]``."""
+        """The number of values in each row (or of inner lists): int64, ``[rows]``."""
         return self.offsets[1:] - self.offsets[:-1]
 
     def tolist(self) -> list[Any]:
-        """The rows as Python lists; as ``str`` where they are text."""
+        """The rows as Python lists, or as ``str`` if they are text."""
         ends = self.offsets.tolist()
         if self.text and not isinstance(self.values, Ragged):
             return [row.decode() for row in self.tobytes()]
@@ -104,7 +104,7 @@ class Ragged:
         return [values[start:stop] for start, stop in pairwise(ends)]
 
     def tobytes(self) -> list[bytes]:
-        """The bytes of each row: an audio file, an encoded image, as it lies in the dataset."""
+        """The bytes of each row, such as an audio file, as they are in the dataset."""
         if isinstance(self.values, Ragged):
             raise ValueError("rows of lists of lists are not bytes: take values.tobytes()")
         ends = self.offsets.tolist()
@@ -125,7 +125,7 @@ class Ragged:
         return torch.nested.nested_tensor_from_jagged(self.values, self.offsets)
 
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
-        """With the values' ``to(*args, **kwargs)``; offsets and shapes follow to the device."""
+        """As ``values.to(*args, **kwargs)``; offsets and shapes move to the same device."""
         values = self.values.to(*args, **kwargs)
 
         def follow(array: Any) -> Any:
@@ -135,7 +135,7 @@ class Ragged:
         return self._with(values, follow)
 
     def clone(self) -> Ragged:
-        """A copy in memory of its own, so that the slot is free again."""
+        """A copy that does not occupy a slot."""
         return self._with(self.values.clone(), lambda array: array.clone())
 
     def pin_memory(self, device: Any = None) -> Ragged:

@@ -27,101 +27,137 @@ __all__ = ["LanceIterableDataset"]
 
 
 class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch]):
-    """Shuffled batches of a Lance dataset, decoded by the node's daemon.
+    """Shuffled, decoded batches of a Lance dataset, delivered by this machine's daemon.
 
-    Iterating gives one epoch of :class:`~loaderd.batch.Batch` objects: a dict from column
-    to tensor, ``[rows, ...]``. Numbers keep their type (``[rows]``, ``int64`` for labels),
-    fixed-size lists become ``[rows, length]``, images ``[rows, 3, height, width]`` (after
-    ``ToLayout("NHWC")``: ``[rows, height, width, 3]``) in the type that their transforms end
-    in (``uint8``, ``bfloat16``, ``float16`` or ``float32``). Lists, text, bytes without a
-    transform, and images that ``Decode()`` leaves in their own size become
-    :class:`~loaderd.ragged.Ragged`. Tensors
-    are on the CPU, writable, and share the daemon's memory without a copy; a slot is
-    filled anew when all tensors of its batch are gone, and, once CUDA is in use in this
-    process, when the GPU has read it: ``x = batch["image"].cuda(non_blocking=True)`` may be
-    followed by ``del batch`` at once.
+    Iterating yields one epoch of :class:`~loaderd.batch.Batch` objects: dicts from column
+    name to a tensor ``[rows, ...]``, where ``rows`` is ``batch_size`` except in a short last
+    batch::
+
+        train = LanceIterableDataset(
+            "photos.lance",
+            columns=["image", "label"],
+            transform={"image": [RandomResizedCrop(224), Normalize.imagenet("float16")]},
+            batch_size=256,
+            shuffle=True,
+        )
+        for batch in train:
+            x, y = batch["image"], batch["label"]  # [256, 3, 224, 224] float16, [256] int64
+
+    ==========================================  ===============================================
+    column                                      in the batch
+    ==========================================  ===============================================
+    number or boolean                           ``[rows]``, its own type (labels: ``int64``)
+    fixed-size list                             ``[rows, length]``, its own type
+    image with transforms                       ``[rows, 3, height, width]``, or ``[rows,
+                                                height, width, 3]`` after ``ToLayout("NHWC")``;
+                                                ``uint8``, or as ``ToDtype`` or ``Normalize``
+                                                says: ``float32``, ``float16``, ``bfloat16``
+    list, text, bytes without a transform,      :class:`~loaderd.ragged.Ragged`
+    image with ``Decode()``
+    ==========================================  ===============================================
+
+    Tensors are on the CPU, writable, and are views of a shared-memory slot: nothing is
+    copied. A slot is reused once all tensors of its batch are gone and, if this process uses
+    CUDA, the GPU has finished reading it, so ``x = batch["image"].cuda(non_blocking=True)``
+    may be followed by ``del batch`` at once.
 
     Iterate it directly, or through ``DataLoader(dataset, batch_size=None)`` with
-    ``num_workers=0``: the daemon is parallel already. It connects when first used, so it
-    can be pickled before; a pickled or copied dataset starts without a connection, at
-    epoch 0.
+    ``num_workers=0``: the daemon already works in parallel. The constructor only checks its
+    arguments. The connection is made on first use (``iter()``, ``len()``, or a property such
+    as :attr:`rows`), which blocks until the daemon has opened the dataset: usually well under
+    a second, longer the first time a large dataset is opened. The dataset can be pickled; a
+    pickled or copied one starts without a connection, at epoch 0. ``next()`` blocks until a
+    batch is ready, with the GIL released.
 
-    Epochs: each ``iter()`` begins the next epoch once the one before was exhausted. After a
-    ``break``, it begins the same epoch anew. :meth:`set_epoch` chooses the epoch, and
-    :meth:`load_state_dict` the very step.
+    Epochs: ``iter()`` begins the next epoch if the previous one was exhausted; after a
+    ``break`` it restarts the same epoch. :meth:`set_epoch` selects an epoch, and
+    :meth:`load_state_dict` an exact step.
 
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
-        columns: What to deliver, in order. ``_rowid``, ``_rowaddr`` and ``_valid`` may be
-            among them, and ``"name._valid"``: bool, false where ``name`` is null. A null list,
-            text or bytes is empty, a null float NaN, a null image a bad sample; whole numbers
-            with nulls are refused unless their ``_valid`` is asked for, and are 0 there.
-        filter: SQL over any columns; rows that fulfil it are selected.
-        version: A version number, a tag's name, or ``None`` for the latest. Resolved once
-            and held for the whole run.
-        transform: By image column, a list of transforms (:mod:`loaderd.transforms`,
-            :mod:`loaderd.augmentations`), which the daemon runs. A text column with one
-            names image files, by path or ``file://`` URI; relative paths begin at the
-            dataset's folder. The daemon reads whatever files its user may read. Columns of
-            boxes and masks are moved along with an image by
-            :class:`~loaderd.BoundingBoxes` and :class:`~loaderd.Mask`.
-        batch_transform: Your own code: called with each finished
-            :class:`~loaderd.batch.Batch` in ``next()``, in this process and thread, it
-            returns what ``next()`` gives instead, such as MixUp of the batch's tensors.
-            Change the batch in place, or build the new one by ``batch.copy()``, and it
-            keeps its attributes; anything else (a tuple, a plain dict) is handed out as
-            it is. It is no part of the checkpoint or the step log, and draws its random
-            numbers itself: seed them from ``batch.step`` where resuming should repeat
-            them. Its time is the training process's. To be pickled with the dataset, it
-            must be a function of a module.
-        batch_size: Rows per rank and step. Or give
+        columns: Columns to deliver, in this order. May include ``"_rowid"`` and
+            ``"_rowaddr"`` (``int64``), ``"_valid"`` (bool, false where ``on_bad_sample``
+            zeroed something in the row), and ``"name._valid"`` (bool, false where ``name`` is
+            null). Null lists, text and bytes are empty, null floats are NaN, null images are
+            bad samples. An integer column with nulls is an error unless its ``_valid`` is
+            requested as well; the nulls are then 0.
+        filter: An SQL expression over any columns; only rows that satisfy it are used.
+            Default: all rows.
+        version: A version number, a tag's name, or ``None`` (default) for the latest.
+            Resolved once and kept for the whole run.
+        transform: A dict from image column to a transform or a list of transforms
+            (:mod:`loaderd.transforms`, :mod:`loaderd.augmentations`), which the daemon runs.
+            On a text column, the text is the path or ``file://`` URI of an image file;
+            relative paths start at the dataset's folder. The daemon can read any file that
+            its user can. :class:`~loaderd.BoundingBoxes` and :class:`~loaderd.Mask` transform
+            boxes and masks together with their image.
+        batch_transform: Your own function, such as MixUp. ``next()`` calls it with each
+            :class:`~loaderd.batch.Batch`, in this process and thread, and returns its result.
+            To keep the batch's attributes, change the batch in place, or start from
+            ``batch.copy()``; any other object (a tuple, a plain dict) is returned as it is.
+            It is not part of the checkpoint or the step log. Seed its random numbers from
+            ``batch.step`` if resuming should repeat them. It must be a module-level function
+            if the dataset is to be pickled.
+        batch_size: Rows per rank and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
-        shuffle: A new order each epoch; else the dataset's.
-        seed: Of order and augmentation.
-        drop_last: Leave out the last batch of an epoch where it is short.
-        rank: This rank, with
-        world_size: the number of ranks; both from ``RANK`` and ``WORLD_SIZE`` in the
-            environment where they are not given, else 0 of 1.
-        run: Run id in the step log, the same on all ranks; by default derived from the
-            launcher's id, or made up.
-        protect: Holds the version against clean-up: ``"run"`` while the run lasts,
-            ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
-        on_bad_sample: For a row that can't be decoded: ``"raise"``, ``"replace"`` it by
-            another row, or ``"zero"`` what can't be: such an image is all zeros, or empty
-            in its own size, ``_valid`` is false, and the row's other columns are as ever.
-        on_log_error: ``"stop"`` when the step log can't be written, or ``"continue"``.
-        fast_dct: Lets the decoder scale down to the target size instead of one and a half
-            times that: faster, and a little less exact.
-        exif_orientation: Turns images upright as their EXIF block says, or, where that says
-            nothing, their XMP packet, before any transform
-            sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
-            are stored.
-        use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
-            the same pixels, decoded faster. ``False`` reads the originals.
-        decode: Where images are decoded: ``"cpu"``, on CPU cores; ``"gpu"``, on the daemon's GPU,
-            what it takes, and the rest on CPU cores, or an error where no GPU can be used;
-            ``"auto"``, on both where there is a GPU, and on CPU cores where there is none.
-            The two decoders round in different places, so that pixels are not the same to the
-            last bit; which one a run had is in the step log.
-        slots: Batches that may be in flight or in use at once, at least 2; by default the
-            daemon's choice. Where slots are pinned, a batch that was dropped keeps its slot until
-            the GPU has done all that it was given before the next batch was asked for: ask for
-            one or two more.
-        variable_bytes: Room in each slot for ragged columns, in bytes; by default enough for
-            a batch of rows of typical length, at most 256 MiB. A batch that needs more takes
-            memory of its own, which costs time.
-        pin_memory: Whether slots are pinned, so that ``tensor.is_pinned()`` and copies with
-            ``non_blocking=True`` run beside the program: ``"auto"`` as soon as a GPU is in
-            use by PyTorch in this process and its driver can (555 or later), ``True`` to fail
-            where that is not so at the first batch, ``False`` never. Batches too large for
-            their slot have ragged columns in memory that is not pinned. Take no batch in one
-            thread while another captures a CUDA graph. Slots wait for work in devices' primary
-            contexts, which PyTorch uses; wait yourself for copies in others before you drop a
-            batch. Tensors that die after :meth:`close`, or after the last batch of a loader that
-            is never closed, keep its slots in memory until some loader is asked for a batch or
-            closed.
-        socket: The daemon's socket, instead of the node's usual one.
-        autostart: Start a daemon where none answers.
+        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
+        drop_last: Drop the last batch of an epoch if it is short. Default: ``False``.
+        rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
+        world_size: The number of ranks. By default both come from the environment's ``RANK``
+            and ``WORLD_SIZE``, else they are 0 and 1.
+        run: Run id in the step log, the same on all ranks. By default derived from the
+            launcher's id, or generated.
+        protect: Protects the dataset version from cleanup with a Lance tag: ``"run"`` (default)
+            while the run lasts, ``"keep"`` until ``loaderd tags prune``, or ``"none"``.
+        on_bad_sample: What to do with a row that can't be decoded. ``"raise"`` (default)
+            raises :class:`~loaderd.BadSample`. ``"replace"`` takes another row instead.
+            ``"zero"`` zeroes what can't be decoded (an image in its own size becomes empty) and
+            sets ``_valid`` to false; the row's other columns are delivered as usual.
+        on_log_error: What to do if the step log can't be written: ``"stop"`` (default) with
+            :class:`~loaderd.StepLogError`, or ``"continue"`` without a record.
+        fast_dct: Let the JPEG decoder scale down to the target size, instead of stopping at
+            1.5 times that: faster, and slightly less exact. Default: ``False``.
+        exif_orientation: Rotate images upright by their EXIF orientation, or by their XMP
+            metadata if EXIF has none, before the transforms, as ``ImageOps.exif_transpose``
+            does. Default: ``True``.
+        use_tiled: Read the tiled form of images (``loaderd tile``) where a row has one: the
+            same pixels, decoded faster. ``False`` reads the originals. Default: ``True``.
+        decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
+            GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
+            ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders
+            round differently, so pixels may differ slightly; the step log records which was
+            used.
+        slots: Batches that may be prefetched or in use at once, from 2 to 1024. Default: 4.
+            If slots are pinned, a dropped batch keeps its slot until the GPU has finished the
+            work submitted before the next batch was requested: ask for one or two more.
+        variable_bytes: Space for ragged columns in each slot, in bytes. By default enough for a
+            batch of rows of typical length, at most 256 MiB. A larger batch gets memory of its
+            own, which is slower.
+        pin_memory: Whether slots are pinned (page-locked), so that ``non_blocking=True`` copies
+            to the GPU run asynchronously. ``"auto"`` (default): once PyTorch uses CUDA in this
+            process, if the driver allows it (555 or later). ``True``: an error at the first
+            batch if that is not possible. ``False``: never. The ragged columns of a batch too
+            large for its slot are not pinned. Restrictions: don't call ``next()`` in one thread
+            while another captures a CUDA graph; if you copy in a CUDA context other than the
+            device's primary one (PyTorch uses the primary one), wait for the copy before you
+            drop the batch. Tensors that are freed after :meth:`close`, or after the last batch
+            of a loader that is never closed, keep their slots until any loader is closed or
+            asked for a batch.
+        socket: Path of the daemon's socket. Default: ``LOADERD_SOCKET``, else the user's.
+        autostart: Start a daemon if none answers. Default: ``True``.
+
+    Raises:
+        RequestError, TransformError: By the constructor, or on first use, if an argument is
+            wrong.
+        DaemonUnavailable, ProtocolMismatch: On first use, if no daemon answers or it is of
+            another version.
+        DatasetError, RankConflict, LimitExceeded: On first use, if the dataset is not as
+            requested, the rank is taken, or slots don't fit the daemon's memory limit.
+        BadSample, ReadError, StepLogError, SlotsExhausted, DaemonDied, DaemonUnavailable: By
+            ``next()``; see :mod:`loaderd.errors`.
+        WorkerProcessError, ForkedProcess: If it is used in a ``DataLoader`` worker, or in a
+            process forked after it had connected.
     """
 
     def __init__(
@@ -187,19 +223,21 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the job stands after the batches that ``next()`` has handed out.
+        """The position after the batches that ``next()`` has returned, to be checkpointed.
 
-        A few hundred bytes of JSON, the same on all ranks. Where a wrapper reads ahead,
-        save ``batch.state`` instead.
+        A dict of JSON types, about a kilobyte, the same on all ranks. If a wrapper prefetches
+        batches, save ``batch.state`` of the last batch used instead.
         """
         return self._state()
 
     def load_state_dict(self, state: Mapping[str, Any], allow_changed: bool = False) -> None:
-        """The next ``iter()`` goes on with the batch after ``state``, as a new attempt.
+        """The next ``iter()`` continues with the batch after ``state``.
 
-        Raises ``ResumeRefused``, with the differences, when the state is of another
-        dataset version, filter, columns or transform; ``allow_changed=True`` accepts it
-        as long as its position means something.
+        It connects (and blocks) at once, and the step log records a new attempt of the run.
+        World size and batch size may have changed if a step now begins at the same row.
+        Raises ``ResumeRefused``, which lists the differences, if the state belongs to another
+        dataset version, filter, list of columns or transform; ``allow_changed=True`` accepts
+        these too, on the same condition.
         """
         self._load_state(state, allow_changed)
 

@@ -44,11 +44,12 @@ class Transform(ABC):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Transform):
-    """Crops a random part of the image and resizes it.
+    """Crops a random part of the image and resizes it, with antialiasing.
 
-    ``size`` is ``(height, width)``, or one number for a square. ``scale`` bounds the
-    crop's share of the image's area, ``ratio`` its width to height. The result is
-    ``[3, height, width]``.
+    ``size`` is ``(height, width)`` in pixels, or one number for a square. ``scale`` is the
+    range of the crop's share of the image's area, ``ratio`` of its width divided by its height.
+    ``interpolation`` is ``"bilinear"`` or ``"bicubic"``, or torchvision's enum. The result is
+    ``[3, height, width]``, uint8.
     """
 
     size: int | Sequence[int]
@@ -77,9 +78,10 @@ class RandomResizedCrop(Transform):
 class Resize(Transform):
     """Resizes the image, with antialiasing.
 
-    ``size`` is ``(height, width)``, or one number for the shorter side; then
-    ``max_size`` may bound the longer one. An image column needs one size for all its
-    rows: follow ``Resize(256)`` by :class:`CenterCrop`.
+    ``size`` is ``(height, width)`` in pixels, or one number for the shorter side; then
+    ``max_size`` limits the longer one. ``interpolation`` is ``"bilinear"`` or ``"bicubic"``, or
+    torchvision's enum. All rows of a column need the same final size: after ``Resize(256)``,
+    add a :class:`CenterCrop`.
     """
 
     size: int | Sequence[int]
@@ -117,9 +119,9 @@ class Resize(Transform):
 
 @dataclass(frozen=True)
 class CenterCrop(Transform):
-    """Cuts ``(height, width)``, or a square, out of the middle.
+    """Crops the centre of the image: ``size`` is ``(height, width)``, or one number for a square.
 
-    An image that is smaller gets black borders first.
+    An image that is smaller is padded with black first.
     """
 
     size: int | Sequence[int]
@@ -135,8 +137,8 @@ class CenterCrop(Transform):
 class Decode(Transform):
     """Decodes every image in its own size.
 
-    It stands alone in its list. The column becomes a :class:`~loaderd.ragged.Ragged` whose
-    rows are uint8 ``[height, width, 3]``.
+    It must be the only transform of its column, which becomes a
+    :class:`~loaderd.ragged.Ragged` whose rows are uint8 ``[height, width, 3]``.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Decode(Transform):
 
 @dataclass(frozen=True)
 class RandomHorizontalFlip(Transform):
-    """Mirrors left and right with probability ``p``."""
+    """Flips the image left to right with probability ``p``."""
 
     p: float = 0.5
 
@@ -158,7 +160,7 @@ class RandomHorizontalFlip(Transform):
 
 @dataclass(frozen=True)
 class RandomVerticalFlip(Transform):
-    """Turns upside down with probability ``p``."""
+    """Flips the image top to bottom with probability ``p``."""
 
     p: float = 0.5
 
@@ -174,11 +176,11 @@ class Pad(Transform):
     """Adds borders.
 
     ``padding`` is one number for all sides, ``(left and right, top and bottom)``, or
-    ``(left, top, right, bottom)``, in pixels. ``padding_mode`` is ``"constant"`` (a border
-    of ``fill``: one whole number from 0 to 255, or one for each of R, G, B), ``"edge"``,
-    ``"reflect"`` (mirrored, without the outermost pixel) or ``"symmetric"`` (mirrored, with
-    it). Black borders may be added anywhere before a cast to floats; others only where all
-    images have one size.
+    ``(left, top, right, bottom)``, in pixels. ``padding_mode`` is ``"constant"`` (filled with
+    ``fill``: one integer from 0 to 255, or one for each of R, G, B), ``"edge"``,
+    ``"reflect"`` (mirrored without repeating the outermost pixel) or ``"symmetric"`` (mirrored,
+    repeating it). Black borders may be added anywhere before a cast to float; others only once
+    all images have the same size.
     """
 
     padding: int | Sequence[int]
@@ -201,10 +203,10 @@ class Pad(Transform):
 
 @dataclass(frozen=True)
 class RandomCrop(Transform):
-    """Cuts ``(height, width)``, or a square, out at a random place.
+    """Crops at a random position: ``size`` is ``(height, width)``, or one number for a square.
 
-    ``padding`` is added first, as by :class:`Pad`. An image that is still smaller is a bad
-    sample, unless ``pad_if_needed`` adds what it lacks, on both sides.
+    ``padding``, ``fill`` and ``padding_mode`` are those of :class:`Pad`, applied first. An
+    image that is still smaller is a bad sample, unless ``pad_if_needed`` pads it on both sides.
     """
 
     size: int | Sequence[int]
@@ -237,10 +239,11 @@ class RandomCrop(Transform):
 
 @dataclass(frozen=True)
 class Normalize(Transform):
-    """``(x - mean) / std`` per channel, where x is the pixel's value from 0 to 1.
+    """``(x - mean) / std`` per channel, where x is the pixel's value scaled to 0 to 1.
 
-    ``dtype`` is the result's type: ``"float32"``, ``"float16"`` or ``"bfloat16"``, or
-    torch's own. It is computed in float32 and rounded once.
+    ``mean`` and ``std`` are 3 numbers, or one for all channels. ``dtype`` is the result's type:
+    ``"float32"``, ``"float16"``, ``"bfloat16"``, or the like of torch or NumPy. It is computed
+    in float32 and rounded once. It replaces torchvision's ``ToDtype(scale=True)`` as well.
     """
 
     mean: Sequence[float]
@@ -280,7 +283,10 @@ class Normalize(Transform):
 
 @dataclass(frozen=True)
 class ToDtype(Transform):
-    """Casts to ``dtype``; with ``scale``, 0 to 255 becomes 0 to 1 in a float type."""
+    """Casts to ``dtype``: ``"uint8"``, ``"float32"``, ``"float16"`` or ``"bfloat16"``.
+
+    With ``scale``, a float type gets values from 0 to 1 instead of 0 to 255.
+    """
 
     dtype: Any
     scale: bool = False
@@ -296,7 +302,7 @@ class ToDtype(Transform):
 
 @dataclass(frozen=True)
 class ToLayout(Transform):
-    """Says how the finished image lies in memory; it comes last in the list.
+    """Sets the memory layout of the finished image; it must be the last transform.
 
     ``"NCHW"`` is the default: batches of ``[rows, 3, height, width]``. ``"NHWC"`` gives
     ``[rows, height, width, 3]``, C-contiguous, as JAX and most of Flax expect. For PyTorch,

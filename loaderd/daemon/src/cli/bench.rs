@@ -50,30 +50,30 @@ pub(super) struct Arguments {
     /// SQL filter
     #[arg(long)]
     filter: Option<String>,
-    /// Transforms as JSON; `null` delivers bytes as they are [default, of bytes:
+    /// Transforms as JSON; `null` delivers bytes unchanged [default for bytes:
     /// RandomResizedCrop(224), RandomHorizontalFlip, Normalize to float32]
     #[arg(long, value_name = "JSON")]
     transform: Option<String>,
-    /// Rows a batch
+    /// Rows per batch
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: u32,
-    /// Slots
+    /// Batches that may be prefetched or in use at once
     #[arg(long, default_value_t = crate::session::SLOTS_DEFAULT)]
     slots: u32,
     /// Seconds for each measurement
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// How long the consumer holds each batch, in ms, standing in for a training step
+    /// How long the consumer holds each batch, in ms, to simulate a training step
     #[arg(long, default_value_t = 0.0)]
     consume_ms: f64,
-    /// Drop the data files from the page cache and measure that first, for one epoch at
-    /// most; then read them into it, and measure the rest warm
+    /// Evict the data files from the page cache and measure that first, for one epoch at
+    /// most; then load them into it, and measure the rest warm
     #[arg(long)]
     cold: bool,
     /// Also measure with 1, 2, 4, … decode threads, and with 2 to 8 slots
     #[arg(long)]
     sweep: bool,
-    /// Draw it all into this file
+    /// Plot all results into this file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
     /// Print JSON
@@ -85,25 +85,25 @@ pub(super) struct Arguments {
 
 const FORMAT: &str = "\
 What is measured:
-  read        extents in random order, on one thread, dropped at once
+  read        extents in random order, on one thread, discarded at once
   decode      images from memory, on all decode threads
   end to end  batches through a daemon and its socket to a consumer
-and how long each part takes, with p50, p99 and p99.9; the first while nothing else is
-done, the others end to end:
-  read alone  an extent, from asking for it to having it, many at a time
-  read        the same end to end, waiting for decode threads that are behind included
+and the latency of each part, with p50, p99 and p99.9; the first with nothing else
+running, the others during the end-to-end measurement:
+  read alone  an extent, from request to completion, many in flight
+  read        the same end to end, including time spent waiting for decode threads
   header, decode, resize, augment, finish
-              an image, on its decode thread; finish is part of resize where nothing
-              comes between
-  gpu         an image that a GPU decodes, from its being handed over to its pixels being
-              in the slot, waits included; such an image is in none of the four above
-  hand-over   a batch, from being published to the consumer having it
-  gap         from one batch to the next at the consumer, its own step included
-A quantile is left out where too few were measured for it: p99.9 takes a thousand.
+              an image, on its decode thread; finish is counted in resize if no
+              augmentation comes between
+  gpu         an image decoded on a GPU, from its submission until its pixels are in the
+              slot, waiting included; such images are not in the four above
+  hand-over   a batch, from being published until the consumer has it
+  gap         from one batch to the next at the consumer, including its own step
+A quantile is left out if there are too few measurements: p99.9 takes a thousand.
 
 --json prints all of it, and of each part a histogram: bins_from_us are the lower ends
 of its bins, bins_count how many fell into each.
-Other work on the machine shows in every figure: measure on an idle one.";
+Other work on the machine affects every figure: measure on an idle one.";
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if !(arguments.seconds > 0.0 && arguments.consume_ms >= 0.0) {

@@ -26,7 +26,7 @@ mod resources;
 #[derive(clap::Args)]
 #[command(after_long_help = FORMAT)]
 pub(super) struct Arguments {
-    /// Dataset whose folder is looked at [default: the current folder]
+    /// Dataset or folder to check [default: the current folder]
     #[arg(value_name = "URI|DIR")]
     place: Option<String>,
     #[command(flatten)]
@@ -42,26 +42,26 @@ pub(super) struct Arguments {
 const FORMAT: &str = "\
 Verdicts:
   ok       as it should be
-  slow     sessions work, at a higher cost
-  missing  something that sessions can do without is not there
-  failed   sessions need it, and it does not work
-The exit code is 1 where a check has failed, else 0.
+  slow     sessions work, but more slowly
+  missing  something optional is not there
+  failed   something that sessions need does not work
+The exit code is 1 if a check failed, else 0.
 
---json prints one object, whose names stay as they are:
+--json prints one object, whose names are stable:
   verdict   the worst of all checks
-  checks    [{name, verdict, found, mend}]; mend is null where there is nothing to mend
+  checks    [{name, verdict, found, mend}]; mend is the fix, or null if none is needed
   versions  {loaderd, protocol, step_log_schema, libjpeg_turbo, lance, page_map_format};
             the last two are null in a build without Lance
 Checks, in this order: kernel, io_uring, memlock, memfd, huge_pages, descriptors, cores,
 memory, dataset, direct_io, page_cache, tiles, state, cache, temporary, runtime, daemon,
 jpeg, lance, python, gpu_driver, gpu_devices, nvjpeg, gpu_pinned, gpu_export, mps,
-gpu_decode. direct_io and page_cache are left out where there are no files to read, tiles
-where no Lance dataset with images is named, and all after gpu_driver where no GPU can be
-used. A driver that does not answer for 20 s is left alone: the check that it holds up is
-missing, and those after it are left out.
+gpu_decode. direct_io and page_cache are left out if there are no files to read, tiles if
+no Lance dataset with images is given, and all after gpu_driver if no GPU can be used. If
+the driver does not answer for 20 s, that check is reported as missing and those after it
+are left out.
 
-LOADERD_LIBCUDA and LOADERD_NVJPEG name these libraries where they are not found, or where
-another is to be used.";
+Set LOADERD_LIBCUDA and LOADERD_NVJPEG to the paths of these libraries if they are not
+found, or to use others.";
 
 /// How a check came out; the worst is the largest.
 #[derive(Serialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

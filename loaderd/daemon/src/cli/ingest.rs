@@ -26,34 +26,34 @@ const FILES_WAITING: usize = 4;
     after_long_help = synthetic::SCHEMA
 )]
 pub(super) struct Arguments {
-    /// SRC: a folder of images, one sub-folder a class, or all in one with --label-from name. URI:
-    /// the dataset to make, or to append to (which makes a new version of it)
+    /// SRC: a folder of images, with one sub-folder per class, or flat with --label-from name.
+    /// URI: the dataset to create, or to append to (which creates a new version)
     #[arg(value_names = ["SRC", "URI"], num_args = 0..=2)]
     places: Vec<PathBuf>,
-    /// Draw N street frames with weather, time of day, scene and boxes instead of reading a folder;
-    /// --help lists the columns
+    /// Generate N street scenes with weather, time of day, scene and boxes instead of reading a
+    /// folder; --help lists the columns
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "label_from")]
     synthetic: Option<u64>,
-    /// Seed of the drawing: the same seed and number give the same frame on every machine
+    /// Seed of the generator: equal seeds and frame numbers give equal frames on every machine
     #[arg(long, default_value_t = 0, requires = "synthetic")]
     seed: u64,
-    /// Number of the first frame drawn [default: as many as the dataset has rows]
+    /// Number of the first frame [default: the number of rows in the dataset]
     #[arg(long, value_name = "N", requires = "synthetic", value_parser = clap::value_parser!(u64).range(..1 << 48))]
     first_frame: Option<u64>,
-    /// Draw a column `mask` besides, of the ground that can be driven on
+    /// Also write a column `mask` with the drivable area
     #[arg(long, requires = "synthetic")]
     mask: bool,
-    /// Rows after which a new fragment (data file) is begun
+    /// Maximum rows per fragment (data file)
     #[arg(long, value_name = "N", default_value_t = IngestOptions::default().rows_per_fragment)]
     rows_per_fragment: usize,
-    /// Where a class comes from: the sub-folder, or the file's name up to the first underscore
+    /// Where the class comes from: the sub-folder, or the file name up to the first underscore
     #[arg(long, value_enum, default_value_t = LabelFrom::Folder)]
     label_from: LabelFrom,
-    /// Keep JPEGs as they are, instead of storing them tiled: the same pixels and metadata, with
-    /// restart markers by which crops are cut before they are decoded
+    /// Store JPEGs unchanged, instead of tiled: tiled JPEGs have the same pixels and metadata, and
+    /// restart markers that let the loader decode only the crop
     #[arg(long)]
     no_tile: bool,
-    /// Name every file that is left out
+    /// List every file that is skipped
     #[arg(long, short)]
     verbose: bool,
     /// Print the result as JSON

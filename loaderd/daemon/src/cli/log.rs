@@ -28,16 +28,16 @@ pub(super) struct Arguments {
     /// The steps that saw the row with this row id (opens the dataset at the version of each run)
     #[arg(long, value_name = "ROWID", conflicts_with = "follow")]
     row: Option<u64>,
-    /// Also batches that were prepared and never handed out
+    /// Also batches that were prepared but never delivered
     #[arg(long)]
     all: bool,
     /// Only the last N records
     #[arg(long, value_name = "N", default_value_t = 50)]
     last: u32,
-    /// Print one JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Go on with what the running daemon delivers from now on, until Ctrl-C
+    /// Then keep printing what the running daemon delivers, until Ctrl-C
     #[arg(long, conflicts_with = "step")]
     follow: bool,
     #[command(flatten)]

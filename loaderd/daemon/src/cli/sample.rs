@@ -16,18 +16,18 @@ use super::say;
 /// Arguments of `loaderd sample`.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Folder to make; each class gets a sub-folder
+    /// Folder to create; each class gets a sub-folder
     dir: PathBuf,
-    /// Pictures to draw
+    /// Number of images
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
-    /// Width of most pictures, in pixels
+    /// Width of most images, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(16..=8192))]
     width: u32,
-    /// Height of most pictures, in pixels
+    /// Height of most images, in pixels
     #[arg(long, value_name = "PIXELS", default_value_t = 375, value_parser = clap::value_parser!(u32).range(16..=8192))]
     height: u32,
-    /// Seed of the drawing
+    /// Seed of the generator
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

@@ -23,7 +23,7 @@ use crate::server::{Config, Server};
 pub(super) struct Arguments {
     #[command(flatten)]
     socket: Socket,
-    /// Leave after this many seconds without a connection [default: stay]
+    /// Exit after this many seconds without a connection [default: never]
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,
     #[command(flatten)]
@@ -36,14 +36,14 @@ pub(super) struct Arguments {
 /// What `serve` and `bench` have in common.
 #[derive(clap::Args)]
 pub(super) struct Tuning {
-    /// Decode worker threads [default: the cores this process may use]
+    /// Number of decode threads [default: the cores that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     decode_threads: Option<u16>,
     /// How data files are read: auto, direct (O_DIRECT), buffered, pread (no io_uring)
     #[arg(long, value_name = "MODE", default_value = "auto", value_parser = parse_mode)]
     read_mode: Mode,
-    /// Memory for batch slots over all sessions, e.g. 4G [default: half of the free
-    /// memory, within the limits of control groups]
+    /// Memory for the batch slots of all sessions, e.g. 4G [default: half of the free
+    /// memory, within cgroup limits]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     slot_memory: Option<u64>,
     /// Largest image that is decoded, in pixels (width x height of its header)
@@ -56,16 +56,16 @@ pub(super) struct Tuning {
 /// Whether images are decoded on a GPU, and on which.
 #[derive(clap::Args, Default)]
 pub(super) struct GpuArguments {
-    /// Where images are decoded: auto (on a GPU that can, and on CPU cores what it has no room
-    /// for), cpu (never on a GPU), gpu (on one, or not at all). Jobs choose by decode=; this is
-    /// for those that say auto, and cpu for all [default: LOADERD_DECODE, else auto]
+    /// Where images are decoded: auto (on a GPU if there is one, the overflow on CPU cores), cpu
+    /// (never on a GPU), gpu (an error if no GPU can be used). Applies to jobs with
+    /// decode="auto"; cpu applies to all jobs [default: LOADERD_DECODE, else auto]
     #[arg(long, value_name = "WHERE", value_parser = parse_decode)]
     decode: Option<Decode>,
-    /// The GPU, as CUDA_VISIBLE_DEVICES numbers them [default: LOADERD_GPU, else 0]
+    /// GPU index, counted within CUDA_VISIBLE_DEVICES [default: LOADERD_GPU, else 0]
     #[arg(long, value_name = "N")]
     gpu: Option<u32>,
-    /// The GPU's memory for images on their way, at most, e.g. 512M [default:
-    /// LOADERD_GPU_MEMORY, else 1G]
+    /// Maximum GPU memory for images being decoded, e.g. 512M [default: LOADERD_GPU_MEMORY,
+    /// else 1G]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     gpu_memory: Option<u64>,
 }

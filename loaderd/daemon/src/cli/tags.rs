@@ -9,7 +9,7 @@ use super::say;
 /// Commands of `loaderd tags`.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Remove loaderd's own tags that no run needs any more
+    /// Remove loaderd's own tags that no run needs any more; other tags are never touched
     Prune(PruneArguments),
 }
 
@@ -21,7 +21,7 @@ pub(super) struct PruneArguments {
     /// Only tags older than this many hours
     #[arg(long, value_name = "HOURS", default_value_t = 168)]
     older_than: u64,
-    /// Only say what would be removed
+    /// Only print what would be removed
     #[arg(long)]
     dry_run: bool,
 }

@@ -29,17 +29,17 @@ const SAMPLE: usize = 16;
 pub(super) struct Arguments {
     /// The dataset
     uri: PathBuf,
-    /// The column of images
+    /// The image column
     #[arg(long, value_name = "NAME", default_value = "image")]
     column: String,
-    /// Name of the column to add [default: the column's own and _tiled]
+    /// Name of the column to add [default: the column's name with _tiled]
     #[arg(long, value_name = "NAME")]
     into: Option<String>,
     /// Which tiled images to decode and compare with their originals, pixel by pixel, before they
-    /// are written: all, one of 16, or none
+    /// are written: all, one in 16 (sample), or none
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = Verify::All)]
     verify: Verify,
-    /// Then drop the original column, and give its name to the tiled one; refused where an image
+    /// Afterwards drop the original column and give its name to the tiled one; refused if an image
     /// has no tiled form
     #[arg(long)]
     drop_original: bool,
@@ -50,27 +50,27 @@ pub(super) struct Arguments {
 
 /// What `--help` says beyond the arguments.
 const NOTES: &str = "\
-Loaders read the tiled column by themselves: columns=[\"image\"] takes it row by row where it has a
-value, and the original where it has none; the pixels are the same. Nothing is rewritten, and a
-version that exists stays as it is. Run it again after an append, and it does the new rows only; a
-run that was killed is gone on with, a fragment at a time. Appends may go on meanwhile.
+Loaders use the tiled column automatically: columns=[\"image\"] reads the tiled image in rows that
+have one, and the original in the others; the pixels are the same. No row is rewritten, and existing
+versions don't change. After an append, run it again: it tiles the new rows only. A run that was
+killed is resumed, fragment by fragment. The dataset may be appended to meanwhile.
 
-Only undamaged JPEGs with Huffman coding and 8 bits can be tiled. The report counts the others; they
-stay as they are. EXIF, ICC and all other metadata are kept, and so is what lies behind the
-picture's end, such as a motion photo's film.
+Only undamaged 8-bit JPEGs with Huffman coding can be tiled. The report counts the others, which are
+left unchanged. EXIF, ICC and all other metadata are kept, and so is any data after the end of the
+image, such as the video of a motion photo.
 
-A tiled image never stands for another. Where images were replaced, or rows were written anew for
-another column's sake, the originals are read, in the whole fragment that holds them, until this is
-run again; loaders say so. It is best run after a compaction too, before older versions are cleaned
-up: what was compacted keeps its tiled images only where the versions in between are still there and
-among the newest 256, or it was run since. Branches and shallow clones that are made after a
-compaction read the originals until it is run there. Images that lie outside of the dataset
-(external blobs) are taken to stay as they are.
+A tiled image is never used for an image that has changed. If images are replaced, or rows are
+rewritten because another column changed, loaders read the originals of the whole fragment, and say
+so, until this is run again. Run it after a compaction too, before older versions are cleaned up:
+compacted fragments keep their tiled images only if it was run since, or if the versions in between
+still exist and are among the newest 256. Branches and shallow clones made after a compaction read
+the originals until it is run there. Images stored outside the dataset (external blobs) are assumed
+not to change.
 
 The tiled column is stored as blob v2 in datasets of file version 2.2 and later, and as blob v1 in
 2.0 and 2.1, whatever the original is. --drop-original compares every image with its tiled form,
-whatever --verify says. It makes two versions more: one without the originals, and one with the name
-changed. Older versions hold the originals until Lance's clean-up removes them.";
+whatever --verify says. It creates two more versions: one without the originals, and one with the
+column renamed. Older versions keep the originals until Lance's cleanup removes them.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Verify {

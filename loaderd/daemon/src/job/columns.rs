@@ -131,11 +131,11 @@ pub enum Origin {
         /// The other column.
         of: ColumnRef,
     },
-    /// [`ROW_ID`], int64.
+    /// `_rowid`, int64.
     RowId,
-    /// [`ROW_ADDRESS`], int64.
+    /// `_rowaddr`, int64.
     RowAddress,
-    /// [`VALID`], bool.
+    /// `_valid`, bool.
     Valid,
 }
 

@@ -112,7 +112,7 @@ impl StepLog {
     }
 
     /// Writes steps as prepared; returns when they are committed, or when the disk was full in
-    /// between and [`FULL_DISK_WAIT`] has passed since it was first found so.
+    /// between and `FULL_DISK_WAIT` has passed since it was first found so.
     pub fn prepare(&self, records: Vec<StepRecord>) -> Result<(), StepLogError> {
         self.ask(|reply| Request::Prepare(records, reply))
     }

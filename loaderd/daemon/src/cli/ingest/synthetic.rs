@@ -28,7 +28,7 @@ use crate::synthetic::{Category, Frame, Weather, split};
 
 /// What `--help` says about the columns.
 pub(super) const SCHEMA: &str = "\
-Columns that --synthetic writes; lists of a row are parallel, one entry a labelled thing:
+Columns that --synthetic writes; the lists of a row are parallel, one entry per labelled object:
   image           blob                         JPEG, 1280x720, quality 90, tiled
   name            string                       synthetic-SEED-FRAME
   weather         string                       clear, overcast, rainy, snowy, foggy, partly cloudy
