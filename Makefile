@@ -1,7 +1,7 @@
 # make demo            try the whole of it on drawn pictures
 # make demo IMAGES=dir the same on pictures of yours
 # make test            all tests
-# make check           formatting, lints, types, every interleaving (loom), a little fuzzing
+# make check           formatting, lints, types, NVIDIA's headers, every interleaving, a little fuzzing
 # make bench           a brief run of every bench
 # make bench-peers     loaderd beside every other loader, at full length: an hour or so
 # make gpu-bundle      a folder that checks a machine with a GPU, built where there is none
@@ -20,18 +20,19 @@ SOURCES := $(shell git ls-files kernels loaderd pyclient Cargo.toml Cargo.lock p
 demo: $(VENV)/.installed
 	IMAGES="$(IMAGES)" BIN="$(CURDIR)/$(BIN)" sh examples/demo.sh
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/headers/.installed
 	cargo test --release --locked --workspace
 	$(BIN)/python -m pytest
 	for example in examples/[0-9]*.py; do $(BIN)/python $$example --brief || exit 1; done
 
-check: $(VENV)/.requirements $(VENV)/nvrtc/.installed
+check: $(VENV)/.requirements $(VENV)/nvrtc/.installed $(VENV)/headers/.installed
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pyclient/python kernels/compile.py
+	$(BIN)/mypy pyclient/python kernels/compile.py loaderd/gpu/headers.py
 	$(BIN)/python kernels/compile.py --check --packages $(VENV)/nvrtc
+	$(BIN)/python loaderd/gpu/headers.py --packages $(VENV)/headers
 	cargo fmt --check --manifest-path tests/loom/Cargo.toml
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	CARGO_TARGET_DIR=$(TARGET)/loom RUSTFLAGS="--cfg loom" cargo test --release --locked --manifest-path tests/loom/Cargo.toml
@@ -69,10 +70,12 @@ $(VENV)/.requirements: requirements.txt | system
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-# A folder of its own, because torch pins another version.
-$(VENV)/nvrtc/.installed: kernels/requirements.txt $(VENV)/.requirements
+# Folders of their own, because torch pins other versions.
+$(VENV)/nvrtc/.installed: kernels/requirements.txt
+$(VENV)/headers/.installed: loaderd/gpu/requirements.txt
+$(VENV)/nvrtc/.installed $(VENV)/headers/.installed: | $(VENV)/.requirements
 	rm -rf $(@D)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r kernels/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) -r $<
 	touch $@
 
 # cargo first, so that its progress can be seen; pip then finds everything built.

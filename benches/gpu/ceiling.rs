@@ -93,8 +93,9 @@ impl State {
             .context
             .allocate(room_bytes * way.batch)
             .map_err(mended)?;
-        memory.fill(POISON, &stream).map_err(mended)?;
-        // The engines don't wait for a stream.
+        // SAFETY: the stream is waited for before anything else.
+        unsafe { memory.fill(POISON, &stream) }.map_err(mended)?;
+        // The engines don't wait for it.
         stream.synchronize().map_err(mended)?;
         let decoders = if way.lane == Lane::Phases {
             let one = |_| {
@@ -172,7 +173,8 @@ impl State {
     fn unwritten(mut self, photos: &Photos) -> Result<usize> {
         // What was there before the last batch would pass for it.
         self.wait()?;
-        self.memory.fill(POISON, &self.stream).map_err(mended)?;
+        // SAFETY: the stream is waited for before anything else.
+        unsafe { self.memory.fill(POISON, &self.stream) }.map_err(mended)?;
         self.stream.synchronize().map_err(mended)?;
         self.step(photos)?;
         self.wait()?;

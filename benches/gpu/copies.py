@@ -18,7 +18,7 @@ from gpu.driver import Driver
 _SLOTS_BYTES = 1 << 30
 #: A slot of 128 float16 images is 38.5 MB; one image 301 KB.
 _SIZES = (301_056, 4 << 20, 38_535_168, 256 << 20)
-#: CU_MEMHOSTREGISTER_PORTABLE and _DEVICEMAP, as slots are registered.
+#: ``CU_MEMHOSTREGISTER_PORTABLE`` and ``CU_MEMHOSTREGISTER_DEVICEMAP``, as slots are registered.
 _FLAGS = 1 | 2
 
 

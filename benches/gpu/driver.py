@@ -12,7 +12,7 @@ from typing import Any
 
 from gpu.bundle import Failed
 
-#: CU_STREAM_NON_BLOCKING.
+#: ``CU_STREAM_NON_BLOCKING``.
 _NON_BLOCKING = 1
 
 

@@ -56,12 +56,13 @@ fn of_lane(gpu: &Gpu, photo: &Photo, lane: Lane, rounds: u32, busy_bytes: usize)
     let (mut overtook, mut busy_ms) = (0, 0.0f64);
     for _ in 0..rounds {
         let began = Instant::now();
-        for _ in 0..BUSY_FILLS {
-            busy.fill(0, &stream).map_err(mended)?;
-        }
-        out.fill(EARLIER, &stream).map_err(mended)?;
-        decode()?;
+        // SAFETY: the stream is waited for below, whatever fails before.
+        let queued = (0..BUSY_FILLS)
+            .try_for_each(|_| unsafe { busy.fill(0, &stream) })
+            .and_then(|()| unsafe { out.fill(EARLIER, &stream) });
+        let queued = queued.map_err(mended).and_then(|()| decode());
         stream.synchronize().map_err(mended)?;
+        queued?;
         busy_ms = busy_ms.max(began.elapsed().as_secs_f64() * 1e3);
         let mut found = vec![0; bytes];
         out.read(0, &mut found, &stream).map_err(mended)?;

@@ -73,7 +73,8 @@ pub(crate) fn decode(
         .context
         .allocate(pitch * photo.height as usize)
         .map_err(mended)?;
-    memory.fill(POISON, &stream).map_err(mended)?;
+    // SAFETY: the stream is waited for before anything else.
+    unsafe { memory.fill(POISON, &stream) }.map_err(mended)?;
     stream.synchronize().map_err(mended)?;
     let destination = Destination {
         address: memory.address(),

@@ -2,7 +2,8 @@
 //!
 //! Enters: a libcuda that somebody else has loaded and initialised. Leaves: its active primary
 //! contexts, and events in them. Never: a library loaded, the driver initialised or a context
-//! made by us; a process without CUDA stays one.
+//! made by us; a process without CUDA stays one. `loaderd/gpu/headers.py` compares all that is
+//! declared here with cuda.h: a quoted name is the header's for what follows it.
 //!
 //! References are to the "CUDA Driver API" manual, whose sections are named after functions.
 
@@ -22,23 +23,51 @@ const PORTABLE: c_uint = 1;
 const EVENT_FLAGS: c_uint = 3;
 /// `CU_STREAM_LEGACY`, the stream that waits for all blocking ones.
 const STREAM_LEGACY: u64 = 1;
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+/// `CU_STREAM_CAPTURE_STATUS_NONE`
+const NOT_CAPTURING: c_int = 0;
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`
 const RELAXED: c_int = 2;
-/// `CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES`.
+/// `CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES`
 const USES_HOST_PAGE_TABLES: c_int = 100;
-/// `CUDA_SUCCESS`.
+/// `CUDA_SUCCESS`
 const SUCCESS: c_int = 0;
+/// `CUDA_ERROR_OUT_OF_MEMORY`
+const OUT_OF_MEMORY: c_int = 2;
 /// `CUDA_ERROR_NOT_READY`: of an event that is still to come.
 const NOT_READY: c_int = 600;
-/// Errors after which a context runs nothing any more: of cuda.h, those that leave "the process
-/// in an inconsistent state", and those of a driver or context that has ended (4, 709) or of
-/// memory that is broken (214, 220).
+/// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`, the first of nine that tell of a capture.
+const CAPTURE_UNSUPPORTED: c_int = 900;
+/// `CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD`, the last of them.
+const CAPTURE_WRONG_THREAD: c_int = 908;
+/// Errors after which a context runs nothing any more: all of which cuda.h says that the process
+/// must be ended, and those of a context or driver that is no more. Of memory that is broken it
+/// says nothing, so the context itself is asked.
 const STICKY: [c_int; 15] = [
-    4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721,
+    4,   // `CUDA_ERROR_DEINITIALIZED`
+    226, // `CUDA_ERROR_CONTAINED`
+    700, // `CUDA_ERROR_ILLEGAL_ADDRESS`
+    702, // `CUDA_ERROR_LAUNCH_TIMEOUT`
+    709, // `CUDA_ERROR_CONTEXT_IS_DESTROYED`
+    710, // `CUDA_ERROR_ASSERT`
+    714, // `CUDA_ERROR_HARDWARE_STACK_ERROR`
+    715, // `CUDA_ERROR_ILLEGAL_INSTRUCTION`
+    716, // `CUDA_ERROR_MISALIGNED_ADDRESS`
+    717, // `CUDA_ERROR_INVALID_ADDRESS_SPACE`
+    718, // `CUDA_ERROR_INVALID_PC`
+    719, // `CUDA_ERROR_LAUNCH_FAILED`
+    721, // `CUDA_ERROR_TENSOR_MEMORY_LEAK`
+    810, // `CUDA_ERROR_MPS_CLIENT_TERMINATED`
+    911, // `CUDA_ERROR_EXTERNAL_DEVICE`
 ];
 
-/// `CUcontext`, `CUevent`: pointers that only the driver follows.
+/// What only the driver follows.
 type Opaque = *mut c_void;
+/// `CUcontext`
+type RawContext = Opaque;
+/// `CUevent`
+type RawEvent = Opaque;
+/// `CUstream`
+type RawStream = Opaque;
 
 /// Function pointers by name: a struct that is whole, or was not made.
 macro_rules! functions {
@@ -69,17 +98,17 @@ functions! {
         device_get = "cuDeviceGet": fn(*mut c_int, c_int);
         device_get_attribute = "cuDeviceGetAttribute": fn(*mut c_int, c_int, c_int);
         primary_ctx_get_state = "cuDevicePrimaryCtxGetState": fn(c_int, *mut c_uint, *mut c_int);
-        primary_ctx_retain = "cuDevicePrimaryCtxRetain": fn(*mut Opaque, c_int);
-        ctx_push_current = "cuCtxPushCurrent_v2": fn(Opaque);
-        ctx_pop_current = "cuCtxPopCurrent_v2": fn(*mut Opaque);
+        primary_ctx_retain = "cuDevicePrimaryCtxRetain": fn(*mut RawContext, c_int);
+        ctx_push_current = "cuCtxPushCurrent_v2": fn(RawContext);
+        ctx_pop_current = "cuCtxPopCurrent_v2": fn(*mut RawContext);
         ctx_synchronize = "cuCtxSynchronize": fn();
         mem_host_register = "cuMemHostRegister_v2": fn(*mut c_void, usize, c_uint);
         mem_host_unregister = "cuMemHostUnregister": fn(*mut c_void);
-        event_create = "cuEventCreate": fn(*mut Opaque, c_uint);
-        event_query = "cuEventQuery": fn(Opaque);
-        event_synchronize = "cuEventSynchronize": fn(Opaque);
-        event_destroy = "cuEventDestroy_v2": fn(Opaque);
-        stream_is_capturing = "cuStreamIsCapturing": fn(Opaque, *mut c_int);
+        event_create = "cuEventCreate": fn(*mut RawEvent, c_uint);
+        event_query = "cuEventQuery": fn(RawEvent);
+        event_synchronize = "cuEventSynchronize": fn(RawEvent);
+        event_destroy = "cuEventDestroy_v2": fn(RawEvent);
+        stream_is_capturing = "cuStreamIsCapturing": fn(RawStream, *mut c_int);
         exchange_capture_mode = "cuThreadExchangeStreamCaptureMode": fn(*mut c_int);
     }
 }
@@ -87,7 +116,7 @@ functions! {
 functions! {
     /// From CUDA 12.5 on.
     struct Recording {
-        ctx_record_event = "cuCtxRecordEvent": fn(Opaque, Opaque);
+        ctx_record_event = "cuCtxRecordEvent": fn(RawContext, RawEvent);
     }
 }
 
@@ -100,10 +129,9 @@ pub(crate) struct CudaError {
 }
 
 impl CudaError {
-    /// Whether the same call may succeed later: a stream is being captured (codes 900 to 908 of
-    /// cuda.h), or memory is short.
+    /// Whether the same call may succeed later: a stream is being captured, or memory is short.
     pub(crate) fn passes(&self) -> bool {
-        self.code == 2 || is_of_capture(self.code)
+        self.code == OUT_OF_MEMORY || is_of_capture(self.code)
     }
 
     /// Whether the context is of no use from now on, so that its work has ended. Of all other
@@ -125,7 +153,7 @@ impl fmt::Display for CudaError {
 }
 
 fn is_of_capture(code: c_int) -> bool {
-    (900..=908).contains(&code)
+    (CAPTURE_UNSUPPORTED..=CAPTURE_WRONG_THREAD).contains(&code)
 }
 
 /// The driver, as this process has it loaded.
@@ -234,7 +262,7 @@ pub(crate) struct Context {
     driver: Arc<Driver>,
     /// As the driver names it.
     pub(crate) device: c_int,
-    raw: Opaque,
+    raw: RawContext,
 }
 
 // SAFETY: a context may be made current by any thread, and by several (cuCtxPushCurrent); `raw`
@@ -308,8 +336,8 @@ impl Context {
             let captures = streams.iter().chain([&STREAM_LEGACY]).any(|&stream| {
                 let mut status = 0;
                 // SAFETY: `status` is a live int; streams are the framework's own, and alive.
-                let code = unsafe { (api.stream_is_capturing)(stream as Opaque, &mut status) };
-                is_of_capture(code) || (code == SUCCESS && status != 0)
+                let code = unsafe { (api.stream_is_capturing)(stream as RawStream, &mut status) };
+                is_of_capture(code) || (code == SUCCESS && status != NOT_CAPTURING)
             });
             Ok(captures)
         });
@@ -367,7 +395,7 @@ impl Context {
 /// See [`Context::record`].
 pub(crate) struct Event {
     pub(crate) context: Context,
-    raw: Opaque,
+    raw: RawEvent,
 }
 
 // SAFETY: events may be used by any thread; `raw` is never followed by us.

@@ -26,6 +26,7 @@ use crate::error::GpuError;
 use crate::library::{Library, SUCCESS};
 use crate::places::Places;
 
+pub(crate) use api::result;
 pub(crate) use context::Entered;
 pub use context::{Context, Registered, Stream};
 pub use device::{ComputeMode, Device};

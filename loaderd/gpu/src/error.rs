@@ -1,6 +1,8 @@
 //! What can be wrong with a GPU and its libraries, with the facts and the way out.
 
 use crate::Version;
+use crate::cuda::result;
+use crate::nvjpeg::status;
 
 /// Why a GPU, or nvJPEG, can't be used. Displayed, it says what was found; [`mend`](Self::mend)
 /// says what to do about it.
@@ -160,51 +162,57 @@ fn of_last(last: &Option<Box<GpuError>>) -> String {
     (last.as_ref()).map_or_else(String::new, |error| format!("; its last error: {error}"))
 }
 
-/// Codes are those of cuda.h, `cudaError_enum`.
 fn driver_mend(code: i32, call: &str) -> &'static str {
     match code {
-        1 | 2 if call == "cuMemHostRegister" => {
+        result::INVALID_VALUE | result::OUT_OF_MEMORY if call == "cuMemHostRegister" => {
             "free some memory; a container or virtual machine may forbid its driver to pin memory"
         }
-        2 => "free memory on the GPU: `nvidia-smi` shows who has it",
-        34 => {
+        result::OUT_OF_MEMORY => "free memory on the GPU: `nvidia-smi` shows who has it",
+        result::STUB_LIBRARY => {
             "this is the toolkit's stub: take its folder off LD_LIBRARY_PATH, and install \
              NVIDIA's driver"
         }
-        46 => {
+        result::DEVICE_UNAVAILABLE => {
             "another process has the GPU for itself, or it takes none: `nvidia-smi -c DEFAULT`, \
              or use MPS"
         }
-        100 => {
+        result::NO_DEVICE => {
             "no GPU is given to this process: see CUDA_VISIBLE_DEVICES; in a container, run it \
              with `--gpus all`"
         }
-        800 | 801 => "this GPU, or how it is handed to this machine, does not offer that",
-        802 => "start the fabric manager: `systemctl start nvidia-fabricmanager`",
-        803 => {
+        result::NOT_PERMITTED | result::NOT_SUPPORTED => {
+            "this GPU, or how it is handed to this machine, does not offer that"
+        }
+        result::SYSTEM_NOT_READY => {
+            "start the fabric manager: `systemctl start nvidia-fabricmanager`"
+        }
+        result::SYSTEM_DRIVER_MISMATCH => {
             "the kernel's driver and libcuda are of different versions: restart the machine, or \
              the container after the host's driver was changed"
         }
-        804 => "remove the CUDA compatibility package, or install a driver that it knows",
-        805..=810 => {
+        result::COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "remove the CUDA compatibility package, or install a driver that it knows"
+        }
+        result::MPS_CONNECTION_FAILED..=result::MPS_CLIENT_TERMINATED => {
             "start the MPS control daemon anew (`nvidia-cuda-mps-control -d`), or unset \
              CUDA_MPS_PIPE_DIRECTORY"
         }
-        999 => "load the driver's module (`nvidia-modprobe -u -c 0`), and see `dmesg`",
+        result::UNKNOWN => "load the driver's module (`nvidia-modprobe -u -c 0`), and see `dmesg`",
         _ => "see `nvidia-smi` and the kernel's log (`dmesg`)",
     }
 }
 
-/// Statuses are those of nvjpeg.h, `nvjpegStatus_t`.
 fn nvjpeg_mend(status: i32) -> &'static str {
     match status {
-        3 | 4 | 10 => "such an image is decoded on the CPU instead",
-        5 => "free memory on the GPU: `nvidia-smi` shows who has it",
-        6 | 8 => {
+        status::BAD_JPEG | status::JPEG_NOT_SUPPORTED | status::INCOMPLETE_BITSTREAM => {
+            "such an image is decoded on the CPU instead"
+        }
+        status::ALLOCATOR_FAILURE => "free memory on the GPU: `nvidia-smi` shows who has it",
+        status::EXECUTION_FAILED | status::INTERNAL_ERROR => {
             "see `nvidia-smi`; a driver older than the library gives this as well: update it, or \
              name an older nvJPEG with LOADERD_NVJPEG"
         }
-        7 | 9 => {
+        status::ARCH_MISMATCH | status::IMPLEMENTATION_NOT_SUPPORTED => {
             "on A100, H100 and later, in a container: \
              NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; other GPUs have no such decoder"
         }

@@ -69,7 +69,7 @@ macro_rules! functions {
 }
 pub(crate) use functions;
 
-/// What every function of both libraries returns where all went well.
+/// `CUDA_SUCCESS` and `NVJPEG_STATUS_SUCCESS`: all went well.
 pub(crate) const SUCCESS: c_int = 0;
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ use crate::error::GpuError;
 use crate::library::{self, SUCCESS};
 use crate::places::Places;
 
+use api::property;
+pub(crate) use api::status;
 pub use batch::BatchDecoder;
 pub use handle::{Engines, Handle};
 pub use hybrid::HybridDecoder;
@@ -47,8 +49,8 @@ pub enum Backend {
 impl Backend {
     fn number(self) -> c_int {
         match self {
-            Backend::GpuHybrid => 2,
-            Backend::Hardware => 3,
+            Backend::GpuHybrid => api::BACKEND_GPU_HYBRID,
+            Backend::Hardware => api::BACKEND_HARDWARE,
         }
     }
 }
@@ -56,20 +58,20 @@ impl Backend {
 /// Chroma subsampling as nvJPEG names it (`nvjpegChromaSubsampling_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subsampling {
-    /// 4:4:4.
-    S444,
-    /// 4:2:2.
-    S422,
-    /// 4:2:0.
-    S420,
-    /// 4:4:0.
-    S440,
-    /// 4:1:1.
-    S411,
-    /// 4:1:0.
-    S410,
-    /// One component.
-    Grey,
+    /// 4:4:4, `NVJPEG_CSS_444`.
+    S444 = 0,
+    /// 4:2:2, `NVJPEG_CSS_422`.
+    S422 = 1,
+    /// 4:2:0, `NVJPEG_CSS_420`.
+    S420 = 2,
+    /// 4:4:0, `NVJPEG_CSS_440`.
+    S440 = 3,
+    /// 4:1:1, `NVJPEG_CSS_411`.
+    S411 = 4,
+    /// 4:1:0, `NVJPEG_CSS_410`.
+    S410 = 5,
+    /// One component, `NVJPEG_CSS_GRAY`.
+    Grey = 6,
 }
 
 impl Subsampling {
@@ -139,7 +141,6 @@ impl Nvjpeg {
     fn load(candidate: &OsStr, driver: Option<Version>) -> Result<Nvjpeg, String> {
         let opened = library::Library::open(candidate)?;
         let api = api::Api::of(&opened).map_err(|symbol| format!("it lacks {symbol}"))?;
-        // Numbers of a version's parts (library_types.h, `libraryPropertyType`).
         let part = |function: unsafe extern "C" fn(c_int, *mut c_int) -> c_int, which| {
             let mut value: c_int = -1;
             // SAFETY: `value` is a live int; both functions need no handle and no device.
@@ -149,13 +150,14 @@ impl Nvjpeg {
                 _ => Err("it does not say its version".to_owned()),
             }
         };
-        let mut version = [0; 3];
-        for (which, number) in version.iter_mut().enumerate() {
-            *number = part(api.get_property, which as c_int)?;
-        }
+        let version = [
+            part(api.get_property, property::MAJOR)?,
+            part(api.get_property, property::MINOR)?,
+            part(api.get_property, property::PATCH)?,
+        ];
         let built_for = Version {
-            major: part(api.get_cudart_property, 0)?,
-            minor: part(api.get_cudart_property, 1)?,
+            major: part(api.get_cudart_property, property::MAJOR)?,
+            minor: part(api.get_cudart_property, property::MINOR)?,
         };
         if let Some(driver) = driver
             && built_for.major > driver.major
@@ -207,19 +209,18 @@ impl std::fmt::Debug for Nvjpeg {
 }
 
 /// nvJPEG's name for a status (`nvjpegStatus_t`).
-fn status_name(status: c_int) -> &'static str {
-    match status {
-        0 => "NVJPEG_STATUS_SUCCESS",
-        1 => "NVJPEG_STATUS_NOT_INITIALIZED",
-        2 => "NVJPEG_STATUS_INVALID_PARAMETER",
-        3 => "NVJPEG_STATUS_BAD_JPEG",
-        4 => "NVJPEG_STATUS_JPEG_NOT_SUPPORTED",
-        5 => "NVJPEG_STATUS_ALLOCATOR_FAILURE",
-        6 => "NVJPEG_STATUS_EXECUTION_FAILED",
-        7 => "NVJPEG_STATUS_ARCH_MISMATCH",
-        8 => "NVJPEG_STATUS_INTERNAL_ERROR",
-        9 => "NVJPEG_STATUS_IMPLEMENTATION_NOT_SUPPORTED",
-        10 => "NVJPEG_STATUS_INCOMPLETE_BITSTREAM",
+fn status_name(number: c_int) -> &'static str {
+    match number {
+        status::NOT_INITIALIZED => "NVJPEG_STATUS_NOT_INITIALIZED",
+        status::INVALID_PARAMETER => "NVJPEG_STATUS_INVALID_PARAMETER",
+        status::BAD_JPEG => "NVJPEG_STATUS_BAD_JPEG",
+        status::JPEG_NOT_SUPPORTED => "NVJPEG_STATUS_JPEG_NOT_SUPPORTED",
+        status::ALLOCATOR_FAILURE => "NVJPEG_STATUS_ALLOCATOR_FAILURE",
+        status::EXECUTION_FAILED => "NVJPEG_STATUS_EXECUTION_FAILED",
+        status::ARCH_MISMATCH => "NVJPEG_STATUS_ARCH_MISMATCH",
+        status::INTERNAL_ERROR => "NVJPEG_STATUS_INTERNAL_ERROR",
+        status::IMPLEMENTATION_NOT_SUPPORTED => "NVJPEG_STATUS_IMPLEMENTATION_NOT_SUPPORTED",
+        status::INCOMPLETE_BITSTREAM => "NVJPEG_STATUS_INCOMPLETE_BITSTREAM",
         _ => "a status that nvjpeg.h of CUDA 13 does not have",
     }
 }

@@ -156,7 +156,8 @@ fn memory_holds_what_is_put_there(context: &Context, stream: &Stream) {
     let mut memory = context.allocate(1000).unwrap();
     assert_eq!((memory.address() % 256, memory.bytes()), (0, 1000));
     for value in [0xab, 0x17] {
-        memory.fill(value, stream).unwrap();
+        // SAFETY: the stream is waited for before anything else.
+        unsafe { memory.fill(value, stream) }.unwrap();
         stream.synchronize().unwrap();
         let mut out = [0; 100];
         memory.read(900, &mut out, stream).unwrap();

@@ -51,8 +51,9 @@ fn handle(test: &str, backend: Backend, defines: &[&str]) -> Result<Arc<Handle>,
 fn poisoned(handle: &Handle, images: usize, bytes: usize, pitch_bytes: usize) -> Poisoned {
     let stream = handle.context().stream().unwrap();
     let mut memory = handle.context().allocate(images * bytes).unwrap();
-    memory.fill(POISON[0], &stream).unwrap();
-    // The engines don't wait for a stream.
+    // SAFETY: the stream is waited for before anything else.
+    unsafe { memory.fill(POISON[0], &stream) }.unwrap();
+    // The engines don't wait for it.
     stream.synchronize().unwrap();
     let destinations = (0..images)
         .map(|image| Destination {
@@ -375,9 +376,15 @@ fn the_real_library_makes_no_handle_without_a_gpu() {
         return;
     }
     let context = context("real");
-    for backend in [Backend::GpuHybrid, Backend::Hardware] {
-        let error = Handle::new(&library, backend, &context).err().unwrap();
+    type Make = fn(&Arc<Nvjpeg>, Backend, &Context) -> Result<Arc<Handle>, GpuError>;
+    let make = |backend| {
+        let all: [Make; 3] = [Handle::new, Handle::plain, Handle::strict];
+        all.map(|make| make(&library, backend, &context).err().unwrap())
+    };
+    let errors = [Backend::GpuHybrid, Backend::Hardware].map(make);
+    for error in errors.iter().flatten() {
         let text = error.to_string();
+        // Flags are looked at first: one that it does not know is an invalid parameter.
         assert!(
             text.starts_with("nvjpegCreateEx: NVJPEG_STATUS_EXECUTION_FAILED (6), by "),
             "{text}"

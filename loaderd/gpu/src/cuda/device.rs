@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 
 use super::Driver;
-use super::api::attribute;
+use super::api::{attribute, compute_mode};
 use crate::error::GpuError;
 
 /// Room for a device's name, with its end.
@@ -25,9 +25,9 @@ pub enum ComputeMode {
 impl ComputeMode {
     fn of(number: c_int) -> ComputeMode {
         match number {
-            0 => ComputeMode::Shared,
-            2 => ComputeMode::Prohibited,
-            3 => ComputeMode::ExclusiveProcess,
+            compute_mode::DEFAULT => ComputeMode::Shared,
+            compute_mode::PROHIBITED => ComputeMode::Prohibited,
+            compute_mode::EXCLUSIVE_PROCESS => ComputeMode::ExclusiveProcess,
             other => ComputeMode::Unknown(other),
         }
     }

@@ -5,7 +5,8 @@ use std::ffi::{c_ulonglong, c_void};
 use super::{Context, Pinned, Stream};
 use crate::error::GpuError;
 
-/// Memory of a device. Dropped, it is freed when the device has finished all work.
+/// Memory of a device. Dropped, it is freed: the driver "may" wait for work under way (cuda.h), so
+/// whoever queued some waits before.
 pub struct DeviceMemory {
     context: Context,
     address: c_ulonglong,
@@ -43,11 +44,14 @@ impl DeviceMemory {
     }
 
     /// Queues setting every byte to `value`.
-    pub fn fill(&mut self, value: u8, stream: &Stream) -> Result<(), GpuError> {
+    ///
+    /// # Safety
+    ///
+    /// Until `stream` is done, this is not dropped.
+    pub unsafe fn fill(&mut self, value: u8, stream: &Stream) -> Result<(), GpuError> {
         let driver = self.context.driver();
         let _current = self.context.enter()?;
-        // SAFETY: the range is this allocation's, which outlives queued work, because freeing
-        // waits for that.
+        // SAFETY: the range is this allocation's, and the caller answers for the time.
         driver.check("cuMemsetD8Async", unsafe {
             (driver.api.memset_d8_async)(
                 self.address,
@@ -62,7 +66,7 @@ impl DeviceMemory {
     ///
     /// # Safety
     ///
-    /// Until `stream` is done, nobody looks at or frees `source`.
+    /// Until `stream` is done, nobody looks at or frees `source`, and this is not dropped.
     pub unsafe fn copy_from(
         &mut self,
         source: &Pinned,
@@ -87,7 +91,7 @@ impl DeviceMemory {
     ///
     /// # Safety
     ///
-    /// Until `stream` is done, nobody looks at or frees `target`.
+    /// Until `stream` is done, nobody looks at or frees `target`, and this is not dropped.
     pub unsafe fn copy_to(
         &self,
         target: &mut Pinned,

@@ -3,16 +3,10 @@
 use std::ffi::{c_int, c_uint};
 use std::sync::Arc;
 
-use super::api::{Api, Opaque};
+use super::api::{Api, BITSTREAM_STRICT, Opaque, UPSAMPLING_WITH_INTERPOLATION};
 use super::{Backend, Nvjpeg};
 use crate::cuda::{Context, Entered};
 use crate::error::GpuError;
-
-/// `NVJPEG_FLAGS_UPSAMPLING_WITH_INTERPOLATION`, of nvJPEG 12.1 and later.
-const UPSAMPLING_WITH_INTERPOLATION: c_uint = 1 << 5;
-
-/// `NVJPEG_FLAGS_BITSTREAM_STRICT`.
-const BITSTREAM_STRICT: c_uint = 1 << 2;
 
 /// The GPU's JPEG engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,7 +75,7 @@ pub struct Frame {
     pub height: u32,
     /// Components.
     pub components: u32,
-    /// Chroma subsampling; `None` where nvJPEG has no name for it.
+    /// Chroma subsampling; `None` where it is none of ours (4:1:0 of another kind, or unknown).
     pub subsampling: Option<Subsampling>,
 }
 
@@ -155,14 +155,14 @@ impl ParsedJpeg<'_> {
 /// (`nvjpegScaleFactor_t`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Not at all.
-    Full,
-    /// To a half.
-    Half,
-    /// To a quarter.
-    Quarter,
-    /// To an eighth.
-    Eighth,
+    /// Not at all, `NVJPEG_SCALE_NONE`.
+    Full = 0,
+    /// To a half, `NVJPEG_SCALE_1_BY_2`.
+    Half = 1,
+    /// To a quarter, `NVJPEG_SCALE_1_BY_4`.
+    Quarter = 2,
+    /// To an eighth, `NVJPEG_SCALE_1_BY_8`.
+    Eighth = 3,
 }
 
 /// Parameters of a decode to interleaved RGB.

@@ -1,4 +1,5 @@
-//! What tests of units offer: files, pipelines, slots, and the CPU's bytes to compare with.
+//! What tests of units begin with and offer: settings, files, pipelines, slots, and the CPU's bytes
+//! to compare with.
 
 use std::alloc::Layout;
 use std::fmt;
@@ -10,8 +11,24 @@ use loaderd_decode::cut::Cuttable;
 use loaderd_decode::encode::Encoder;
 use loaderd_decode::{Decoder, Limits, Options, Pipeline, Placed, probe};
 use loaderd_gpu::routing::{Route, route};
-use loaderd_gpu::unit::{Outcome, Picture, Registered, Unit};
+use loaderd_gpu::unit::{Outcome, Picture, Registered, Settings, Unit};
 use serde_json::json;
+
+use super::connect::Standins;
+
+/// Few bytes, and every kind that a GPU decodes.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        memory: 64 << 20,
+        progressive: true,
+        ..Settings::default()
+    }
+}
+
+/// A unit on stand-ins.
+pub(crate) fn start(standins: &Standins, settings: &Settings) -> Unit {
+    Unit::start(&standins.places(), settings).unwrap()
+}
 
 /// Every type and layout, crops, both filters, borders, flips. Targets are large enough that the
 /// CPU decodes at full size, too.
