@@ -40,6 +40,20 @@ def test_tensors_have_shapes_types_and_values(dataset: LanceIterableDataset) -> 
     assert all(tensor.is_contiguous() for tensor in batch.values())
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_batches_are_not_batched_again(dataset: LanceIterableDataset, batch_size: int) -> None:
+    with pytest.raises(errors.RequestError, match=r"take DataLoader\(dataset, batch_size=None\)"):
+        next(iter(DataLoader(dataset, batch_size=batch_size)))
+
+
+def test_a_loader_says_what_it_is(dataset: LanceIterableDataset) -> None:
+    assert repr(dataset).startswith("LanceIterableDataset(")
+    # Looking at it connects nowhere.
+    assert dataset._session is None
+    len(dataset)
+    assert repr(dataset).endswith(f"version 7, {ROWS} rows, {STEPS} steps an epoch>")
+
+
 def test_batches_know_where_they_belong(dataset: LanceIterableDataset) -> None:
     batches = []
     for batch in dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +99,37 @@ def test_uris_with_a_scheme_stay(uri: str) -> None:
     assert Job.make(uri, **NEEDED).uri == uri
 
 
+def test_paths_are_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    here = str(tmp_path / "x")
+    assert {Job.make(uri, **NEEDED).uri for uri in ("x", "~/x", Path("x"), b"x")} == {here}
+    assert Job.make("run:3.lance", **NEEDED).uri == str(tmp_path / "run:3.lance")
+    for wrong, message in ((None, "uri must be a path"), (3, "not 3"), ("", "uri is empty")):
+        with pytest.raises(errors.RequestError, match=message):
+            Job.make(wrong, **NEEDED)
+
+
+def test_whole_numbers_of_numpy_become_pythons() -> None:
+    np = pytest.importorskip("numpy")
+    job = Job.make(
+        "x",
+        columns=["a"],
+        version=np.uint64(3),
+        global_batch_size=np.int64(8),
+        seed=np.int32(5),
+        slots=np.int8(3),
+        rank=np.int64(0),
+        world_size=np.int64(2),
+    )
+    numbers = (job.version, job.batch_size, job.seed, job.slots, job.ranks.world_size)
+    assert numbers == (3, 4, 5, 3, 2)
+    # As JSON takes them.
+    assert {type(number) for number in numbers} == {int}
+    with pytest.raises(errors.RequestError, match="seed must be a whole number"):
+        Job.make("x", **NEEDED, seed=np.array([1, 2]))
+
+
 def test_run_ids_of_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch")
     train = Job.make("x", **NEEDED).request()["run"]
@@ -134,6 +166,8 @@ def test_global_batch_size() -> None:
     ("arguments", "message"),
     [
         ({"columns": "image"}, "list of names"),
+        ({"columns": None}, "list of names"),
+        ({"columns": {"image", "label"}}, "list of names"),
         ({"columns": []}, "columns is empty"),
         ({"columns": ["a", "b", "a"]}, "'a' more than once"),
         ({"batch_size": 0}, "from 1 to"),
@@ -144,7 +178,8 @@ def test_global_batch_size() -> None:
         ({"filter": " "}, "filter must be"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**64}, "seed must be"),
-        ({"slots": 1}, "slots must be a whole number from 2"),
+        ({"slots": 1}, "slots must be a whole number from 2 to 1024"),
+        ({"slots": 1025}, "slots must be a whole number from 2 to 1024"),
         ({"shuffle": 1}, "shuffle must be True or False"),
         ({"protect": "always"}, "run, keep, none, not 'always'"),
         ({"on_bad_sample": "skip"}, "raise, replace, zero"),

@@ -156,7 +156,12 @@ def test_a_binary_that_is_nowhere_is_named(
     starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOADERD_BIN", "/nowhere/loaderd")
-    with pytest.raises(errors.DaemonUnavailable, match="LOADERD_BIN=/nowhere/loaderd"):
+    with pytest.raises(errors.DaemonUnavailable, match="LOADERD_BIN=/nowhere/loaderd") as found:
+        starter.open()
+    # That nobody answered before is no cause.
+    assert found.value.__context__ is None
+    monkeypatch.setenv("LOADERD_BIN", str(starter.folder))
+    with pytest.raises(errors.DaemonUnavailable, match="no executable file"):
         starter.open()
     monkeypatch.delenv("LOADERD_BIN")
     monkeypatch.setenv("PATH", "/nowhere")

@@ -156,6 +156,10 @@ def test_takes_types_of_torch_and_numpy() -> None:
         assert ToDtype(dtype) == ToDtype("float16")
     assert Normalize([0.5], [0.5], torch.float32).dtype == "float32"
     assert ToDtype(torch.bfloat16) == ToDtype("bfloat16")
+    size = numpy.int64(8)
+    assert CenterCrop(size) == CenterCrop(8)
+    for transform in (Resize(size), Resize([size]), Resize(4, max_size=size), RandAugment(size)):
+        assert json.dumps(transform.to_dict())
 
 
 def test_takes_interpolation_of_torchvision() -> None:
@@ -236,6 +240,14 @@ def test_refuses_with_bound_and_value(make: Any, message: str) -> None:
         make()
 
 
+def test_request_names_the_twins_of_torchvisions() -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    with pytest.raises(TransformError, match=r"torchvision.*'s CenterCrop: .* loaderd.CenterCrop"):
+        to_request({"image": v2.CenterCrop(3)}, ["image"])
+    with pytest.raises(TransformError, match="a Compose: give the list"):
+        to_request({"image": v2.Compose([CenterCrop(3)])}, ["image"])
+
+
 def test_request_is_by_column() -> None:
     flip = RandomHorizontalFlip()
     assert to_request(None, ["image"]) == {}
@@ -250,6 +262,7 @@ def test_request_is_by_column() -> None:
         ({"img": [CenterCrop(3)]}, "'img', which is not among columns"),
         ({"image": [CenterCrop(3), "flip"]}, "transform 1 of 'image' is 'flip'"),
         ({"image": len}, "transform 0 of 'image'"),
+        ({"image": [CenterCrop(3), Pad]}, r"the class Pad: write Pad\(...\)"),
         ([CenterCrop(3)], "must be a dict"),
     ],
 )

@@ -8,6 +8,7 @@ transform.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -33,10 +34,21 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def whole_number(value: object) -> int | None:
+    """Python's own integer for it, also for NumPy's; ``None`` for what is no whole number."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # Such as an array's, which has several numbers.
+        return None
+
+
 def side(name: str, field: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    pixels = whole_number(value)
+    if pixels is None or pixels < 1:
         raise TransformError(f"{name}: {field} must be at least 1 pixel, not {value!r}")
-    return value
+    return pixels
 
 
 def sides(name: str, size: Any) -> tuple[int, int]:
@@ -88,11 +100,12 @@ def one_of(name: str, field: str, value: object, known: Sequence[str]) -> None:
 
 
 def whole(name: str, field: str, value: object, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    number = whole_number(value)
+    if number is None or number < least:
         raise TransformError(
             f"{name}: {field} must be a whole number from {least} on, not {value!r}"
         )
-    return value
+    return number
 
 
 def borders(name: str, padding: Any) -> tuple[int, int, int, int]:

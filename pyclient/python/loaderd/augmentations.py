@@ -87,9 +87,13 @@ class RandAugment(Transform):
     fill: Any = None
 
     def __post_init__(self) -> None:
-        whole("RandAugment", "num_ops", self.num_ops, 0)
-        whole("RandAugment", "num_magnitude_bins", self.num_magnitude_bins, 2)
-        whole("RandAugment", "magnitude", self.magnitude, 0)
+        put(self, "num_ops", whole("RandAugment", "num_ops", self.num_ops, 0))
+        put(
+            self,
+            "num_magnitude_bins",
+            whole("RandAugment", "num_magnitude_bins", self.num_magnitude_bins, 2),
+        )
+        put(self, "magnitude", whole("RandAugment", "magnitude", self.magnitude, 0))
         if self.magnitude >= self.num_magnitude_bins:
             raise TransformError(
                 "RandAugment: magnitude must be less than num_magnitude_bins "

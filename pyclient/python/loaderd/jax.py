@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from loaderd import batch
+from loaderd._arguments import is_sequence
 from loaderd._native import Lease, SlotTensor
 from loaderd._padding import LENGTH, checked, padded
 from loaderd.errors import RequestError, SlotsExhausted
@@ -487,7 +488,7 @@ def _processes(rank: int | None, world_size: int | None) -> tuple[int | None, in
 def _with_valid(columns: Sequence[str], partial: Partial) -> Sequence[str]:
     if partial not in ("drop", "pad"):
         raise RequestError(f"partial must be one of drop, pad, not {partial!r}")
-    if partial == "drop" or isinstance(columns, str) or _VALID in columns:
+    if partial == "drop" or not is_sequence(columns) or _VALID in columns:
         return columns
     return [*columns, _VALID]
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from loaderd._arguments import is_sequence, whole_number
 from loaderd.errors import RequestError
 from loaderd.ranks import Ranks, find_ranks, launcher_id
 from loaderd.transforms import Transform, to_request
@@ -23,6 +24,8 @@ Decode = Literal["auto", "cpu", "gpu"]
 
 #: The batch in hand, and the one on its way.
 SLOTS_MIN = 2
+#: What the daemon gives one rank.
+SLOTS_MAX = 1024
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,13 @@ class Job:
         """Checks all that can be checked without the dataset."""
         ranks = find_ranks(rank, world_size)
         names = _columns(columns)
-        if version is not None and not _is_int(version) and not isinstance(version, str):
-            raise RequestError(
-                f"version must be a number, a tag's name or None for the latest, not {version!r}"
-            )
-        if _is_int(version):
-            _bound("version", version, 0, 2**64 - 1)
+        if version is not None and not isinstance(version, str):
+            if whole_number(version) is None:
+                raise RequestError(
+                    "version must be a number, a tag's name or None for the latest, not "
+                    f"{version!r}"
+                )
+            version = _bound("version", version, 0, 2**64 - 1)
         _optional_text("filter", filter)
         _optional_text("run", run)
         for name, value in (
@@ -97,17 +101,17 @@ class Job:
         ):
             if not isinstance(value, bool):
                 raise RequestError(f"{name} must be True or False, not {value!r}")
-        _bound("seed", seed, 0, 2**64 - 1)
+        seed = _bound("seed", seed, 0, 2**64 - 1)
         if slots is not None:
-            _bound("slots", slots, SLOTS_MIN, 1 << 16)
+            slots = _bound("slots", slots, SLOTS_MIN, SLOTS_MAX)
         if variable_bytes is not None:
-            _bound("variable_bytes", variable_bytes, 0, 1 << 40)
+            variable_bytes = _bound("variable_bytes", variable_bytes, 0, 1 << 40)
         _choice("protect", protect, ("run", "keep", "none"))
         _choice("on_bad_sample", on_bad_sample, ("raise", "replace", "zero"))
         _choice("on_log_error", on_log_error, ("stop", "continue"))
         _choice("decode", decode, ("auto", "cpu", "gpu"))
         return cls(
-            uri=_absolute(os.fspath(uri)),
+            uri=_absolute(uri),
             columns=names,
             filter=filter,
             version=version,
@@ -168,16 +172,25 @@ class Job:
         }
 
 
-def _absolute(uri: str) -> str:
-    """The daemon has another working folder, so relative paths end here."""
-    # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", uri):
-        return uri
-    return os.path.abspath(uri)
+def _absolute(uri: str | os.PathLike[str]) -> str:
+    """The daemon has another working folder and no home, so relative paths end here."""
+    try:
+        path = os.fsdecode(uri)
+    except TypeError:
+        raise RequestError(
+            f"uri must be a path or a file:// URI, such as a Lance dataset's own uri, not {uri!r}"
+        ) from None
+    if not path:
+        raise RequestError("uri is empty: name the dataset's folder")
+    # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes, and a path may have a colon.
+    if re.match(r"memory:|[A-Za-z][A-Za-z0-9+.-]*://", path):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _columns(columns: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(columns, str) or not all(isinstance(name, str) for name in columns):
+    # A set has no order, and the order is part of the checkpoint.
+    if not is_sequence(columns) or not all(isinstance(name, str) for name in columns):
         raise RequestError(
             f'columns must be a list of names such as ["image", "label"], not {columns!r}'
         )
@@ -196,7 +209,7 @@ def _batch_size(batch_size: int | None, global_batch_size: int | None, world_siz
         return _bound("batch_size", batch_size, 1, 2**32 - 1)
     if global_batch_size is None:
         raise RequestError("give batch_size (rows per rank and step) or global_batch_size")
-    _bound("global_batch_size", global_batch_size, 1, 2**63 - 1)
+    global_batch_size = _bound("global_batch_size", global_batch_size, 1, 2**63 - 1)
     each, rest = divmod(global_batch_size, world_size)
     if rest:
         raise RequestError(
@@ -206,14 +219,11 @@ def _batch_size(batch_size: int | None, global_batch_size: int | None, world_siz
     return _bound("global_batch_size / world_size", each, 1, 2**32 - 1)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _bound(name: str, value: Any, low: int, high: int) -> int:
-    if not _is_int(value) or not low <= value <= high:
+def _bound(name: str, value: object, low: int, high: int) -> int:
+    number = whole_number(value)
+    if number is None or not low <= number <= high:
         raise RequestError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    return int(value)
+    return number
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:

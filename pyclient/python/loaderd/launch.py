@@ -85,9 +85,12 @@ def find_binary() -> str:
     """The daemon's executable: ``$LOADERD_BIN``, beside Python, or on the path."""
     named = os.environ.get("LOADERD_BIN")
     if named:
-        if os.access(named, os.X_OK):
+        if os.access(named, os.X_OK) and os.path.isfile(named):
             return os.path.abspath(named)
-        raise DaemonUnavailable(f"LOADERD_BIN={named} is no executable file")
+        raise DaemonUnavailable(
+            f"LOADERD_BIN={named} is no executable file: give the daemon's path, or unset it to "
+            "have `loaderd` looked for beside Python and on PATH"
+        )
     folders = [os.path.dirname(sys.executable), sysconfig.get_path("scripts")]
     for folder in folders:
         path = os.path.join(folder, "loaderd")
@@ -158,8 +161,10 @@ class _StartLock:
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            socket = self._path.removesuffix(".start")
             raise DaemonUnavailable(
-                f"cannot start a daemon for {self._path.removesuffix('.start')}: {error}"
+                f"cannot start a daemon at {socket}: folder {os.path.dirname(socket)}: "
+                f"{error.strerror}; make it, or choose another socket with LOADERD_SOCKET"
             ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic
 
+from loaderd._arguments import whole_number
 from loaderd._native import Lease
 from loaderd.batch import BatchT
 from loaderd.errors import RequestError, ResumeRefused
@@ -67,6 +68,21 @@ class Loader(Generic[BatchT]):
         #: What ``set_epoch`` asks for.
         self._wanted_epoch: int | None = None
 
+    def __repr__(self) -> str:
+        """What was asked for, and what it came to where it is known: this connects nowhere."""
+        job = self._job
+        parts = [f"{job.uri!r}, columns={list(job.columns)}, batch_size={job.batch_size}"]
+        if job.filter is not None:
+            parts.append(f"filter={job.filter!r}")
+        if job.ranks.world_size > 1:
+            parts.append(f"rank={job.ranks.rank}, world_size={job.ranks.world_size}")
+        asked = f"{type(self).__name__}({', '.join(parts)})"
+        session = self._session
+        if session is None:
+            return asked
+        rows, steps = session.rows, session.steps_per_epoch
+        return f"<{asked}: version {session.version}, {rows} rows, {steps} steps an epoch>"
+
     def __iter__(self) -> Iterator[Any]:
         """Begins an epoch. The previous iterator, if still in use, raises ``RuntimeError``."""
         session = self._connected()
@@ -86,9 +102,10 @@ class Loader(Generic[BatchT]):
         If it is the epoch of a loaded state, it continues where the state was taken; after the
         last batch, nothing is left of it. Any other epoch begins at step 0.
         """
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        number = whole_number(epoch)
+        if number is None or number < 0:
             raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
-        self._wanted_epoch = epoch
+        self._wanted_epoch = number
 
     def close(self) -> None:
         """Closes the connection and releases all slots. Batches that you hold stay readable.

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from loaderd._arguments import whole_number
 from loaderd.errors import RequestError
 
 
@@ -42,9 +43,7 @@ def find_ranks(
             )
         rank = 0 if rank_here is None else rank_here
         world_size = 1 if world_here is None else world_here
-    for name, value in (("rank", rank), ("world_size", world_size)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise RequestError(f"{name} must be a whole number, not {value!r}")
+    rank, world_size = _whole("rank", rank), _whole("world_size", world_size)
     if world_size < 1 or not 0 <= rank < world_size:
         raise RequestError(
             f"rank {rank} of world_size {world_size}: ranks count from 0 to world_size - 1"
@@ -82,6 +81,13 @@ def _start_time(pid: int) -> str:
             return file.read().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return "0"
+
+
+def _whole(name: str, value: object) -> int:
+    number = whole_number(value)
+    if number is None:
+        raise RequestError(f"{name} must be a whole number, not {value!r}")
+    return number
 
 
 def _number(name: str, environment: Mapping[str, str]) -> int | None:

@@ -469,7 +469,8 @@ class _Patience:
             raise SlotsExhausted(
                 f"tensors that are still alive hold all {count} slots of this rank, so there is "
                 "none to fill: keep copies instead (batch.clone()), or ask for "
-                f"more with slots={2 * count}"
+                f"more with slots={2 * count}; a DataLoader around the dataset must have "
+                "batch_size=None, or it gathers as many batches"
             )
 
 
@@ -489,10 +490,10 @@ def _connect(path: str, autostart: bool) -> tuple[_native.Session, dict[str, Any
 
     try:
         if autostart:
-            try:
+            # Not within an `except`: what can't be started would seem a consequence.
+            with contextlib.suppress(*launch.ABSENT):
                 return handshake()
-            except launch.ABSENT:
-                return launch.connect_or_start(path, handshake)
+            return launch.connect_or_start(path, handshake)
         return handshake()
     except launch.ABSENT as error:
         raise DaemonUnavailable(

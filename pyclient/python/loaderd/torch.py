@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.utils.data
+from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.dlpack import from_dlpack
 
 from loaderd._native import Lease, SlotTensor
 from loaderd.batch import Batch
-from loaderd.errors import WorkerProcessError
+from loaderd.errors import RequestError, WorkerProcessError
 from loaderd.job import Decode, Job, OnBadSample, OnLogError, Protect
 from loaderd.loader import Loader
 from loaderd.pinning import PinMemory, Pinning
@@ -252,6 +253,17 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
                 f"{worker.num_workers}: take DataLoader(dataset, batch_size=None, num_workers=0); "
                 "the daemon reads and decodes in parallel already"
             )
+
+
+def _refuse_to_collate(*_: Any, **__: Any) -> Any:
+    raise RequestError(
+        "this DataLoader would put whole batches together into another: take "
+        "DataLoader(dataset, batch_size=None); rows per batch are the dataset's batch_size="
+    )
+
+
+# A DataLoader whose batch_size is not None stacks what it gets, 5 axes for images, without a word.
+default_collate_fn_map[Batch] = _refuse_to_collate
 
 
 def _is_in_use() -> bool:

@@ -91,15 +91,19 @@ class Resize(Transform):
     def __post_init__(self) -> None:
         name = type(self).__name__
         size = self.size
-        if not isinstance(size, int) and is_sequence(size) and len(size) == 1:
+        if is_sequence(size) and len(size) == 1:
             # torchvision takes a list of one number for the shorter side.
             size = size[0]
-        if isinstance(size, int):
-            put(self, "size", side(name, "size", size))
-            if self.max_size is not None and side(name, "max_size", self.max_size) <= size:
-                raise TransformError(
-                    f"{name}: max_size must be greater than size ({size}), not {self.max_size}"
-                )
+        if not is_sequence(size):
+            pixels = side(name, "size", size)
+            put(self, "size", pixels)
+            if self.max_size is not None:
+                put(self, "max_size", side(name, "max_size", self.max_size))
+                if self.max_size <= pixels:
+                    raise TransformError(
+                        f"{name}: max_size must be greater than size ({pixels}), "
+                        f"not {self.max_size}"
+                    )
         else:
             put(self, "size", sides(name, size))
             if self.max_size is not None:
@@ -339,9 +343,22 @@ def to_request(
         steps: Sequence[Any] = given if is_sequence(given) else [given]
         for index, step in enumerate(steps):
             if not isinstance(step, Transform):
-                raise TransformError(
-                    f"transform {index} of {column!r} is {step!r}: take one of loaderd's own, such "
-                    "as loaderd.RandomResizedCrop; others run on the batch, in your own code"
-                )
+                raise TransformError(f"transform {index} of {column!r} is {_stranger(step)}")
         request[column] = [step.to_dict() for step in steps]
     return request
+
+
+def _stranger(step: object) -> str:
+    """What is no transform of ours, and what to write instead."""
+    kind = step if isinstance(step, type) else type(step)
+    name = kind.__name__
+    if issubclass(kind, Transform):
+        return f"the class {name}: write {name}(...)"
+    if name in (ours.__name__ for ours in Transform.__subclasses__()):
+        return f"{kind.__module__}'s {name}: the daemon runs loaderd.{name}"
+    if name == "Compose":
+        return "a Compose: give the list of its transforms, loaderd's own"
+    return (
+        f"{step!r}: take one of loaderd's own, such as loaderd.RandomResizedCrop; others run on "
+        "the batch, in your own code (batch_transform=)"
+    )
