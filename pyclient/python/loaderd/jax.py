@@ -198,8 +198,8 @@ class LanceLoader(Loader[Batch]):
         decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
             GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
             ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders
-            round differently, so pixels may differ slightly; the step log records which was
-            used.
+            round differently, so their pixels are not bit-identical; the step log records which
+            was used.
         slots: Batches that may be prefetched or in use at once, from 2 to 1024. Default: 4.
         variable_bytes: Space for ragged columns in each slot, in bytes. By default enough for a
             batch of rows of typical length, at most 256 MiB. A larger batch gets memory of its
