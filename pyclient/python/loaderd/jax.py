@@ -171,7 +171,7 @@ class LanceLoader(Loader[Batch]):
             them. It must be a module-level function if the loader is to be pickled.
         batch_size: Rows per process and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
-        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
         drop_last: For code shared with PyTorch; ``True`` is ``partial="drop"``. Leave it out.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.

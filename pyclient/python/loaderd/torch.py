@@ -100,7 +100,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             if the dataset is to be pickled.
         batch_size: Rows per rank and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
-        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
         drop_last: Drop the last batch of an epoch if it is short. Default: ``False``.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
