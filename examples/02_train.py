@@ -18,7 +18,7 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")
+parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a generated one]")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--size", type=int, default=96, help="of the crops, in pixels")

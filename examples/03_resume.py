@@ -13,7 +13,7 @@ from loaderd.torch import LanceIterableDataset
 from sample_data import street_dataset
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")
+parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a generated one]")
 parser.add_argument("--brief", action="store_true", help="a small run, for the tests")
 arguments = parser.parse_args()
 uri = arguments.dataset or street_dataset(40)

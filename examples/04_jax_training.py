@@ -18,7 +18,7 @@ CHANNELS = (3, 16, 32, 64)
 LEARNING_RATE, MOMENTUM = 0.02, 0.9
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")
+parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a generated one]")
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--size", type=int, default=64, help="of the crops, in pixels")

@@ -17,7 +17,7 @@ from sample_data import street_dataset
 COLOURS = ["red", "cyan", "yellow", "lime", "magenta", "orange"]
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a drawn one]")
+parser.add_argument("dataset", nargs="?", help="a Lance dataset [default: a generated one]")
 parser.add_argument("--grid", help="save the first batch with its boxes here, as a PNG")
 parser.add_argument("--brief", action="store_true", help="a small run, for the tests")
 arguments = parser.parse_args()

@@ -172,7 +172,7 @@ class LanceLoader(Loader[Batch]):
             them. It must be a module-level function if the loader is to be pickled.
         batch_size: Rows per process and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
-        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
         drop_last: For code shared with PyTorch; ``True`` is ``partial="drop"``. Leave it out.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
@@ -199,8 +199,8 @@ class LanceLoader(Loader[Batch]):
         decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
             GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
             ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders
-            round differently, so pixels may differ slightly; the step log records which was
-            used.
+            round differently, so their pixels are not bit-identical; the step log records which
+            was used.
         slots: Batches that may be prefetched or in use at once, from 2 to 1024. Default: 4.
         variable_bytes: Space for ragged columns in each slot, in bytes. By default enough for a
             batch of rows of typical length, at most 256 MiB. A larger batch gets memory of its

@@ -143,7 +143,7 @@ class Loader(Generic[BatchT]):
 
     @property
     def decoder(self) -> str:
-        """What decodes images, with versions: libjpeg-turbo, after nvJPEG if a GPU is used."""
+        """What decodes images, with versions: libjpeg-turbo, and nvJPEG if a GPU is used."""
         return self._connected().decoder
 
     def _state(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             if the dataset is to be pickled.
         batch_size: Rows per rank and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
-        shuffle: Shuffle all rows anew each epoch. Default: the dataset's own order.
+        shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
         drop_last: Drop the last batch of an epoch if it is short. Default: ``False``.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
@@ -127,8 +127,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
             GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
             ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders
-            round differently, so pixels may differ slightly; the step log records which was
-            used.
+            round differently, so their pixels are not bit-identical; the step log records which
+            was used.
         slots: Batches that may be prefetched or in use at once, from 2 to 1024. Default: 4.
             If slots are pinned, a dropped batch keeps its slot until the GPU has finished the
             work submitted before the next batch was requested: ask for one or two more.
