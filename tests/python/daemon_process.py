@@ -23,6 +23,16 @@ def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedP
     )
 
 
+def logged(shown: str, *arguments: str, times: int = 1) -> str:
+    """What `loaderd log` prints, once `shown` is there so many times: a step is marked as
+    delivered a moment after it was."""
+    deadline = time.monotonic() + 10
+    while (text := loaderd("log", *arguments).stdout).count(shown) < times:
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+    return text
+
+
 class Daemon:
     """A daemon with a socket and folders of its own."""
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from daemon_process import NUMBERS, ROWS, Daemon, loaderd
+from daemon_process import NUMBERS, ROWS, Daemon, loaderd, logged
 from loaderd import CenterCrop, errors, launch
 
 
@@ -72,8 +72,8 @@ def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) ->
         rows = batch["label"].tolist()
         del batch
         dataset.close()
-        text = loaderd("log", f"--run={run}").stdout
         became = f"replaced by {rows[6]}" if policy == "replace" else "zeroed"
+        text = logged(f"row address 6 {became}", f"--run={run}")
         assert re.search(rf"^step 0 rank 0: row address 6 {became}: .*JPEG", text, re.M), text
     assert rows == list(range(8))
 

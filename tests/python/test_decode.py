@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from daemon_process import Daemon, loaderd
+from daemon_process import Daemon, loaderd, logged
 from loaderd import RandomResizedCrop, errors, launch
 from loaderd.torch import LanceIterableDataset
 
@@ -75,8 +75,8 @@ def test_without_a_gpu_auto_is_the_cpu_and_says_so(
     assert daemon.log.read_text().count(f"loaderd: {notice}\n") == 1
     status = loaderd("status", f"--socket={daemon.socket}").stdout
     assert notice in status.splitlines()
-    logged = loaderd("log", f"--socket={daemon.socket}").stdout
-    assert logged.count(f"decoded with {decoder}\n") == 3
+    line = f"decoded with {decoder}\n"
+    assert logged(line, f"--socket={daemon.socket}", times=3).count(line) == 3
 
 
 def test_without_a_gpu_gpu_is_refused_with_the_mend(

@@ -78,15 +78,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             newest.join(", ")
         );
     }
+    let query = Query {
+        run: arguments.run.clone(),
+        step: arguments.step,
+        rank: arguments.rank,
+        prepared: arguments.all,
+        last: Some(arguments.last),
+    };
     let rows = match arguments.row {
         Some(row) => steps_of_row(&reader, arguments, row)?,
-        None => reader.steps(&Query {
-            run: arguments.run.clone(),
-            step: arguments.step,
-            rank: arguments.rank,
-            prepared: arguments.all,
-            last: Some(arguments.last),
-        })?,
+        None => reader.steps(&query)?,
     };
     if arguments.json {
         for row in &rows {
@@ -95,7 +96,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     if rows.is_empty() {
-        say("no records");
+        // A step is marked as delivered a moment after it was.
+        let prepared = Query {
+            prepared: true,
+            last: Some(1),
+            ..query
+        };
+        let hidden = arguments.row.is_none() && !reader.steps(&prepared)?.is_empty();
+        say(if hidden {
+            "no records of delivered batches; --all shows those that were only prepared"
+        } else {
+            "no records"
+        });
         return Ok(());
     }
     let mut table = header();
