@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -149,6 +150,8 @@ def read(name: str, declared: Declared) -> None:
         place = f"{name}:{at}"
         if found := re.search(r'case (\d+): \*name = "(\w+)"', line):
             _number(declared, place, [found[2]], found[1])
+        elif found := re.match(r"\s*\w+ = (\d+), +/\* (.+) \*/", line):
+            _number(declared, place, _quoted(found[2]), found[1])
         elif found := re.match(r"\w+ = (.+)", line):
             before = text.splitlines()[at - 2]
             if quoted := _quoted(before) if before.startswith("#:") else []:
@@ -176,8 +179,7 @@ class _Rust:
                 continue
             quoted = _quoted(" ".join(docs))
             if found := re.match(r"(?:pub\S* )?type (\w+) = (.+);", line):
-                if quoted:
-                    self.aliases[found[1]] = quoted[0]
+                self._alias(found[1], found[2], quoted, place)
             elif found := re.match(r"(?:pub\S* )?const (\w+): (?:c_u?int|u64) = (.+);", line):
                 _number(self.declared, place, quoted, found[2])
             elif found := re.match(r"\w+ = (\d+),$", line):
@@ -193,6 +195,17 @@ class _Rust:
                 self._struct(found[1], quoted[0], at)
             docs, has_layout = [], False
         self._functions()
+
+    def _alias(self, ours: str, kind: str, quoted: list[str], place: str) -> None:
+        if not quoted and (ours, kind) == ("Opaque", "*mut c_void"):
+            return
+        if not quoted or kind not in ("Opaque", "c_void"):
+            raise Trouble(f"{place}: which header's type is {ours}, and is it a pointer?")
+        self.aliases[ours] = quoted[0]
+        # What is void to us is only ever pointed to.
+        if kind == "Opaque":
+            line = f'numbers("{place}", "a pointer", std::is_pointer_v<{quoted[0]}>, 1);'
+            self.declared.lines.append(line)
 
     def _functions(self) -> None:
         tables = re.sub(r"macro_rules! functions \{.*?\n\}", _blank, self.text, flags=re.DOTALL)
@@ -299,7 +312,7 @@ def compare(toolkit: str, packages: Path, declared: Declared) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder, "headers.cpp"), Path(folder, "headers")
         source.write_text(program)
-        compiler = [os.environ.get("CXX") or "c++", "-std=c++17", "-Wno-invalid-offsetof"]
+        compiler = [*shlex.split(os.environ.get("CXX") or "c++"), "-std=c++17"]
         included = [f"-I{header}" for header in headers]
         _run([*compiler, *included, str(source), "-o", str(binary)], toolkit)
         _run([str(binary)], toolkit)

@@ -95,6 +95,7 @@ WRONG = [
     (NVJPEG, "pitch: [usize; 4]", "pitch: [usize; 3]"),
     # What repeats them.
     ("tests/python/standin/cuda.c", "case 700:", "case 701:"),
+    ("tests/python/standin/cuda.c", "NOT_READY = 600, ", "NOT_READY = 601, "),
     ("loaderd/gpu/tests/standin/cuda.c", "case 803:", "case 802:"),
     ("benches/gpu/copies.py", "_FLAGS = 1 | 2", "_FLAGS = 1 | 4"),
 ]
@@ -135,7 +136,9 @@ def test_without_the_packages_it_says_how_to_get_them(copy: Path) -> None:
     ("name", "old", "new", "why"),
     [
         (API, "/// `CU_COMPUTEMODE_DEFAULT`", "/// Anybody", "a number without the header's name"),
-        (API, "/// `CUevent`", "/// An event", "Event is no type of a header's"),
+        (API, "/// `CUevent`", "/// An event", "which header's type is Event"),
+        (API, "Event = Opaque", "Event = c_int", "which header's type is Event, and is it"),
+        (API, "(Event, Stream)", "(Event, Wave)", "Wave is no type of a header's"),
         (CLIENT, "700, // `CUDA_ERROR_ILLEGAL_ADDRESS`", "700, // memory", "a number without"),
         (NVJPEG, "/// `nvjpegImage_t`; its", "/// Its", "what struct is this"),
         (NVJPEG, "// `pitch`", "// pitch", "what member of nvjpegImage_t"),
