@@ -146,7 +146,11 @@ struct Client {
 impl Client {
     /// Pixels of an epoch's batches, in order; or the failure that ends it. `at_step` is called
     /// with the number of each before it is released.
-    fn epoch(&self, stream: u64, at_step: impl Fn(u64)) -> Result<Vec<Vec<u8>>, (FailureKind, String)> {
+    fn epoch(
+        &self,
+        stream: u64,
+        at_step: impl Fn(u64),
+    ) -> Result<Vec<Vec<u8>>, (FailureKind, String)> {
         self.session.start(stream, 0, 0).unwrap();
         let mut batches = Vec::new();
         loop {
@@ -175,7 +179,9 @@ fn a_ring_that_breaks_ends_the_epoch_and_not_the_session() {
     fs::create_dir(&pictures).unwrap();
     let (mut data, mut images) = (Vec::new(), Vec::new());
     for number in 0..ROWS {
-        let pixels: Vec<u8> = (0..64 * 48 * 3u64).map(|at| (at * (number + 3) >> 5) as u8).collect();
+        let pixels: Vec<u8> = (0..64 * 48 * 3u64)
+            .map(|at| (at * (number + 3) >> 5) as u8)
+            .collect();
         let jpeg = Encoder::default().encode(&pixels, 64, 48).unwrap();
         images.push(Extent {
             offset: data.len() as u64,

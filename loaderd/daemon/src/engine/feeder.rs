@@ -145,8 +145,8 @@ impl Feeder {
             for (batch, row) in redo {
                 self.redo(&batch, row, &mut waiting);
             }
-            for (batch, row, tensor) in whole {
-                self.read_whole(batch, row, tensor, &mut waiting);
+            for (batch, row, tensor, extent) in whole {
+                waiting.push_front(Part::whole(batch, row, tensor, extent));
             }
             if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
                 self.plan(feeding, &slots, &mut waiting);

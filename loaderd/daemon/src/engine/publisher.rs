@@ -13,7 +13,7 @@ use loaderd_wire::message::{Failure, OnLogError};
 use super::{Event, Finished, Handed, Lent, Outlet, Session};
 use crate::batch::Batch;
 use crate::clock;
-use crate::steplog::StepLog;
+use crate::steplog::{StepLog, StepLogError};
 
 pub(super) struct Publisher {
     session: Arc<Session>,
@@ -100,7 +100,9 @@ impl Publisher {
         let logged = self.log.prepare(records);
         let is_logged = logged.is_ok();
         if let Err(error) = logged {
-            if self.session.job.request.on_log_error == OnLogError::Stop {
+            // Other rows than before are no matter of what can be written.
+            let are_other = matches!(error, StepLogError::Mismatch { .. });
+            if are_other || self.session.job.request.on_log_error == OnLogError::Stop {
                 self.end_stream(error.into(), turn);
                 return false;
             }
@@ -170,6 +172,7 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use loaderd_decode::Limits;
@@ -237,10 +240,14 @@ mod tests {
     }
 
     /// From now on no step can be recorded.
-    fn break_log(folder: &std::path::Path) {
+    fn break_log(folder: &Path) {
+        change_log(folder, "DROP TABLE steps");
+    }
+
+    fn change_log(folder: &Path, by: &str) {
         let other = rusqlite::Connection::open(file_in(folder)).unwrap();
         other.busy_timeout(WAIT).unwrap();
-        other.execute_batch("DROP TABLE steps").unwrap();
+        other.execute_batch(by).unwrap();
     }
 
     #[test]
@@ -262,6 +269,33 @@ mod tests {
         session.release(lease).unwrap();
         let (_, second) = handed_out();
         assert_eq!((second.step, second.is_logged), (1, false));
+    }
+
+    /// It is no fault of the disk's, so that going on without records is no way out.
+    #[test]
+    fn a_step_with_other_rows_than_before_is_not_published() {
+        let opened = open(1, "continue");
+        opened.session.start(1, 0, 0).unwrap();
+        let Event::Ready(first, _) = opened.events.recv_timeout(WAIT).unwrap() else {
+            panic!("no batch");
+        };
+        change_log(opened.folder.path(), "UPDATE steps SET digest = 'other'");
+        opened.session.release(first.lease).unwrap();
+        opened.session.start(2, 0, 0).unwrap();
+        loop {
+            match opened.events.recv_timeout(WAIT).unwrap() {
+                Event::Failed(why) => {
+                    assert_eq!(why.kind, FailureKind::StepLog, "{why:?}");
+                    assert!(why.message.contains("with other rows"), "{why:?}");
+                    break;
+                }
+                // Under way before the stream ended.
+                Event::Ready(ready, _) if ready.stream == 1 => {
+                    opened.session.release(ready.lease).unwrap();
+                }
+                event => panic!("{event:?}"),
+            }
+        }
     }
 
     /// A slot that is lost here would be missed for as long as the session lives.
