@@ -101,7 +101,8 @@ impl Cuts {
             && !self.ended.swap(true, Ordering::Relaxed)
         {
             crate::note(format_args!(
-                "loaderd: {}: {error}: images will go on being read whole",
+                "loaderd: {}: {error}: images will go on being read whole; free some space, or give another folder \
+                 with LOADERD_CACHE",
                 self.path.display()
             ));
         }

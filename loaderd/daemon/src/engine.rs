@@ -113,6 +113,8 @@ impl Encoded {
 /// Parts of a JPEG that were read.
 struct Pieced {
     pieces: Pieces,
+    /// Where all of it lies.
+    whole: Extent,
     /// The header; where it was read in one go with the body, that buffer holds it, and what lies
     /// between.
     head: Option<Buffer>,
@@ -358,8 +360,8 @@ struct State {
     start: Option<Start>,
     last_stream: u64,
     redo: Vec<(Arc<Batch>, usize)>,
-    /// Images (row, tensor) whose parts did not do: they are to be read whole.
-    whole: Vec<(Arc<Batch>, usize, usize)>,
+    /// Images (row, tensor) whose parts did not do: they are to be read whole, from there.
+    whole: Vec<(Arc<Batch>, usize, usize, Extent)>,
     ended: bool,
 }
 
@@ -386,8 +388,8 @@ impl Session {
 
     /// The parts of an image that were read can't be decoded: what is wrong, if anything is, the
     /// whole of it shows.
-    fn read_whole(&self, batch: &Arc<Batch>, row: usize, tensor: usize) {
-        self.lock().whole.push((batch.clone(), row, tensor));
+    fn read_whole(&self, batch: &Arc<Batch>, row: usize, tensor: usize, extent: Extent) {
+        self.lock().whole.push((batch.clone(), row, tensor, extent));
         self.wake.notify_all();
     }
 

@@ -37,7 +37,7 @@ pub struct Job {
     pub tiled: BTreeMap<String, TiledRead>,
     /// By number of the source's columns of bytes: what is known of their images' segments, where
     /// crops may be read by themselves.
-    cuts: Vec<Option<Cuts>>,
+    pub(crate) cuts: Vec<Option<Cuts>>,
     /// Steps and shares.
     pub steps: Steps,
     /// One per tensor of `layout`, in its order.

@@ -3,6 +3,10 @@
 //! The binary `loaderd` is a thin shell over this library; the benches and the tests
 //! drive it in their own process.
 
+// What tests in the crate share with those beside it calls it by its name.
+#[cfg(test)]
+extern crate self as loaderd;
+
 pub mod source;
 
 pub mod gpu;

@@ -130,6 +130,31 @@ proptest! {
     }
 }
 
+/// Between two bands lies a marker; without room for it, a band would end before it begins.
+#[test]
+fn bands_without_room_for_a_marker_are_no_index() {
+    let encoded = tiled(Subsampling::S420, 300, 200, 1);
+    let good = Index::of(&encoded).unwrap().to_bytes();
+    let place = |band: usize| 12 + 3 * band..15 + 3 * band;
+    let end = |band| {
+        let [low, middle, high] = good[place(band)] else {
+            unreachable!("three bytes");
+        };
+        u32::from_le_bytes([low, middle, high, 0])
+    };
+    let bands = (0..16).take_while(|&band| end(band) > 0).count();
+    assert!(bands > 6, "{bands}");
+    for band in 1..bands {
+        for more in 0..4 {
+            let mut bytes = good;
+            let lowered = (end(band - 1) + more).to_le_bytes();
+            bytes[place(band)].copy_from_slice(&lowered[..3]);
+            let found = Index::from_bytes(&bytes);
+            assert_eq!(found.is_some(), more >= 2, "band {band}, {more} bytes");
+        }
+    }
+}
+
 /// Crops of a photo's size spare a good part of it, and most crops do.
 #[test]
 fn pieces_spare_bytes() {

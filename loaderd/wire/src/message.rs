@@ -140,7 +140,8 @@ pub enum OnLogError {
     /// Publishing waits a bounded time, then the stream fails.
     #[default]
     Stop,
-    /// Publishing goes on without a record; how many are missing is recorded later.
+    /// Publishing goes on without a record; how many are missing is recorded later. A step that
+    /// was recorded before with other rows fails its stream all the same.
     Continue,
 }
 

@@ -80,6 +80,7 @@ impl Feeder {
                 return;
             }
         };
+        let reads = reader.is_some();
         let whole_window = self.reads_slowly();
         let mut feeding: Option<Feeding> = None;
         let mut waiting: VecDeque<Part> = VecDeque::new();
@@ -144,15 +145,27 @@ impl Feeder {
             for (batch, row) in redo {
                 self.redo(&batch, row, &mut waiting);
             }
-            for (batch, row, tensor) in whole {
-                self.read_whole(batch, row, tensor, &mut waiting);
+            for (batch, row, tensor, extent) in whole {
+                waiting.push_front(Part::whole(batch, row, tensor, extent));
             }
             if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
                 self.plan(feeding, &slots, &mut waiting);
             }
-            // 3. Read.
-            if let Some(reader) = &mut reader {
-                self.read(reader, &mut waiting, &mut reading);
+            // 3. Read; with another reader where the one before has failed.
+            if !reads {
+                continue;
+            }
+            let read = match &mut reader {
+                Some(reader) => self.read(reader, &mut waiting, &mut reading),
+                None => self.reader().map(|made| reader = made),
+            };
+            if let Err(error) = read {
+                // What it has under way comes to an end with it, and belongs to nobody any more.
+                reader = None;
+                let failed = failure(FailureKind::Io, error);
+                for part in reading.drain(..).flatten().chain(waiting.drain(..)) {
+                    self.settle(part, Got::Failed(failed.clone()));
+                }
             }
         }
     }
@@ -371,13 +384,14 @@ impl Feeder {
         }
     }
 
-    /// Keeps the reader busy, and hands on what it has read.
+    /// Keeps the reader busy, and hands on what it has read. An error, in words, says that the
+    /// reader can't go on.
     fn read(
         &self,
         reader: &mut Reader,
         waiting: &mut VecDeque<Part>,
         reading: &mut Vec<Option<Part>>,
-    ) {
+    ) -> Result<(), String> {
         let timings = &self.session.timings;
         while let Some(part) = waiting.front_mut() {
             if !self.session.is_current(&part.batch) || part.batch.failure().is_some() {
@@ -400,7 +414,7 @@ impl Feeder {
             reading[tag] = waiting.pop_front();
         }
         if reader.in_flight() == 0 && waiting.is_empty() {
-            return;
+            return Ok(());
         }
         let result = reader.complete(NAP, &mut |tag, result| {
             let part = reading[tag as usize]
@@ -424,13 +438,11 @@ impl Feeder {
             };
             self.settle(part, got);
         });
-        if let Err(error) = result {
-            // The engine itself has failed: no read of it will complete.
-            let failed = failure(FailureKind::Io, error.to_string());
-            for part in reading.drain(..).flatten().chain(waiting.drain(..)) {
-                self.settle(part, Got::Failed(failed.clone()));
-            }
-        }
+        result.map(|_| ()).map_err(|error| {
+            format!(
+                "{error}: begin the epoch again, which reads anew, or start the daemon with --read-mode=pread"
+            )
+        })
     }
 
     /// Has an image decoded; bytes that are delivered as they are need nothing more.

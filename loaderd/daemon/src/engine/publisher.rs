@@ -13,7 +13,7 @@ use loaderd_wire::message::{Failure, OnLogError};
 use super::{Event, Finished, Handed, Lent, Outlet, Session};
 use crate::batch::Batch;
 use crate::clock;
-use crate::steplog::StepLog;
+use crate::steplog::{StepLog, StepLogError};
 
 pub(super) struct Publisher {
     session: Arc<Session>,
@@ -80,6 +80,7 @@ impl Publisher {
         let failed = turn.iter().position(|batch| batch.failure().is_some());
         let rest = failed.map(|at| turn.split_off(at)).unwrap_or_default();
         if !turn.is_empty() && !self.log_and_send(&turn) {
+            rest.iter().for_each(|batch| self.abandon(batch));
             return;
         }
         if let Some(failure) = rest.first().and_then(|batch| batch.failure()) {
@@ -99,7 +100,9 @@ impl Publisher {
         let logged = self.log.prepare(records);
         let is_logged = logged.is_ok();
         if let Err(error) = logged {
-            if self.session.job.request.on_log_error == OnLogError::Stop {
+            // Other rows than before are no matter of what can be written.
+            let are_other = matches!(error, StepLogError::Mismatch { .. });
+            if are_other || self.session.job.request.on_log_error == OnLogError::Stop {
                 self.end_stream(error.into(), turn);
                 return false;
             }
@@ -169,30 +172,41 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use loaderd_decode::Limits;
     use loaderd_read::Mode;
-    use loaderd_wire::message::Decode;
+    use loaderd_wire::message::{Decode, FailureKind};
     use loaderd_wire::segment::Segment;
     use serde_json::json;
 
     use super::*;
-    use crate::engine::Engine;
+    use crate::engine::{Engine, SessionHandle};
     use crate::gpu::{Gpu, Options};
-    use crate::job::Job;
+    use crate::job::{Job, failure};
     use crate::memory::SlotMemory;
     use crate::steplog::file_in;
 
-    #[test]
-    fn batches_without_a_record_are_known_when_they_are_handed_out() {
-        const WAIT: Duration = Duration::from_secs(20);
+    const WAIT: Duration = Duration::from_secs(20);
+
+    /// A session of its own daemon, and what that is made of. What is dropped first comes first.
+    struct Opened {
+        session: SessionHandle,
+        _engine: Engine,
+        events: crossbeam_channel::Receiver<Event>,
+        job: Arc<Job>,
+        segment: Arc<Segment>,
+        log: Arc<StepLog>,
+        folder: tempfile::TempDir,
+    }
+
+    fn open(slots: u32, on_log_error: &str) -> Opened {
         let folder = tempfile::tempdir().unwrap();
-        let path = file_in(folder.path());
-        let log = Arc::new(StepLog::open(&path, None).unwrap());
+        let log = Arc::new(StepLog::open(&file_in(folder.path()), None).unwrap());
         let request = json!({
             "uri": "memory:rows=4", "columns": ["label"], "batch_size": 1, "rank": 0,
-            "world_size": 1, "on_log_error": "continue",
+            "world_size": 1, "on_log_error": on_log_error,
         });
         let request = serde_json::from_value(request).unwrap();
         let gpu = Gpu::new(Options {
@@ -200,18 +214,50 @@ mod tests {
             ..Options::default()
         });
         let job = Arc::new(Job::open(&request, "a", &log, &gpu).unwrap());
-        let segment = Arc::new(Segment::create(job.layout.slot_bytes, 1).unwrap());
+        let segment = Arc::new(Segment::create(job.layout.slot_bytes, slots).unwrap());
         let engine =
             Engine::start(1, Limits::default(), SlotMemory::new(1 << 30), None, gpu).unwrap();
-        let (events, inbox) = crossbeam_channel::unbounded();
-        let outlet = Box::new(move |event| events.send(event).is_ok());
+        let (sender, events) = crossbeam_channel::unbounded();
         let (session, _) = engine
-            .session(job, 0, segment, log.clone(), Mode::Auto, outlet)
+            .session(
+                job.clone(),
+                0,
+                segment.clone(),
+                log.clone(),
+                Mode::Auto,
+                Box::new(move |event| sender.send(event).is_ok()),
+            )
             .unwrap();
+        Opened {
+            session,
+            _engine: engine,
+            events,
+            job,
+            segment,
+            log,
+            folder,
+        }
+    }
+
+    /// From now on no step can be recorded.
+    fn break_log(folder: &Path) {
+        change_log(folder, "DROP TABLE steps");
+    }
+
+    fn change_log(folder: &Path, by: &str) {
+        let other = rusqlite::Connection::open(file_in(folder)).unwrap();
+        other.busy_timeout(WAIT).unwrap();
+        other.execute_batch(by).unwrap();
+    }
+
+    #[test]
+    fn batches_without_a_record_are_known_when_they_are_handed_out() {
+        let opened = open(1, "continue");
+        let session = &opened.session;
         session.start(1, 0, 0).unwrap();
         // With one slot, the next batch is made when this one is released.
         let handed_out = || {
-            let Event::Ready(ready, _) = inbox.recv_timeout(WAIT).unwrap() else {
+            let Event::Ready(ready, _) = opened.events.recv_timeout(WAIT).unwrap() else {
                 panic!("no batch");
             };
             let handed = session.delivered(ready.lease).unwrap();
@@ -219,11 +265,71 @@ mod tests {
         };
         let (lease, first) = handed_out();
         assert_eq!((first.step, first.is_logged), (0, true));
-        let other = rusqlite::Connection::open(&path).unwrap();
-        other.busy_timeout(WAIT).unwrap();
-        other.execute_batch("DROP TABLE steps").unwrap();
+        break_log(opened.folder.path());
         session.release(lease).unwrap();
         let (_, second) = handed_out();
         assert_eq!((second.step, second.is_logged), (1, false));
+    }
+
+    /// It is no fault of the disk's, so that going on without records is no way out.
+    #[test]
+    fn a_step_with_other_rows_than_before_is_not_published() {
+        let opened = open(1, "continue");
+        opened.session.start(1, 0, 0).unwrap();
+        let Event::Ready(first, _) = opened.events.recv_timeout(WAIT).unwrap() else {
+            panic!("no batch");
+        };
+        change_log(opened.folder.path(), "UPDATE steps SET digest = 'other'");
+        opened.session.release(first.lease).unwrap();
+        opened.session.start(2, 0, 0).unwrap();
+        loop {
+            match opened.events.recv_timeout(WAIT).unwrap() {
+                Event::Failed(why) => {
+                    assert_eq!(why.kind, FailureKind::StepLog, "{why:?}");
+                    assert!(why.message.contains("with other rows"), "{why:?}");
+                    break;
+                }
+                // Under way before the stream ended.
+                Event::Ready(ready, _) if ready.stream == 1 => {
+                    opened.session.release(ready.lease).unwrap();
+                }
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+
+    /// A slot that is lost here would be missed for as long as the session lives.
+    #[test]
+    fn every_slot_comes_free_where_one_batch_fails_and_those_before_it_have_no_record() {
+        let opened = open(3, "stop");
+        let session = opened.session.session.clone();
+        break_log(opened.folder.path());
+        session.stream.store(1, Ordering::Relaxed);
+        let (outlet, events) = crossbeam_channel::unbounded();
+        let outlet = Box::new(move |event| outlet.send(event).is_ok());
+        let mut publisher = Publisher::new(session.clone(), opened.log.clone(), outlet);
+        for step in 0..3 {
+            let slot = session.lock().slots.acquire().unwrap();
+            let batch = Batch::new(
+                opened.job.clone(),
+                opened.segment.clone(),
+                slot,
+                (1, 0),
+                (0, step, 0),
+                true,
+                std::iter::once((step, step)),
+            );
+            if step == 1 {
+                batch.fail(failure(FailureKind::BadSample, "bad"));
+            }
+            publisher.take(Arc::new(batch));
+        }
+        publisher.publish();
+        let Event::Failed(why) = events.recv_timeout(WAIT).unwrap() else {
+            panic!("it goes on");
+        };
+        assert_eq!(why.kind, FailureKind::StepLog, "{why:?}");
+        let counts = session.lock().slots.counts();
+        assert_eq!(counts, [3, 0, 0, 0]);
     }
 }

@@ -12,6 +12,8 @@ use super::*;
 use crate::gpu::Options;
 use crate::steplog::{LogReader, Query, file_in};
 
+mod cuts;
+
 const ROWS: u64 = 120;
 const PICTURES: u64 = 6;
 /// The picture that can't be decoded.

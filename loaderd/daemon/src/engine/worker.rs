@@ -122,8 +122,9 @@ fn decode_image(
                     match decoder.decode_pieces(pipeline, pieces, parts, &mut draws, place) {
                         Some(decoded) => Ok(decoded),
                         None => {
+                            let whole = pieced.whole;
                             drop(encoded);
-                            return session.read_whole(batch, row, tensor);
+                            return session.read_whole(batch, row, tensor, whole);
                         }
                     }
                 }

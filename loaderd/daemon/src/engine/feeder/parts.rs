@@ -5,7 +5,6 @@
 //! each image's part of a batch comes to its end once, whatever its reads did. It submits none.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +14,7 @@ use loaderd_plan::Draws;
 use loaderd_read::{Buffer, Extent};
 use loaderd_wire::message::Failure;
 
-use super::{Feeder, Found};
+use super::Feeder;
 use crate::batch::Batch;
 use crate::engine::{Encoded, Pieced};
 use crate::job::Origin;
@@ -35,14 +34,28 @@ pub(super) struct Part {
     pub(super) asked: Option<Instant>,
 }
 
+impl Part {
+    /// Reads an image with nothing left out.
+    pub(super) fn whole(batch: Arc<Batch>, row: usize, tensor: usize, extent: Extent) -> Part {
+        Part {
+            batch,
+            row,
+            tensor,
+            extent,
+            of: Of::All,
+            asked: None,
+        }
+    }
+}
+
 /// What a read brings.
 pub(super) enum Of {
     /// The whole value.
     All,
     /// The same, of an image whose segments are not known.
     New,
-    /// Header and crop of an image.
-    Crop(Pieces),
+    /// Header and crop of an image, which as a whole lies there.
+    Crop(Pieces, Extent),
     /// One of them.
     Half(Half, Rc<Joint>),
 }
@@ -56,6 +69,8 @@ pub(super) enum Half {
 /// Header and crop of an image, read by themselves.
 pub(super) struct Joint {
     pieces: Pieces,
+    /// Where the whole image lies.
+    whole: Extent,
     /// The half that came first.
     first: Cell<Option<Got>>,
 }
@@ -91,6 +106,7 @@ impl Of {
                         };
                         Ok(Encoded::Pieces(Box::new(Pieced {
                             pieces: joint.pieces,
+                            whole: joint.whole,
                             head: Some(head),
                             body,
                         })))
@@ -103,8 +119,9 @@ impl Of {
             (_, Got::Failed(failed)) => Err(Some(failed)),
             (Of::All, Got::Bytes(buffer)) => Ok(Encoded::Read(buffer)),
             (Of::New, Got::Bytes(buffer)) => Ok(Encoded::New(buffer, extent)),
-            (Of::Crop(pieces), Got::Bytes(body)) => Ok(Encoded::Pieces(Box::new(Pieced {
+            (Of::Crop(pieces, whole), Got::Bytes(body)) => Ok(Encoded::Pieces(Box::new(Pieced {
                 pieces,
+                whole,
                 head: None,
                 body,
             }))),
@@ -113,29 +130,6 @@ impl Of {
 }
 
 impl Feeder {
-    /// Reads an image anew, with nothing left out.
-    pub(super) fn read_whole(
-        &self,
-        batch: Arc<Batch>,
-        row: usize,
-        tensor: usize,
-        waiting: &mut VecDeque<Part>,
-    ) {
-        let input = self.session.job.origins[tensor].input();
-        let input = input.expect("an image is fetched");
-        let Found::Extent(extent) = self.find(input, batch.index(row)) else {
-            unreachable!("it was read in parts");
-        };
-        waiting.push_front(Part {
-            batch,
-            row,
-            tensor,
-            extent,
-            of: Of::All,
-            asked: None,
-        });
-    }
-
     /// The reads that bring a value, in the order in which they are to be asked for: of an image
     /// whose segments are known, what its crop takes.
     pub(super) fn ask(
@@ -177,10 +171,11 @@ impl Feeder {
             file: extent.file,
         };
         if body.start - head.end <= GAP_BYTES_MAX {
-            return put(part(within(0, body.end), Of::Crop(pieces)));
+            return put(part(within(0, body.end), Of::Crop(pieces, extent)));
         }
         let joint = Rc::new(Joint {
             pieces,
+            whole: extent,
             first: Cell::new(None),
         });
         put(part(
@@ -243,6 +238,12 @@ mod tests {
         index.pieces(&pipeline, &mut draws).unwrap()
     }
 
+    const WHOLE: Extent = Extent {
+        offset: 7,
+        length: 9000,
+        file: 1,
+    };
+
     /// The two halves of an image, in this order; what the second brings.
     fn both(first: (Half, Got), second: (Half, Got)) -> Result<Encoded, Option<Failure>> {
         let extent = Extent {
@@ -252,6 +253,7 @@ mod tests {
         };
         let joint = Rc::new(Joint {
             pieces: pieces(),
+            whole: WHOLE,
             first: Cell::new(None),
         });
         let half = |half| Of::Half(half, joint.clone());
@@ -278,6 +280,7 @@ mod tests {
                 panic!("no pieces");
             };
             assert_eq!(pieced.parts(), (&b"head"[..], &b"body"[..]));
+            assert_eq!(pieced.whole, WHOLE);
         }
     }
 
