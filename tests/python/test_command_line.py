@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,29 @@ def test_stop_ends_the_daemon(daemon: Daemon) -> None:
         assert "no daemon answers" in again.stderr and "loaderd serve" in again.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_daemon_that_is_asked_to_leave_tells_a_busy_client(
+    daemon: Daemon, number: signal.Signals
+) -> None:
+    dataset = daemon.dataset(batch_size=1)
+    run, taken = dataset.run, 0
+    asking = threading.Timer(0.3, daemon.process.send_signal, [number])
+    asking.start()
+    with pytest.raises(errors.DaemonDied, match="asked to stop"):
+        while True:
+            for _ in dataset:
+                taken += 1
+    asking.join()
+    # It lets a client finish what it says, and does not wait for one that has more to say.
+    assert daemon.process.wait(1) == 0
+    logged = loaderd("log", "--json", f"--run={run}", "--last=1000000").stdout.splitlines()
+    # Batches that were on their way meanwhile are in as many slots at most.
+    assert taken - 4 <= len(logged) <= taken
+    # In a file, lines have times.
+    last = daemon.log.read_text().splitlines()[-1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d loaderd: stopped", last)
+
+
 def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) -> None:
     nothing = loaderd("log", f"--state={tmp_path / 'nowhere'}", check=False)
     assert nothing.returncode == 1
@@ -72,7 +98,10 @@ def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) ->
         rows = batch["label"].tolist()
         del batch
         dataset.close()
-        text = loaderd("log", f"--run={run}").stdout
+        deadline = time.monotonic() + 10
+        # The daemon hears of the delivery in a moment.
+        while (text := loaderd("log", f"--run={run}").stdout) == "no records\n":
+            assert time.monotonic() < deadline
         became = f"replaced by {rows[6]}" if policy == "replace" else "zeroed"
         assert re.search(rf"^step 0 rank 0: row address 6 {became}: .*JPEG", text, re.M), text
     assert rows == list(range(8))
