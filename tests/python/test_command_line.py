@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import threading
+import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,27 @@ def test_stop_ends_the_daemon(daemon: Daemon) -> None:
         again = loaderd(command, f"--socket={daemon.socket}", check=False)
         assert again.returncode == 1
         assert "no daemon answers" in again.stderr and "loaderd serve" in again.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_daemon_that_is_asked_to_leave_tells_a_busy_client(
+    daemon: Daemon, number: signal.Signals
+) -> None:
+    dataset = daemon.dataset(batch_size=1)
+    run, taken = dataset.run, []
+    asking = threading.Timer(0.3, daemon.process.send_signal, [number])
+    asking.start()
+    with pytest.raises(errors.DaemonDied, match="asked to stop"):
+        taken.extend(batch.step for batch in chain.from_iterable(repeat(dataset)))
+    asking.join()
+    # It lets a client finish what it says, and does not wait for one that has more to say.
+    assert daemon.process.wait(1) == 0
+    logged = loaderd("log", "--json", f"--run={run}", "--last=1000000").stdout.splitlines()
+    # Batches that were on their way meanwhile are in as many slots at most.
+    assert len(taken) - 4 <= len(logged) <= len(taken)
+    # In a file, lines have times.
+    last = daemon.log.read_text().splitlines()[-1]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d loaderd: stopped", last)
 
 
 def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) -> None:

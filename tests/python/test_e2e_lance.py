@@ -395,6 +395,8 @@ def test_the_command_line_helps() -> None:
         (["only"], "loaderd ingest SRC URI"),
         (["--synthetic=3"], "loaderd ingest --synthetic N URI"),
         (["flat", "x.lance"], "--label-from name"),
+        (["flat", "flat"], "the dataset flat would lie within flat"),
+        (["empty", "flat/../empty/x.lance"], "write it beside that folder"),
     ],
 )
 def test_what_cannot_be_ingested_is_said(
@@ -407,4 +409,4 @@ def test_what_cannot_be_ingested_is_said(
     refused = loaderd("ingest", *arguments, check=False)
     assert refused.returncode == 1
     assert words in refused.stderr
-    assert not (tmp_path / "x.lance").exists()
+    assert not list(tmp_path.rglob("*.lance")) and not (tmp_path / "flat/_versions").exists()

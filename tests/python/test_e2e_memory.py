@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,38 @@ def test_breaking_out_and_starting_over(daemon: Daemon) -> None:
     del batch
     dataset.set_epoch(7)
     assert [batch.epoch for batch in dataset] == [7] * 13
+
+
+def test_threads_that_share_an_iterator_take_turns(daemon: Daemon) -> None:
+    def take(turn: int) -> list[int]:
+        return [batch.step for batch in batches]
+
+    dataset = daemon.dataset(batch_size=1, slots=8)
+    batches = iter(dataset)
+    with ThreadPoolExecutor(4) as pool:
+        taken = [step for steps in pool.map(take, range(4)) for step in steps]
+    assert sorted(taken) == list(range(len(dataset)))
+
+
+def test_no_thread_takes_a_batch_of_an_iteration_begun_elsewhere(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "exhausted_after_s", 0.5)
+    dataset = daemon.dataset(batch_size=1, slots=2)
+    before = iter(dataset)
+    kept = [next(before), next(before)]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, before)
+        while not waiting.running():
+            time.sleep(0.01)
+        time.sleep(0.1)
+        batches = iter(dataset)
+        # It began when the one that waits had its answer.
+        assert isinstance(waiting.exception(0.1), errors.SlotsExhausted)
+    kept.clear()
+    assert [batch.epoch_step for batch in batches] == list(range(len(dataset)))
+    with pytest.raises(RuntimeError, match="began another iteration"):
+        next(before)
 
 
 def test_keeping_every_batch_is_an_error(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

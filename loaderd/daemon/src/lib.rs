@@ -33,9 +33,20 @@ pub mod clock;
 pub mod histogram;
 pub mod machine;
 
-/// Writes a line to the standard error, which is the daemon's log. What can't be written is
-/// lost: the log may lie on the very disk that is full, and nobody's batches depend on it.
+/// Writes a line to the standard error, which is the daemon's log. In a file it begins with the
+/// local time, as in `loaderd log`; terminals are read at once, and a supervisor's journal has
+/// times of its own. What can't be written is lost: the log may lie on the very disk that is
+/// full, and nobody's batches depend on it.
 pub fn note(text: impl std::fmt::Display) {
     use std::io::Write;
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    let stderr = std::io::stderr();
+    let is_file = rustix::fs::fstat(&stderr)
+        .is_ok_and(|found| rustix::fs::FileType::from_raw_mode(found.st_mode).is_file());
+    let line = if is_file {
+        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S");
+        format!("{now} {text}\n")
+    } else {
+        format!("{text}\n")
+    };
+    let _ = (&stderr).write_all(line.as_bytes());
 }

@@ -1,6 +1,6 @@
 //! The daemon as a whole: socket, sessions, idle exit, graceful stop.
 //!
-//! Enters: connections on the Unix socket, SIGTERM and SIGINT. Leaves: sessions, each on
+//! Enters: connections on the Unix socket, SIGTERM, SIGINT and SIGHUP. Leaves: sessions, each on
 //! a thread of its own (`crate::session`). A connection's end is the end of its leases.
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use indicatif::HumanBytes;
 use loaderd_wire::WireError;
 use loaderd_wire::message::{
     Failure, FailureKind, OpenRequest, PROTOCOL, SessionStatus, ToClient, ToDaemon,
@@ -276,10 +277,12 @@ impl Session<'_> {
             failure(
                 FailureKind::Limit,
                 format!(
-                    "{slot_count} slots of {slot_bytes} bytes need {bytes} bytes, and {used} of the daemon's \
-                     {} bytes of slot memory are in use: use fewer slots=, a smaller batch_size or variable_bytes=, or start \
-                     the daemon with a larger --slot-memory",
-                    self.shared.memory.max()
+                    "{slot_count} slots of {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer \
+                     slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
+                    HumanBytes(slot_bytes),
+                    HumanBytes(bytes),
+                    HumanBytes(used),
+                    HumanBytes(self.shared.memory.max())
                 ),
             )
         })?;
@@ -317,12 +320,16 @@ impl Session<'_> {
     /// The next message; ends the session when the daemon leaves.
     fn next(&self) -> Result<ToDaemon, End> {
         loop {
-            match self.channel.receive(Some(LOOK_UP)) {
+            // Looked at before each message, because a busy client lets no wait run out. What has
+            // arrived is heard all the same: the step log is to know what was delivered.
+            let is_stopping = self.shared.stopping.load(Ordering::Relaxed);
+            let patience = if is_stopping { Duration::ZERO } else { LOOK_UP };
+            match self.channel.receive(Some(patience)) {
                 Ok(received) => return Ok(received.message),
                 Err(WireError::Timeout { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            if self.shared.stopping.load(Ordering::Relaxed) {
+            if is_stopping {
                 return Err(failure(
                     FailureKind::Stopping,
                     "the daemon is leaving (it was asked to stop): what was delivered is in the step log; start again \

@@ -88,8 +88,12 @@ impl Environment<'_> {
         xdg: &str,
         below_home: &str,
     ) -> Result<PathBuf, WireError> {
+        let unusable = |folder: &Path, error: io::Error| WireError::Folder {
+            path: folder.to_owned(),
+            why: format!("{error}: choose another {what} folder with {own}"),
+        };
         let folder = if let Some(path) = self.path(own) {
-            std::path::absolute(&path).map_err(|error| folder_error(&path, &error))?
+            std::path::absolute(&path).map_err(|error| unusable(&path, error))?
         } else if let Some(base) = self.absolute_path(xdg) {
             base.join("loaderd")
         } else if let Some(home) = self.absolute_path("HOME") {
@@ -100,7 +104,7 @@ impl Environment<'_> {
                 variable: own,
             });
         };
-        create_dir(&folder).map_err(|error| folder_error(&folder, &error))?;
+        create_dir(&folder).map_err(|error| unusable(&folder, error))?;
         Ok(folder)
     }
 
@@ -271,5 +275,11 @@ mod tests {
             })
             .unwrap_err();
         assert!(matches!(error, WireError::Folder { .. }), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("file cannot be used"), "{error}");
+        assert!(
+            error.contains("choose another cache folder with LOADERD_CACHE"),
+            "{error}"
+        );
     }
 }

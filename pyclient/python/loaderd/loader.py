@@ -7,6 +7,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic
@@ -67,6 +68,9 @@ class Loader(Generic[BatchT]):
         self._resumed = False
         #: What ``set_epoch`` asks for.
         self._wanted_epoch: int | None = None
+        #: Held while a batch is taken or an epoch begins: threads that share an iterator take
+        #: turns, and none takes a batch of an iteration that another has just begun.
+        self._turn = threading.RLock()
 
     def __repr__(self) -> str:
         """What was asked for, and what it came to where it is known: this connects nowhere."""
@@ -86,11 +90,12 @@ class Loader(Generic[BatchT]):
     def __iter__(self) -> Iterator[Any]:
         """Begins an epoch. The previous iterator, if still in use, raises ``RuntimeError``."""
         session = self._connected()
-        epoch, step = self._place(session)
-        self._wanted_epoch = None
-        self._resumed = False
-        self._done = (epoch, step)
-        return _Epoch(self, session, session.start(epoch, step))
+        with self._turn:
+            epoch, step = self._place(session)
+            self._wanted_epoch = None
+            self._resumed = False
+            self._done = (epoch, step)
+            return _Epoch(self, session, session.start(epoch, step))
 
     def __len__(self) -> int:
         """The number of steps in a whole epoch, the same on every rank. Connects if needed."""
@@ -215,7 +220,7 @@ class Loader(Generic[BatchT]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_session", "_done", "_resumed", "_wanted_epoch"):
+        for name in ("_session", "_done", "_resumed", "_wanted_epoch", "_turn"):
             del state[name]
         return state
 
@@ -235,10 +240,19 @@ class _Epoch(Iterator[Any]):
         self._ended = False
 
     def __next__(self) -> Any:
+        loader = self._loader
+        # Before a lock that a thread of the parent may have held when this process was forked.
+        self._session.check_process()
+        with loader._turn:
+            batch = self._take()
+        if loader._batch_transform is not None:
+            return loader._batch_transform(batch)
+        return batch
+
+    def _take(self) -> Any:
         if self._ended:
             raise StopIteration
         loader, session = self._loader, self._session
-        session.check_process()
         if loader._session is not session or session.stream != self._stream:
             raise RuntimeError(
                 "this iterator has ended, because a batch of it could not be made, or its loader "
@@ -264,6 +278,4 @@ class _Epoch(Iterator[Any]):
         self._stream = stream
         session.delivered(lease)
         loader._done = (event["epoch"], event["epoch_step"] + 1)
-        if loader._batch_transform is not None:
-            return loader._batch_transform(batch)
         return batch

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use indicatif::HumanBytes;
 use loaderd_decode::Image;
 use loaderd_wire::layout::SLOT_ALIGN;
 use loaderd_wire::message::FailureKind;
@@ -199,10 +200,12 @@ impl Batch {
         self.fail(failure(
             FailureKind::Limit,
             format!(
-                "{what} of step {} need {bytes} bytes, and {used} of the daemon's {} bytes of slot memory are in use: \
-                 use fewer slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
+                "{what} of step {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer slots=, a \
+                 smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
                 self.step(),
-                memory.max()
+                HumanBytes(bytes),
+                HumanBytes(used),
+                HumanBytes(memory.max())
             ),
         ));
     }

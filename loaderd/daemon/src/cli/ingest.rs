@@ -93,6 +93,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
+    if is_within(Path::new(uri.strip_prefix("file://").unwrap_or(uri)), src) {
+        bail!(
+            "the dataset {uri} would lie within {}, where every file is taken for an image and every folder for a \
+             class, its own too: write it beside that folder",
+            src.display()
+        );
+    }
     let files = match arguments.label_from {
         LabelFrom::Folder => by_folder(src)?,
         LabelFrom::Name => by_name(src)?,
@@ -175,6 +182,16 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a place is in the folder, or is it; a place that is not there yet is where its nearest
+/// ancestor is.
+fn is_within(place: &Path, folder: &Path) -> bool {
+    let (Ok(place), Ok(folder)) = (std::path::absolute(place), folder.canonicalize()) else {
+        return false;
+    };
+    let there = place.ancestors().find_map(|at| at.canonicalize().ok());
+    there.is_some_and(|there| there.starts_with(folder))
 }
 
 fn name_skipped(skipped: &[String], all: bool) {

@@ -149,7 +149,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         ..arguments.tuning.config(arguments.socket.path()?)?
     };
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGTERM, libc::SIGINT] {
+    // Of a terminal that closes: there is no configuration to read again.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::flag::register(signal, stop.clone()).context("installing signal handlers")?;
     }
     let (socket, threads, slot_memory) = (

@@ -375,7 +375,7 @@ impl Chosen {
                 FailureKind::Dataset,
                 format!(
                     "it is {what}: numbers, booleans, text, binary, and lists of one or two levels of them can be \
-                     delivered"
+                     delivered: leave it out of columns=, or add a column that holds it as one of these"
                 ),
             )),
         }
