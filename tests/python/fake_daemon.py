@@ -45,11 +45,13 @@ class FakeDaemon:
         self.path = path
         self.welcome: dict[str, Any] | bytes = {
             "type": "welcome",
-            "protocol": 4,
+            "protocol": 5,
             "version": "fake",
             "binary": "/fake/loaderd",
             "pid": os.getpid(),
         }
+        #: Said before the answer to `open`.
+        self.waiting: list[str] = []
         #: Merged into the answer to `open`.
         self.opened: dict[str, Any] = {}
         #: Merged into every `ready`, with these descriptors, and written behind the tensors.
@@ -120,6 +122,8 @@ class FakeDaemon:
             memory = os.memfd_create(self.segment_name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
             os.ftruncate(memory, SLOT_BYTES * self.slot_count)
             fcntl.fcntl(memory, F_ADD_SEALS, self.seals)
+            for message in self.waiting:
+                send(connection, {"type": "waiting", "message": message})
             answer = self._answer(request)
             send(connection, answer, [memory] if answer["type"] == "opened" else [])
             if answer["type"] == "opened":

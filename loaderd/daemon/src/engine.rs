@@ -403,7 +403,7 @@ impl Session {
     /// Every part of the batch is done with: packs what is ragged, and hands it on.
     fn complete(&self, batch: &Arc<Batch>) {
         if self.is_current(batch) {
-            batch.pack(&self.memory);
+            batch.pack(&self.memory, || self.is_current(batch));
         }
         // Never full: there is room for every slot, and a batch owns one.
         let _ = self.finished.send(Finished::Batch(batch.clone()));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use loaderd_decode::Image;
+use loaderd_wire::WireError;
 use loaderd_wire::layout::SLOT_ALIGN;
 use loaderd_wire::message::FailureKind;
 use loaderd_wire::ragged::{self, Packing, RaggedPart};
@@ -96,8 +97,9 @@ impl Batch {
         self.kept().remove(&(tensor, row));
     }
 
-    /// Writes the ragged columns, once every row is there. Nobody else uses the batch.
-    pub(crate) fn pack(&self, memory: &Arc<SlotMemory>) {
+    /// Writes the ragged columns, once every row is there. Nobody else uses the batch. Where
+    /// it `is_wanted` no longer, it may be left as it is.
+    pub(crate) fn pack(&self, memory: &Arc<SlotMemory>, is_wanted: impl Fn() -> bool) {
         let layout = &self.job.layout;
         if self.failure().is_some() || layout.tensors.iter().all(|t| t.ragged.is_none()) {
             return;
@@ -155,9 +157,12 @@ impl Batch {
             Ok(reserved) => reserved,
             Err(used) => return self.lacks_memory("ragged columns", bytes, used, memory),
         };
-        let segment = match Segment::create(bytes, 1) {
+        let watch = |_| is_wanted().then_some(()).ok_or(None);
+        let segment: Result<_, Option<WireError>> = Segment::create_watched(bytes, 1, watch);
+        let segment = match segment {
             Ok(segment) => segment,
-            Err(error) => return self.fail(failure(FailureKind::Limit, error.to_string())),
+            Err(None) => return,
+            Err(Some(error)) => return self.fail(failure(FailureKind::Limit, error.to_string())),
         };
         // SAFETY: the segment was just made, and nobody else has it; its one slot is
         // `bytes` long.
