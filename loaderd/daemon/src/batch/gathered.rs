@@ -15,7 +15,7 @@ use loaderd_wire::message::FailureKind;
 use loaderd_wire::ragged::{self, Packing, RaggedPart};
 use loaderd_wire::segment::Segment;
 
-use super::Batch;
+use super::{Batch, Place};
 use crate::job::failure;
 use crate::memory::{Reserved, SlotMemory};
 use crate::source::Variable;
@@ -79,24 +79,26 @@ impl Gathered {
     }
 }
 
-impl Batch {
+impl Place {
     /// Keeps a row of a ragged column, in place of what was kept for it before. Where the
     /// memory for it is not to be had, the batch fails.
-    pub(crate) fn keep(&self, memory: &Arc<SlotMemory>, row: usize, tensor: usize, value: Value) {
-        let bytes = value.own_bytes();
+    pub(crate) fn keep(&self, memory: &Arc<SlotMemory>, value: Value) {
+        let (batch, bytes) = (&self.batch, value.own_bytes());
         match memory.reserve(bytes) {
             Ok(reserved) => {
-                self.kept().insert((tensor, row), (value, reserved));
+                (batch.kept()).insert((self.tensor, self.row), (value, reserved));
             }
-            Err(used) => self.lacks_memory("a value", bytes, used, memory),
+            Err(used) => batch.lacks_memory("a value", bytes, used, memory),
         }
     }
 
-    /// The row's value lies in the source's memory.
-    pub(crate) fn keep_nothing(&self, row: usize, tensor: usize) {
-        self.kept().remove(&(tensor, row));
+    /// The value lies in the source's memory.
+    pub(crate) fn keep_nothing(&self) {
+        self.batch.kept().remove(&(self.tensor, self.row));
     }
+}
 
+impl Batch {
     /// Writes the ragged columns, once every row is there. Nobody else uses the batch. Where
     /// it `is_wanted` no longer, it may be left as it is.
     pub(crate) fn pack(&self, memory: &Arc<SlotMemory>, is_wanted: impl Fn() -> bool) {
