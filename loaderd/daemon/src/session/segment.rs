@@ -42,10 +42,12 @@ impl Session<'_> {
             failure(
                 FailureKind::Limit,
                 format!(
-                    "{slot_count} slots of {slot_bytes} bytes need {bytes} bytes, and {used} of the daemon's \
-                     {} bytes of slot memory are in use: use fewer slots=, a smaller batch_size or variable_bytes=, or start \
-                     the daemon with a larger --slot-memory",
-                    self.shared.memory.max()
+                    "{slot_count} slots of {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer \
+                     slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
+                    size::show(slot_bytes),
+                    size::show(bytes),
+                    size::show(used),
+                    size::show(self.shared.memory.max())
                 ),
             )
         })?;
