@@ -142,7 +142,7 @@ impl Session {
             return Ok(Some((about(py, ready)?, Some(lease))));
         }
         if let ToClient::Opened(opened) = &message {
-            self.map(opened, fds)?;
+            py.detach(|| self.map(opened, fds))?;
         }
         let json = serde_json::to_value(&message)
             .map_err(|error| ProtocolError::new_err(error.to_string()))?;

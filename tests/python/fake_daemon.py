@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
-import json
 import mmap
 import os
 import socket
@@ -19,7 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MAGIC = b"LDR1"
+from faults import wire
+
 F_ADD_SEALS, SEALS = 1033, 0x1 | 0x2 | 0x4  # seal, shrink, grow: fcntl.h
 
 ROWS, BATCH, STEPS = 10, 4, 3
@@ -45,11 +45,13 @@ class FakeDaemon:
         self.path = path
         self.welcome: dict[str, Any] | bytes = {
             "type": "welcome",
-            "protocol": 4,
+            "protocol": 5,
             "version": "fake",
             "binary": "/fake/loaderd",
             "pid": os.getpid(),
         }
+        #: Said before the answer to `open`.
+        self.waiting: list[str] = []
         #: Merged into the answer to `open`.
         self.opened: dict[str, Any] = {}
         #: Merged into every `ready`, with these descriptors, and written behind the tensors.
@@ -120,6 +122,8 @@ class FakeDaemon:
             memory = os.memfd_create(self.segment_name, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
             os.ftruncate(memory, SLOT_BYTES * self.slot_count)
             fcntl.fcntl(memory, F_ADD_SEALS, self.seals)
+            for message in self.waiting:
+                send(connection, {"type": "waiting", "message": message})
             answer = self._answer(request)
             send(connection, answer, [memory] if answer["type"] == "opened" else [])
             if answer["type"] == "opened":
@@ -151,7 +155,7 @@ class FakeDaemon:
         }
 
     def _hear(self, connection: socket.socket) -> dict[str, Any]:
-        message = receive(connection)
+        message = wire.receive(connection)
         with self._condition:
             self.heard.append(message)
             self._condition.notify_all()
@@ -227,28 +231,9 @@ class _Streams:
 
 
 def send(connection: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
-    """One frame, with descriptors on its first byte."""
-    body = json.dumps(message).encode()
-    frame = MAGIC + struct.pack("<I", len(body)) + body
+    """A message, with descriptors on its first byte."""
+    frame = wire.frame(message)
     if fds:
         sent = socket.send_fds(connection, [frame], fds)
         frame = frame[sent:]
     connection.sendall(frame)
-
-
-def receive(connection: socket.socket) -> dict[str, Any]:
-    """One frame; `EOFError` at the end."""
-    magic, size = struct.unpack("<4sI", _exactly(connection, 8))
-    assert magic == MAGIC
-    message: dict[str, Any] = json.loads(_exactly(connection, size))
-    return message
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        part = connection.recv(count - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return data

@@ -26,6 +26,15 @@ def command(*arguments: str) -> str:
     return process.stdout
 
 
+def refused(*arguments: str) -> str:
+    """What is said of a command that fails, which it does at once."""
+    process = subprocess.run(
+        [launch.find_binary(), *arguments], capture_output=True, text=True, timeout=20
+    )
+    assert process.returncode == 1
+    return process.stderr
+
+
 def bench(*arguments: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(command("bench", "--json", *arguments))
     return report
@@ -165,29 +174,11 @@ def test_cold_without_files_says_so() -> None:
 
 
 def test_a_picture_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
-    process = subprocess.run(
-        [
-            launch.find_binary(),
-            "bench",
-            "memory:rows=100",
-            "--seconds=60",
-            f"--plot={tmp_path / 'gone' / 'x.svg'}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert process.returncode == 1
-    assert "x.svg" in process.stderr
+    picture = tmp_path / "gone" / "x.svg"
+    assert "x.svg" in refused("bench", "memory:rows=100", "--seconds=60", f"--plot={picture}")
 
 
 def test_a_wrong_column_is_told_the_right_ones() -> None:
-    process = subprocess.run(
-        [launch.find_binary(), "bench", "memory:rows=100", "--column=pictures"],
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
-    assert process.returncode == 1
-    assert 'no column "pictures": its columns are ' in process.stderr
-    assert "label" in process.stderr
+    words = refused("bench", "memory:rows=100", "--column=pictures")
+    assert 'no column "pictures": its columns are ' in words
+    assert "label" in words

@@ -130,7 +130,7 @@ def test_a_daemon_of_another_protocol_is_named(fake_daemon: FakeDaemon) -> None:
     fake_daemon.welcome.update(protocol=99, version="9.9")
     with pytest.raises(errors.ProtocolMismatch) as caught:
         len(connect(fake_daemon))
-    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 4", "loaderd stop"):
+    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 5", "loaderd stop"):
         assert part in str(caught.value)
 
 
@@ -267,6 +267,15 @@ def test_a_long_wait_is_reported(fake_daemon: FakeDaemon, monkeypatch: pytest.Mo
     threading.Timer(1.0, release.set).start()
     with pytest.warns(RuntimeWarning, match="still waiting"):
         next(batches)
+
+
+def test_what_the_daemon_waits_for_is_told(
+    fake_daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_daemon.waiting = ["1 of 8 GiB", "7 of 8 GiB"]
+    assert labels(connect(fake_daemon)) == EPOCH
+    # Behind them comes what the answer itself warns of.
+    assert [record.message for record in caplog.records][:2] == fake_daemon.waiting
 
 
 def test_tensors_may_die_in_any_thread_and_at_exit(fake_daemon: FakeDaemon) -> None:

@@ -7,12 +7,13 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use loaderd_plan::Draws;
 use loaderd_wire::message::{Failure, Ready};
 use loaderd_wire::segment::Segment;
 
 use self::gathered::Gathered;
 use crate::completion::{Countdown, RowEnd, RowParts};
-use crate::job::{Input, Job};
+use crate::job::{Input, Job, Origin};
 use crate::steplog::{BadRow, StepRecord, bad_rows};
 
 mod followers;
@@ -52,6 +53,44 @@ pub(crate) struct Batch {
     failure: Mutex<Option<Failure>>,
     gathered: Gathered,
     placed: followers::Placed,
+}
+
+/// Where a value goes: one row of one tensor of a batch.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) batch: Arc<Batch>,
+    pub(crate) row: usize,
+    pub(crate) tensor: usize,
+}
+
+impl Place {
+    /// What comes here.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.batch.job.origins[self.tensor]
+    }
+
+    /// The source's row that is delivered here.
+    pub(crate) fn index(&self) -> u64 {
+        self.batch.index(self.row)
+    }
+
+    /// What an image is drawn by that is read from `input`.
+    pub(crate) fn draws(&self, input: Input) -> Draws {
+        let (batch, seed) = (&self.batch, self.batch.job.request.seed);
+        let position = batch.rows[self.row].position;
+        Draws::new(seed, batch.epoch, position, input.number())
+    }
+
+    /// Its bytes in the slot.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Batch::part`].
+    #[allow(clippy::mut_from_ref, reason = "places are disjoint, see Safety")]
+    pub(crate) unsafe fn bytes(&self) -> &mut [u8] {
+        // SAFETY: the caller promises the same.
+        unsafe { self.batch.part(self.row, self.tensor) }
+    }
 }
 
 /// What completing a part of a batch led to.

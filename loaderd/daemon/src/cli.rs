@@ -16,7 +16,7 @@ mod ingest;
 mod log;
 mod sample;
 mod serve;
-mod size;
+pub(crate) mod size;
 #[cfg(feature = "lance")]
 mod tags;
 #[cfg(feature = "lance")]

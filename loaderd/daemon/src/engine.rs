@@ -32,7 +32,7 @@ use loaderd_wire::segment::Segment;
 use self::feeder::Feeder;
 use self::offer::OnGpu;
 use self::publisher::Publisher;
-use crate::batch::{Batch, Progress};
+use crate::batch::{Batch, Place, Progress};
 use crate::gpu::Gpu;
 use crate::job::{Job, failure};
 use crate::memory::{Reserved, SlotMemory};
@@ -137,9 +137,7 @@ enum Task {
     /// Decode one image into its place.
     Image {
         session: Arc<Session>,
-        batch: Arc<Batch>,
-        row: usize,
-        tensor: usize,
+        place: Place,
         encoded: Encoded,
     },
     /// Copy fixed values of some rows into their places.
@@ -153,8 +151,7 @@ enum Task {
     /// Follow up on an image that the GPU has finished.
     Rest {
         session: Arc<Session>,
-        batch: Arc<Batch>,
-        row: usize,
+        place: Place,
         rest: Rest,
     },
 }
@@ -360,8 +357,8 @@ struct State {
     start: Option<Start>,
     last_stream: u64,
     redo: Vec<(Arc<Batch>, usize)>,
-    /// Images (row, tensor) whose parts did not do: they are to be read whole, from there.
-    whole: Vec<(Arc<Batch>, usize, usize, Extent)>,
+    /// Images whose parts did not do: they are to be read whole, from there.
+    whole: Vec<(Place, Extent)>,
     ended: bool,
 }
 
@@ -388,9 +385,15 @@ impl Session {
 
     /// The parts of an image that were read can't be decoded: what is wrong, if anything is, the
     /// whole of it shows.
-    fn read_whole(&self, batch: &Arc<Batch>, row: usize, tensor: usize, extent: Extent) {
-        self.lock().whole.push((batch.clone(), row, tensor, extent));
+    fn read_whole(&self, place: Place, extent: Extent) {
+        self.lock().whole.push((place, extent));
         self.wake.notify_all();
+    }
+
+    /// An image is done with, decoded or not.
+    fn image_done(&self, place: &Place, bad: bool) {
+        let progress = place.batch.image_done(place.row, bad);
+        self.after(&place.batch, place.row, progress);
     }
 
     /// Follows up on a part of a batch that is done with.
@@ -405,7 +408,7 @@ impl Session {
     /// Every part of the batch is done with: packs what is ragged, and hands it on.
     fn complete(&self, batch: &Arc<Batch>) {
         if self.is_current(batch) {
-            batch.pack(&self.memory);
+            batch.pack(&self.memory, || self.is_current(batch));
         }
         // Never full: there is room for every slot, and a batch owns one.
         let _ = self.finished.send(Finished::Batch(batch.clone()));

@@ -94,19 +94,20 @@ impl Groups {
     /// The tightest limit, and the least that is left below any.
     fn memory(&self) -> (Option<u64>, Option<u64>) {
         let names = [
-            (&self.v2, ["memory.max", "memory.current", "inactive_file"]),
+            (
+                &self.v2,
+                ["memory.max", "memory.current"],
+                ["active_file", "inactive_file"],
+            ),
             (
                 &self.v1_memory,
-                [
-                    "memory.limit_in_bytes",
-                    "memory.usage_in_bytes",
-                    "total_inactive_file",
-                ],
+                ["memory.limit_in_bytes", "memory.usage_in_bytes"],
+                ["total_active_file", "total_inactive_file"],
             ),
         ];
         let (mut tightest, mut headroom): (Option<u64>, Option<u64>) = (None, None);
         let least = |so_far: Option<u64>, new: u64| Some(so_far.map_or(new, |old| old.min(new)));
-        for (folders, [max, current, inactive]) in names {
+        for (folders, [max, current], cache) in names {
             for folder in folders {
                 let number = |name: &str| -> Option<u64> {
                     fs::read_to_string(folder.join(name))
@@ -119,15 +120,15 @@ impl Groups {
                     continue;
                 };
                 tightest = least(tightest, limit);
-                // Page cache counts as used, and goes first when memory is short.
-                let cached = fs::read_to_string(folder.join("memory.stat"))
-                    .ok()
-                    .and_then(|text| {
-                        text.lines().find_map(|line| {
-                            line.strip_prefix(inactive)?.trim().parse::<u64>().ok()
-                        })
-                    })
-                    .unwrap_or(0);
+                // Page cache counts as used, and goes first when memory is short, which is how
+                // `MemAvailable` sees it, too.
+                let text = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+                let cached: u64 = text
+                    .lines()
+                    .filter_map(|line| line.split_once(' '))
+                    .filter(|(name, _)| cache.contains(name))
+                    .filter_map(|(_, bytes)| bytes.parse::<u64>().ok())
+                    .sum();
                 let used = number(current).unwrap_or(0).saturating_sub(cached);
                 headroom = least(headroom, limit.saturating_sub(used));
             }
@@ -233,7 +234,7 @@ mod tests {
         );
         made.file("sys/fs/cgroup/user/cpu.max", "max 100000\n");
         let groups = made.groups();
-        assert_eq!(groups.memory(), (Some(1_000_000), Some(500_000)));
+        assert_eq!(groups.memory(), (Some(1_000_000), Some(500_003)));
         assert_eq!(groups.cpu_quota(), Some(2.5));
     }
 

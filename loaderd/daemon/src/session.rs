@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use indicatif::HumanBytes;
 use loaderd_wire::WireError;
 use loaderd_wire::message::{
     Failure, FailureKind, OpenRequest, PROTOCOL, SessionStatus, ToClient, ToDaemon,
@@ -17,10 +16,11 @@ use loaderd_wire::segment::Segment;
 use loaderd_wire::socket::Channel;
 
 use crate::engine::{Event, Outlet, SessionHandle};
-use crate::job::{Job, failure};
+use crate::job::failure;
 use crate::jobs::Rank;
-use crate::memory::Reserved;
 use crate::server::{SESSIONS_MAX, Shared};
+
+mod segment;
 
 /// How long a new connection may take to say `Hello`.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
@@ -63,11 +63,20 @@ impl From<Failure> for End {
 
 impl From<WireError> for End {
     fn from(error: WireError) -> End {
-        match error {
-            WireError::Closed => End::Gone,
-            other => End::Failed(failure(FailureKind::Protocol, other.to_string())),
-        }
+        let kind = match error {
+            WireError::Closed => return End::Gone,
+            WireError::SegmentMemory { .. } | WireError::SegmentShape { .. } => FailureKind::Limit,
+            _ => FailureKind::Protocol,
+        };
+        End::Failed(failure(kind, error.to_string()))
     }
+}
+
+/// The end of a session whose daemon is asked to stop.
+fn leaving() -> End {
+    let text = "the daemon is leaving (it was asked to stop): what was delivered is in the step log; start again \
+                from the last state_dict()";
+    End::Failed(failure(FailureKind::Stopping, text))
 }
 
 struct Session<'a> {
@@ -262,35 +271,6 @@ impl Session<'_> {
         }
     }
 
-    /// Memory for the session's slots, within the daemon's limit.
-    fn segment(&self, job: &Job, slot_count: u32) -> Result<(Arc<Segment>, Reserved), End> {
-        if slot_count == 0 || slot_count > SLOTS_MAX {
-            return Err(failure(
-                FailureKind::Request,
-                format!("slots is {slot_count}: give 1 to {SLOTS_MAX}"),
-            )
-            .into());
-        }
-        let slot_bytes = job.layout.slot_bytes;
-        let bytes = slot_bytes.saturating_mul(u64::from(slot_count));
-        let reserved = self.shared.memory.reserve(bytes).map_err(|used| {
-            failure(
-                FailureKind::Limit,
-                format!(
-                    "{slot_count} slots of {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer \
-                     slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
-                    HumanBytes(slot_bytes),
-                    HumanBytes(bytes),
-                    HumanBytes(used),
-                    HumanBytes(self.shared.memory.max())
-                ),
-            )
-        })?;
-        let segment = Segment::create(slot_bytes, slot_count)
-            .map_err(|error| failure(FailureKind::Limit, error.to_string()))?;
-        Ok((Arc::new(segment), reserved))
-    }
-
     fn describe(
         &self,
         rank: &Rank,
@@ -330,12 +310,7 @@ impl Session<'_> {
                 Err(error) => return Err(error.into()),
             }
             if is_stopping {
-                return Err(failure(
-                    FailureKind::Stopping,
-                    "the daemon is leaving (it was asked to stop): what was delivered is in the step log; start again \
-                     from the last state_dict()",
-                )
-                .into());
+                return Err(leaving());
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The messages of a session, as JSON.
 //!
 //! A session is one connection, and one rank of one job. The client says `Hello`, then
-//! `Open`; the daemon answers `Welcome`, then `Opened` with the segment's descriptor.
+//! `Open`; the daemon answers `Welcome`, then `Opened` with the segment's descriptor, after
+//! `Waiting` where that takes long.
 //! `Start` begins a stream of batches; from then on the daemon pushes `Ready` for every
 //! filled slot, and the client answers `Delivered` when the user gets the batch and
 //! `Release` when the last tensor of it dies. When the connection ends, every slot of
@@ -18,7 +19,7 @@ use crate::layout::Layout;
 use crate::ragged::RaggedPart;
 
 /// Version of this contract. Both sides must have the same.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,11 @@ pub enum ToClient {
         binary: String,
         /// The daemon's process.
         pid: u32,
+    },
+    /// The answer to `Open` takes its time; any number of these may come before it.
+    Waiting {
+        /// What is being done, how far it is, and what would make it shorter.
+        message: String,
     },
     /// Answer to `Open`; the segment's memfd rides along.
     Opened(Box<Opened>),

@@ -23,6 +23,9 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
+/// What is allocated in one go: of the order of 100 ms where the kernel zeroes slowly.
+pub const PIECE_BYTES: u64 = 64 << 20;
+
 /// Slots of one session, mapped for reading and writing.
 ///
 /// Send and Sync: it hands out raw pointers only, and who may touch a slot when is
@@ -42,7 +45,19 @@ impl Segment {
     ///
     /// `slot_bytes` is a multiple of [`SLOT_ALIGN`]. Contents are zero.
     pub fn create(slot_bytes: u64, slot_count: u32) -> Result<Segment, WireError> {
+        Segment::create_watched(slot_bytes, slot_count, |_| Ok(()))
+    }
+
+    /// The same, for who can't wait as long as many GiB may take: before every piece of at
+    /// most [`PIECE_BYTES`], `watch` is told how many bytes are done. Its error ends it, and
+    /// all memory goes back; the first call is before there is any.
+    pub fn create_watched<E: From<WireError>>(
+        slot_bytes: u64,
+        slot_count: u32,
+        mut watch: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Segment, E> {
         let bytes = total_bytes(slot_bytes, slot_count)?;
+        watch(0)?;
         let memory = |source: io::Error| WireError::SegmentMemory {
             bytes,
             slot_bytes,
@@ -53,14 +68,15 @@ impl Segment {
         ftruncate(&fd, bytes).map_err(|errno| memory(errno.into()))?;
         fcntl_add_seals(&fd, SEALS).map_err(WireError::io("sealing the segment"))?;
         let map = map(&fd, bytes).map_err(memory)?;
-        match map.advise(Advice::PopulateWrite) {
-            Ok(()) => {}
-            // Linux before 5.14 has no MADV_POPULATE_WRITE; allocating the file is as good.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                fallocate(&fd, FallocateFlags::empty(), 0, bytes)
-                    .map_err(|errno| memory(errno.into()))?;
+        let mut done = 0;
+        loop {
+            let piece = PIECE_BYTES.min(bytes - done);
+            populate(&map, &fd, done, piece).map_err(memory)?;
+            done += piece;
+            if done == bytes {
+                break;
             }
-            Err(error) => return Err(memory(error)),
+            watch(done)?;
         }
         Ok(Segment {
             map,
@@ -161,6 +177,17 @@ fn create_memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Has the kernel allocate a part of the segment.
+fn populate(map: &MmapRaw, fd: &OwnedFd, from: u64, bytes: u64) -> io::Result<()> {
+    match map.advise_range(Advice::PopulateWrite, from as usize, bytes as usize) {
+        // Linux before 5.14 has no MADV_POPULATE_WRITE; allocating the file is as good.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            Ok(fallocate(fd, FallocateFlags::empty(), from, bytes)?)
+        }
+        result => result,
+    }
+}
+
 fn map(fd: &OwnedFd, bytes: u64) -> io::Result<MmapRaw> {
     MmapOptions::new()
         .len(bytes as usize)
@@ -253,6 +280,28 @@ mod tests {
         let error = Segment::create(1 << 60, 2).unwrap_err();
         assert!(matches!(error, WireError::SegmentMemory { .. }), "{error}");
         assert!(error.to_string().contains("2305843009213693952 bytes"));
+    }
+
+    #[test]
+    fn who_watches_can_end_it_between_pieces() {
+        let slot_bytes = 2 * PIECE_BYTES + SLOT;
+        let mut told = Vec::new();
+        let error = Segment::create_watched(slot_bytes, 1, |done| {
+            told.push(done);
+            match told.len() {
+                3 => Err(Box::<dyn std::error::Error>::from("enough")),
+                _ => Ok(()),
+            }
+        });
+        assert_eq!(error.unwrap_err().to_string(), "enough");
+        assert_eq!(told, [0, PIECE_BYTES, 2 * PIECE_BYTES]);
+    }
+
+    #[test]
+    fn all_of_it_is_there() {
+        let segment = Segment::create(PIECE_BYTES + SLOT, 1).unwrap();
+        let blocks = fstat(segment.fd()).unwrap().st_blocks as u64;
+        assert_eq!(blocks * 512, PIECE_BYTES + SLOT);
     }
 
     #[test]

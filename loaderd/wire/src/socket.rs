@@ -210,6 +210,13 @@ impl Channel {
         })
     }
 
+    /// Whether the other side has closed the connection. Never blocks, and receives nothing.
+    pub fn is_closed(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
+        // Hang-up and error are told of unasked. What can't be polled is found out by `receive`.
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(count) if count > 0)
+    }
+
     /// Ends the connection for all threads and forked processes on this side. Calls that
     /// wait return [`WireError::Closed`]. Messages that the peer has not read yet reach it.
     pub fn shutdown(&self) {

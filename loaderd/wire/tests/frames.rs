@@ -185,7 +185,9 @@ fn last_words_are_heard_before_the_end() {
     a.send(&"sorry", &[]).unwrap();
     // Unread data of ours makes the kernel report a reset instead of an end.
     b.send(&"unread", &[]).unwrap();
+    assert!(!b.is_closed());
     drop(a);
+    assert!(b.is_closed());
     assert_eq!(b.receive::<String>(LONG).unwrap().message, "sorry");
     assert!(matches!(b.receive::<String>(LONG), Err(WireError::Closed)));
     assert!(matches!(b.send(&1, &[]), Err(WireError::Closed)));

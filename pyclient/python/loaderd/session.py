@@ -127,6 +127,8 @@ class Session:
                 pulse.feel()
                 continue
             event, _ = received
+            if event.get("type") == "waiting":
+                logger.warning("%s", event["message"])
             if event.get("type") == "opened":
                 self._opened = event
                 self.version = int(event["version"])

@@ -1,4 +1,4 @@
-"""The daemon's protocol by hand: for what no client of ours would say.
+"""The daemon's protocol by hand: for what no client of ours would say, and no daemon.
 
 Enters: messages as plain objects. Leaves: frames on a Unix socket, and the answers. It
 follows ``loaderd/wire/src/frame.rs`` and shares no code with the client.
@@ -14,17 +14,18 @@ from typing import Any
 
 from loaderd import _native
 
+MAGIC = b"LDR1"
 #: How long the daemon may take to answer or to close, in seconds.
 ANSWER_S = 10.0
 
 
-class Closed(Exception):
-    """The daemon has ended the connection."""
+class Closed(EOFError):
+    """The other side has ended the connection."""
 
 
 def frame(message: Any) -> bytes:
     body = json.dumps(message).encode()
-    return b"LDR1" + struct.pack("<I", len(body)) + body
+    return MAGIC + struct.pack("<I", len(body)) + body
 
 
 def connect(path: str, timeout_s: float = ANSWER_S) -> socket.socket:
@@ -44,8 +45,9 @@ def connect(path: str, timeout_s: float = ANSWER_S) -> socket.socket:
 
 def receive(connection: socket.socket) -> dict[str, Any]:
     """The next message; :class:`Closed` where there is none."""
-    header = _exactly(connection, 8)
-    message: dict[str, Any] = json.loads(_exactly(connection, struct.unpack("<I", header[4:])[0]))
+    magic, size = struct.unpack("<4sI", _exactly(connection, 8))
+    assert magic == MAGIC
+    message: dict[str, Any] = json.loads(_exactly(connection, size))
     return message
 
 

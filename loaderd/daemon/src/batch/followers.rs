@@ -13,7 +13,7 @@ use loaderd_wire::layout::{DType, Tensor};
 use loaderd_wire::message::{Failure, FailureKind};
 use loaderd_wire::ragged::Value;
 
-use super::Batch;
+use super::{Batch, Place};
 use crate::job::{BoxFormat, Boxes, Origin, failure};
 
 /// By row and tensor, of images that are followed and of masks.
@@ -22,22 +22,18 @@ pub(super) type Placed = Mutex<BTreeMap<(usize, usize), Geometry>>;
 /// Values that take the place of the dataset's, by tensor and row.
 pub(super) type Moved = BTreeMap<(usize, usize), Vec<u8>>;
 
-impl Batch {
+impl Place {
     /// Where an image's pixels went, or those of a mask. Returns the mask that turns out to
     /// have another size than its image, and what to say of it.
-    pub(crate) fn placed(
-        &self,
-        row: usize,
-        tensor: usize,
-        geometry: Geometry,
-    ) -> Option<(usize, String)> {
-        let origins = &self.job.origins;
+    pub(crate) fn placed(&self, geometry: Geometry) -> Option<(usize, String)> {
+        let (job, row, tensor) = (&self.batch.job, self.row, self.tensor);
+        let origins = &job.origins;
         if !origins.iter().any(|other| other.follows() == Some(tensor))
             && origins[tensor].follows().is_none()
         {
             return None;
         }
-        let mut placed = self.geometries();
+        let mut placed = self.batch.geometries();
         placed.insert((row, tensor), geometry);
         // Whichever of the two comes second sees both.
         (0..origins.len()).find_map(|mask| {
@@ -52,13 +48,15 @@ impl Batch {
             (own != its).then(|| {
                 let cause = format!(
                     "the mask is {}x{}, and its image in column {:?} is {}x{}",
-                    own[1], own[0], self.job.layout.tensors[image].name, its[1], its[0]
+                    own[1], own[0], job.layout.tensors[image].name, its[1], its[0]
                 );
                 (mask, cause)
             })
         })
     }
+}
 
+impl Batch {
     /// Nothing of a row counts any more.
     pub(super) fn forget_placed(&self, row: usize) {
         self.geometries().retain(|(of, _), _| *of != row);

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use indicatif::HumanBytes;
 use loaderd_decode::Image;
+use loaderd_wire::WireError;
 use loaderd_wire::layout::SLOT_ALIGN;
 use loaderd_wire::message::FailureKind;
 use loaderd_wire::ragged::{self, Packing, RaggedPart};
 use loaderd_wire::segment::Segment;
 
-use super::Batch;
+use super::{Batch, Place};
 use crate::job::failure;
 use crate::memory::{Reserved, SlotMemory};
 use crate::source::Variable;
@@ -79,26 +80,29 @@ impl Gathered {
     }
 }
 
-impl Batch {
+impl Place {
     /// Keeps a row of a ragged column, in place of what was kept for it before. Where the
     /// memory for it is not to be had, the batch fails.
-    pub(crate) fn keep(&self, memory: &Arc<SlotMemory>, row: usize, tensor: usize, value: Value) {
-        let bytes = value.own_bytes();
+    pub(crate) fn keep(&self, memory: &Arc<SlotMemory>, value: Value) {
+        let (batch, bytes) = (&self.batch, value.own_bytes());
         match memory.reserve(bytes) {
             Ok(reserved) => {
-                self.kept().insert((tensor, row), (value, reserved));
+                (batch.kept()).insert((self.tensor, self.row), (value, reserved));
             }
-            Err(used) => self.lacks_memory("a value", bytes, used, memory),
+            Err(used) => batch.lacks_memory("a value", bytes, used, memory),
         }
     }
 
-    /// The row's value lies in the source's memory.
-    pub(crate) fn keep_nothing(&self, row: usize, tensor: usize) {
-        self.kept().remove(&(tensor, row));
+    /// The value lies in the source's memory.
+    pub(crate) fn keep_nothing(&self) {
+        self.batch.kept().remove(&(self.tensor, self.row));
     }
+}
 
-    /// Writes the ragged columns, once every row is there. Nobody else uses the batch.
-    pub(crate) fn pack(&self, memory: &Arc<SlotMemory>) {
+impl Batch {
+    /// Writes the ragged columns, once every row is there. Nobody else uses the batch. Where
+    /// it `is_wanted` no longer, it may be left as it is.
+    pub(crate) fn pack(&self, memory: &Arc<SlotMemory>, is_wanted: impl Fn() -> bool) {
         let layout = &self.job.layout;
         if self.failure().is_some() || layout.tensors.iter().all(|t| t.ragged.is_none()) {
             return;
@@ -156,9 +160,12 @@ impl Batch {
             Ok(reserved) => reserved,
             Err(used) => return self.lacks_memory("ragged columns", bytes, used, memory),
         };
-        let segment = match Segment::create(bytes, 1) {
+        let watch = |_| is_wanted().then_some(()).ok_or(None);
+        let segment: Result<_, Option<WireError>> = Segment::create_watched(bytes, 1, watch);
+        let segment = match segment {
             Ok(segment) => segment,
-            Err(error) => return self.fail(failure(FailureKind::Limit, error.to_string())),
+            Err(None) => return,
+            Err(Some(error)) => return self.fail(failure(FailureKind::Limit, error.to_string())),
         };
         // SAFETY: the segment was just made, and nobody else has it; its one slot is
         // `bytes` long.

@@ -66,8 +66,8 @@ pub(super) struct Arguments {
     /// How long the consumer holds each batch, in ms, to simulate a training step
     #[arg(long, default_value_t = 0.0)]
     consume_ms: f64,
-    /// Evict the data files from the page cache and measure that first, for one epoch at
-    /// most; then load them into it, and measure the rest warm
+    /// Evict the data files from the page cache and measure that first, every row of an epoch
+    /// once, or as many as --seconds allow; then load them into it, and measure the rest warm
     #[arg(long)]
     cold: bool,
     /// Also measure with 1, 2, 4, … decode threads, and with 2 to 8 slots
@@ -420,7 +420,8 @@ impl Bench<'_> {
         let settings = Settings {
             time: self.time(),
             hold: Duration::from_secs_f64(self.arguments.consume_ms / 1e3),
-            warm_up: slots,
+            // What is cold is so once only, so all of it counts.
+            warm_up: if one_epoch { 0 } else { slots },
             one_epoch,
         };
         Consumer::open(&self.config.socket, request, settings)?.run()
@@ -445,4 +446,34 @@ fn default_transform() -> serde_json::Value {
         {"name": "Normalize", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
          "dtype": "float32"},
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_cold_epoch_counts_every_row_and_none_twice() {
+        // More and fewer batches than slots, with a last one that is not full.
+        for (batch_size, slots) in [(8, 4), (7, 2), (64, 4)] {
+            let line = Line::parse_from([
+                "bench".into(),
+                "memory:rows=40,tensor=8:float32".into(),
+                "--seconds=30".into(),
+                format!("--batch-size={batch_size}"),
+            ]);
+            let bench = Bench::open(&line.arguments).unwrap();
+            let consumed = bench.deliver(1, slots, true, None).unwrap();
+            assert_eq!(consumed.rows, 40, "batches of {batch_size}, {slots} slots");
+            assert_eq!(consumed.handover.count(), 40_u64.div_ceil(batch_size));
+        }
+    }
 }

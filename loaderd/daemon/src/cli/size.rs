@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// A size in words: `1.5 GiB`.
-pub(super) fn show(bytes: u64) -> String {
+pub(crate) fn show(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 

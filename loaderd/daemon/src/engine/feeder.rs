@@ -17,7 +17,7 @@ use loaderd_wire::message::{Failure, FailureKind};
 use self::parts::{Got, Part};
 use super::worker::null;
 use super::{Encoded, NAP, Reading, Session, Start, Task};
-use crate::batch::{Batch, Progress, Value};
+use crate::batch::{Batch, Place, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::{Payload, Variable};
 
@@ -145,8 +145,8 @@ impl Feeder {
             for (batch, row) in redo {
                 self.redo(&batch, row, &mut waiting);
             }
-            for (batch, row, tensor, extent) in whole {
-                waiting.push_front(Part::whole(batch, row, tensor, extent));
+            for (place, extent) in whole {
+                waiting.push_front(Part::whole(place, extent));
             }
             if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
                 self.plan(feeding, &slots, &mut waiting);
@@ -254,21 +254,20 @@ impl Feeder {
         }
         self.fill_windows(&batches);
         let mut parts = Vec::new();
-        let mut slow: BTreeMap<Input, Vec<(Arc<Batch>, usize, usize)>> = BTreeMap::new();
+        let mut slow: BTreeMap<Input, Vec<Place>> = BTreeMap::new();
         for batch in &batches {
             for row in 0..batch.rows.len() {
                 for (tensor, input) in batch.image_tensors() {
-                    match self.find(input, batch.index(row)) {
-                        Found::Extent(extent) => {
-                            self.ask(batch, row, tensor, extent, |part| parts.push(part));
-                        }
-                        Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
-                        Found::Null => null(session, batch, row, tensor),
-                        Found::Slow => {
-                            slow.entry(input)
-                                .or_default()
-                                .push((batch.clone(), row, tensor));
-                        }
+                    let place = Place {
+                        batch: batch.clone(),
+                        row,
+                        tensor,
+                    };
+                    match self.find(input, place.index()) {
+                        Found::Extent(extent) => self.ask(&place, extent, |part| parts.push(part)),
+                        Found::Here(encoded) => self.hand_on(place, encoded),
+                        Found::Null => null(session, &place),
+                        Found::Slow => slow.entry(input).or_default().push(place),
                     }
                 }
             }
@@ -307,23 +306,29 @@ impl Feeder {
             return;
         }
         batch.replace(row, index, attempt);
+        let place = |tensor| Place {
+            batch: batch.clone(),
+            row,
+            tensor,
+        };
         for (tensor, origin) in job.origins.iter().enumerate() {
             self.fill_row(batch, row, tensor, origin);
-            self.fill_rows(origin, &[(batch.clone(), row, tensor)]);
+            self.fill_rows(origin, &[place(tensor)]);
         }
         for (tensor, input) in batch.image_tensors() {
+            let place = place(tensor);
             match self.find(input, index) {
                 // To the front: its batch waits for nothing else.
                 Found::Extent(extent) => {
                     let mut parts = Vec::new();
-                    self.ask(batch, row, tensor, extent, |part| parts.push(part));
+                    self.ask(&place, extent, |part| parts.push(part));
                     for part in parts.into_iter().rev() {
                         waiting.push_front(part);
                     }
                 }
-                Found::Here(encoded) => self.hand_on(batch, row, tensor, encoded),
-                Found::Null => null(session, batch, row, tensor),
-                Found::Slow => self.read_slow(input, vec![(batch.clone(), row, tensor)]),
+                Found::Here(encoded) => self.hand_on(place, encoded),
+                Found::Null => null(session, &place),
+                Found::Slow => self.read_slow(input, vec![place]),
             }
         }
     }
@@ -347,38 +352,33 @@ impl Feeder {
     }
 
     /// Reads through the source's own slow path.
-    fn read_slow(&self, input: Input, rows: Vec<(Arc<Batch>, usize, usize)>) {
+    fn read_slow(&self, input: Input, places: Vec<Place>) {
         let source = &self.session.job.source;
-        let indices: Vec<u64> = rows
-            .iter()
-            .map(|(batch, row, _)| batch.index(*row))
-            .collect();
+        let indices: Vec<u64> = places.iter().map(Place::index).collect();
         let values = match input {
             Input::Bytes(column) => source.read_slow(column, &indices),
             Input::File(column) => source.read_variable_slow(column, &indices),
         };
         match values {
             Ok(values) => {
-                for ((batch, row, tensor), value) in rows.into_iter().zip(values) {
-                    self.tell_masks(&batch, row, input.column(), value.is_some());
+                for (place, value) in places.into_iter().zip(values) {
+                    self.tell_masks(&place, input.column(), value.is_some());
                     match (value, input) {
                         (Some(bytes), Input::Bytes(_)) => {
-                            let encoded = Encoded::Read(Buffer::from(bytes));
-                            self.hand_on(&batch, row, tensor, encoded);
+                            self.hand_on(place, Encoded::Read(Buffer::from(bytes)));
                         }
                         (Some(text), Input::File(_)) => {
-                            self.hand_on(&batch, row, tensor, Encoded::Named(text));
+                            self.hand_on(place, Encoded::Named(text));
                         }
-                        (None, _) => null(&self.session, &batch, row, tensor),
+                        (None, _) => null(&self.session, &place),
                     }
                 }
             }
             Err(error) => {
                 let failure: Failure = error.into();
-                for (batch, row, _) in rows {
-                    batch.fail(failure.clone());
-                    let progress = batch.image_done(row, false);
-                    self.session.after(&batch, row, progress);
+                for place in places {
+                    place.batch.fail(failure.clone());
+                    self.session.image_done(&place, false);
                 }
             }
         }
@@ -394,7 +394,8 @@ impl Feeder {
     ) -> Result<(), String> {
         let timings = &self.session.timings;
         while let Some(part) = waiting.front_mut() {
-            if !self.session.is_current(&part.batch) || part.batch.failure().is_some() {
+            let batch = &part.place.batch;
+            if !self.session.is_current(batch) || batch.failure().is_some() {
                 // The batch is dropped or has failed: its missing parts are done with.
                 let part = waiting.pop_front().expect("just seen");
                 self.settle(part, Got::Dropped);
@@ -431,7 +432,7 @@ impl Feeder {
                 }
                 Err(error) => {
                     let source = &self.session.job.source;
-                    let address = source.row_address(part.batch.index(part.row));
+                    let address = source.row_address(part.place.index());
                     let text = format!("row address {address}: {error}");
                     Got::Failed(failure(FailureKind::Io, text))
                 }
@@ -446,22 +447,19 @@ impl Feeder {
     }
 
     /// Has an image decoded; bytes that are delivered as they are need nothing more.
-    fn hand_on(&self, batch: &Arc<Batch>, row: usize, tensor: usize, encoded: Encoded) {
-        if matches!(self.session.job.origins[tensor], Origin::Raw { .. }) {
+    fn hand_on(&self, place: Place, encoded: Encoded) {
+        if matches!(place.origin(), Origin::Raw { .. }) {
             let value = match encoded {
                 Encoded::Shared(bytes) => Value::Shared(bytes),
                 // Copied, because the reader wants its buffer back for the next read.
                 encoded => Value::Bytes(encoded.bytes().to_vec()),
             };
-            batch.keep(&self.session.memory, row, tensor, value);
-            let progress = batch.image_done(row, false);
-            return self.session.after(batch, row, progress);
+            place.keep(&self.session.memory, value);
+            return self.session.image_done(&place, false);
         }
         self.send(Task::Image {
             session: self.session.clone(),
-            batch: batch.clone(),
-            row,
-            tensor,
+            place,
             encoded,
         });
     }

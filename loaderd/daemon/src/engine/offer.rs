@@ -21,7 +21,7 @@ use loaderd_wire::segment::Segment;
 
 use super::worker::learn;
 use super::{Encoded, NAP, Pieced, Rest, Session, Task};
-use crate::batch::{Batch, Progress};
+use crate::batch::{Place, Progress};
 use crate::gpu::{self, Gpu};
 use crate::job::{Job, Origin};
 
@@ -95,13 +95,10 @@ impl AsRef<[u8]> for Held {
 pub(super) fn offer(
     limits: &decode::Limits,
     session: &Arc<Session>,
-    batch: &Arc<Batch>,
-    row: usize,
-    tensor: usize,
+    place: &Place,
     encoded: Encoded,
 ) -> Option<Encoded> {
-    let (Some(on_gpu), Origin::Image { input, pipeline }) =
-        (&session.on_gpu, &session.job.origins[tensor])
+    let (Some(on_gpu), Origin::Image { input, pipeline }) = (&session.on_gpu, place.origin())
     else {
         return Some(encoded);
     };
@@ -127,9 +124,7 @@ pub(super) fn offer(
         on_gpu.gpu.look_after(&unit);
         return Some(encoded);
     }
-    let position = batch.rows[row].position;
-    let seed = session.job.request.seed;
-    let mut draws = Draws::new(seed, batch.epoch, position, input.number());
+    let mut draws = place.draws(*input);
     let planned = match encoded.pieced() {
         Some(pieced) => plan_pieces(&unit, limits, pipeline, &mut draws, pieced),
         None => plan(&unit, route, limits, pipeline, &mut draws, encoded.bytes()),
@@ -137,14 +132,14 @@ pub(super) fn offer(
     let Some(planned) = planned else {
         return Some(encoded);
     };
-    learn(session, batch, row, tensor, &encoded);
-    // SAFETY: the slot is FILLING, and this row of this tensor was given to this task alone,
-    // which leaves it to the unit until `done`.
-    let out = NonNull::from(unsafe { batch.part(row, tensor) }).cast();
+    learn(session, place, &encoded);
+    // SAFETY: the slot is FILLING, and this place was given to this task alone, which leaves
+    // it to the unit until `done`.
+    let out = NonNull::from(unsafe { place.bytes() }).cast();
     let kept = Arc::new(encoded);
     let geometry = planned.placed.geometry();
     let done = {
-        let (session, batch, kept) = (session.clone(), batch.clone(), kept.clone());
+        let (session, place, kept) = (session.clone(), place.clone(), kept.clone());
         let since = session.timings.as_ref().map(|_| Instant::now());
         move |outcome| match outcome {
             Outcome::Finished => {
@@ -152,14 +147,12 @@ pub(super) fn offer(
                 if let (Some(timings), Some(since)) = (&session.timings, since) {
                     timings.gpu.record(since.elapsed().as_nanos() as u64);
                 }
-                finished(session, batch, row, tensor, geometry);
+                finished(session, place, geometry);
             }
             Outcome::Refused(_) => back(Task::Image {
                 encoded: Encoded::Kept(kept),
                 session,
-                batch,
-                row,
-                tensor,
+                place,
             }),
         }
     };
@@ -182,7 +175,7 @@ pub(super) fn offer(
         reason,
     }) = unit.offer(picture)
     {
-        let waits = on_gpu.waits && reason == NotTaken::Full && session.is_current(batch);
+        let waits = on_gpu.waits && reason == NotTaken::Full && session.is_current(&place.batch);
         if !waits || since.elapsed() > ROOM_WAIT {
             drop(again);
             on_gpu.gpu.look_after(&unit);
@@ -288,24 +281,17 @@ fn cut_out(unit: &Unit, whole: &Planned, encoded: &[u8], region: &Region) -> Opt
 
 /// Follows up on an image whose pixels are in its slot. On a thread of the unit's, which must
 /// not wait: what may take time is left to the workers.
-fn finished(
-    session: Arc<Session>,
-    batch: Arc<Batch>,
-    row: usize,
-    tensor: usize,
-    geometry: decode::Geometry,
-) {
-    let rest = match batch.placed(row, tensor, geometry) {
+fn finished(session: Arc<Session>, place: Place, geometry: decode::Geometry) {
+    let rest = match place.placed(geometry) {
         Some((mask, cause)) => Rest::Misfit(mask, cause),
-        None => match batch.image_done(row, false) {
+        None => match place.batch.image_done(place.row, false) {
             Progress::Open => return,
             progress => Rest::Progress(progress),
         },
     };
     back(Task::Rest {
         session,
-        batch,
-        row,
+        place,
         rest,
     });
 }

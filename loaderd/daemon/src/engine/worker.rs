@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, select_biased};
 use loaderd_decode as decode;
-use loaderd_plan::Draws;
 use loaderd_read::Buffer;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
 use super::{Encoded, Rest, Session, Task, copy, named, offer};
-use crate::batch::{Batch, Progress, Value};
+use crate::batch::{Place, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::Payload;
 use crate::steplog::BadRow;
@@ -46,11 +45,9 @@ fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
     match task {
         Task::Image {
             session,
-            batch,
-            row,
-            tensor,
+            place,
             encoded,
-        } => decode_image(decoder, limits, &session, &batch, row, tensor, encoded),
+        } => decode_image(decoder, limits, &session, place, encoded),
         Task::Copy {
             session,
             batch,
@@ -71,12 +68,11 @@ fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
         }
         Task::Rest {
             session,
-            batch,
-            row,
+            place,
             rest,
         } => match rest {
-            Rest::Progress(progress) => session.after(&batch, row, progress),
-            Rest::Misfit(mask, cause) => bad_image(&session, &batch, row, mask, &cause),
+            Rest::Progress(progress) => session.after(&place.batch, place.row, progress),
+            Rest::Misfit(tensor, cause) => bad_image(&session, &Place { tensor, ..place }, &cause),
         },
     }
 }
@@ -85,58 +81,50 @@ fn decode_image(
     decoder: &mut decode::Decoder,
     limits: &decode::Limits,
     session: &Arc<Session>,
-    batch: &Arc<Batch>,
-    row: usize,
-    tensor: usize,
+    place: Place,
     encoded: Encoded,
 ) {
     let job = &session.job;
-    if !session.is_current(batch) || batch.failure().is_some() {
+    if !session.is_current(&place.batch) || place.batch.failure().is_some() {
         drop(encoded);
-        let progress = batch.image_done(row, false);
-        session.after(batch, row, progress);
-        return;
+        return session.image_done(&place, false);
     }
     let encoded = match encoded {
         Encoded::Named(text) => match named::read(&text, job.source.folder().as_deref()) {
             Ok(bytes) => Encoded::Read(Buffer::from(bytes)),
-            Err(cause) => return bad_image(session, batch, row, tensor, &cause),
+            Err(cause) => return bad_image(session, &place, &cause),
         },
         encoded => encoded,
     };
-    let encoded = match offer::offer(limits, session, batch, row, tensor, encoded) {
+    let encoded = match offer::offer(limits, session, &place, encoded) {
         Some(encoded) => encoded,
         None => return,
     };
     let mut misfit = None;
-    let frames_ignored = match &job.origins[tensor] {
+    let frames_ignored = match place.origin() {
         Origin::Image { input, pipeline } => {
-            let position = batch.rows[row].position;
-            let mut draws = Draws::new(job.request.seed, batch.epoch, position, input.number());
-            // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
-            // alone.
-            let place = unsafe { batch.part(row, tensor) };
+            let mut draws = place.draws(*input);
+            // SAFETY: the slot is FILLING, and this place was given to this task alone.
+            let out = unsafe { place.bytes() };
             let decoded = match encoded.pieced() {
                 Some(pieced) => {
                     let (pieces, parts) = (&pieced.pieces, pieced.parts());
-                    match decoder.decode_pieces(pipeline, pieces, parts, &mut draws, place) {
+                    match decoder.decode_pieces(pipeline, pieces, parts, &mut draws, out) {
                         Some(decoded) => Ok(decoded),
                         None => {
                             let whole = pieced.whole;
                             drop(encoded);
-                            return session.read_whole(batch, row, tensor, whole);
+                            return session.read_whole(place, whole);
                         }
                     }
                 }
-                None => decoder.decode(pipeline, encoded.bytes(), &mut draws, place),
+                None => decoder.decode(pipeline, encoded.bytes(), &mut draws, out),
             };
             decoded.map(|decoded| {
                 if let Some(timings) = &session.timings {
                     timings.image(&decoded.stages);
                 }
-                misfit = decoded
-                    .geometry
-                    .and_then(|geometry| batch.placed(row, tensor, geometry));
+                misfit = decoded.geometry.and_then(|geometry| place.placed(geometry));
                 decoded.frames_ignored
             })
         }
@@ -146,16 +134,14 @@ fn decode_image(
             fill,
             ..
         } => {
-            let position = batch.rows[row].position;
             let image = job.origins[*image].input().expect("an image is fetched");
             // The image's own draws, so that both are cropped alike.
-            let mut draws = Draws::new(job.request.seed, batch.epoch, position, image.number());
-            // SAFETY: the slot is FILLING, and this row of this tensor was given to this task
-            // alone.
-            let place = unsafe { batch.part(row, tensor) };
-            let placed = decoder.decode_mask(pipeline, encoded.bytes(), &mut draws, *fill, place);
+            let mut draws = place.draws(image);
+            // SAFETY: as above.
+            let out = unsafe { place.bytes() };
+            let placed = decoder.decode_mask(pipeline, encoded.bytes(), &mut draws, *fill, out);
             placed.map(|geometry| {
-                misfit = batch.placed(row, tensor, geometry);
+                misfit = place.placed(geometry);
                 false
             })
         }
@@ -163,7 +149,7 @@ fn decode_image(
             let image = decoder.decode_full(encoded.bytes(), *options);
             image.map(|image| {
                 let frames_ignored = image.frames_ignored;
-                batch.keep(&session.memory, row, tensor, Value::Image(image));
+                place.keep(&session.memory, Value::Image(image));
                 frames_ignored
             })
         }
@@ -172,43 +158,36 @@ fn decode_image(
     match frames_ignored {
         Ok(frames_ignored) => {
             if frames_ignored {
-                say_animated(session, batch, row, tensor);
+                say_animated(session, &place);
             }
-            learn(session, batch, row, tensor, &encoded);
+            learn(session, &place, &encoded);
             // The bytes go back before the batch can complete, so that a session that has
             // ended holds no buffer.
             drop(encoded);
-            if let Some((mask, cause)) = misfit {
+            if let Some((tensor, cause)) = misfit {
                 // It may be the image that came second: the mask is at fault all the same.
-                return bad_image(session, batch, row, mask, &cause);
+                return bad_image(session, &Place { tensor, ..place }, &cause);
             }
-            let progress = batch.image_done(row, false);
-            session.after(batch, row, progress);
+            session.image_done(&place, false);
         }
         Err(error) => {
             drop(encoded);
-            bad_image(session, batch, row, tensor, &error.to_string());
+            bad_image(session, &place, &error.to_string());
         }
     }
 }
 
 /// Remembers where the segments of an image lie that is new.
-pub(super) fn learn(
-    session: &Session,
-    batch: &Batch,
-    row: usize,
-    tensor: usize,
-    encoded: &Encoded,
-) {
-    if let (Encoded::New(bytes, extent), Some(cuts)) = (encoded, session.job.cuts(tensor)) {
-        cuts.learn(batch.index(row), extent, bytes);
+pub(super) fn learn(session: &Session, place: &Place, encoded: &Encoded) {
+    if let (Encoded::New(bytes, extent), Some(cuts)) = (encoded, session.job.cuts(place.tensor)) {
+        cuts.learn(place.index(), extent, bytes);
     }
 }
 
 /// Says in the daemon's log, once for each column of a session, that an image has more
 /// frames than the one that is delivered.
-fn say_animated(session: &Session, batch: &Batch, row: usize, tensor: usize) {
-    if session.animated[tensor].swap(true, Ordering::Relaxed) {
+fn say_animated(session: &Session, place: &Place) {
+    if session.animated[place.tensor].swap(true, Ordering::Relaxed) {
         return;
     }
     let source = &session.job.source;
@@ -216,31 +195,30 @@ fn say_animated(session: &Session, batch: &Batch, row: usize, tensor: usize) {
         "loaderd: {}: column {:?} has animated images, such as row address {}: their first \
          frame is delivered, the others are not",
         source.uri(),
-        session.job.layout.tensors[tensor].name,
-        source.row_address(batch.index(row)),
+        session.job.layout.tensors[place.tensor].name,
+        source.row_address(place.index()),
     ));
 }
 
 /// A row without a value: empty where bytes are delivered as they are, else a bad sample.
-pub(super) fn null(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize) {
-    if matches!(session.job.origins[tensor], Origin::Raw { .. }) {
-        batch.keep(&session.memory, row, tensor, Value::Empty);
-        let progress = batch.image_done(row, false);
-        session.after(batch, row, progress);
+pub(super) fn null(session: &Session, place: &Place) {
+    if matches!(place.origin(), Origin::Raw { .. }) {
+        place.keep(&session.memory, Value::Empty);
+        session.image_done(place, false);
     } else {
-        bad_image(session, batch, row, tensor, "the value is null");
+        bad_image(session, place, "the value is null");
     }
 }
 
 /// Takes the policy for an image that can't be decoded.
-fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, cause: &str) {
+fn bad_image(session: &Session, place: &Place, cause: &str) {
     let job = &session.job;
-    let index = batch.index(row);
+    let (batch, row, index) = (&place.batch, place.row, place.index());
     let row_address = job.source.row_address(index);
-    let column = &job.layout.tensors[tensor].name;
+    let column = &job.layout.tensors[place.tensor].name;
     match job.request.on_bad_sample {
         OnBadSample::Raise => {
-            let place = match (job.origins[tensor].input(), job.source.files()) {
+            let whence = match (place.origin().input(), job.source.files()) {
                 (Some(Input::Bytes(column)), Some(files)) => {
                     match job.source.payload(column, index) {
                         Payload::Extent(extent) => format!(
@@ -257,18 +235,18 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
             batch.fail(failure(
                 FailureKind::BadSample,
                 format!(
-                    "column {column:?}, row address {row_address} (row id {}){place}: {cause}; \
+                    "column {column:?}, row address {row_address} (row id {}){whence}: {cause}; \
                      on_bad_sample=\"replace\" or \"zero\" goes on without it",
                     job.source.row_id(index)
                 ),
             ));
         }
         OnBadSample::Zero => {
-            if job.layout.tensors[tensor].ragged.is_some() {
-                batch.keep(&session.memory, row, tensor, Value::Empty);
+            if job.layout.tensors[place.tensor].ragged.is_some() {
+                place.keep(&session.memory, Value::Empty);
             } else {
-                // SAFETY: the slot is FILLING, and this image's part is ours.
-                unsafe { batch.part(row, tensor) }.fill(0);
+                // SAFETY: the slot is FILLING, and this image's place is ours.
+                unsafe { place.bytes() }.fill(0);
             }
             for (other, origin) in job.origins.iter().enumerate() {
                 if matches!(origin, Origin::Valid) {
@@ -276,9 +254,9 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
                     // by two workers: an atomic store of the same value.
                     // SAFETY: the slot is FILLING, and the feeder has written this byte before
                     // any of the row's images was handed out; a bool is one byte, and AtomicBool has its layout.
-                    let place =
+                    let valid =
                         unsafe { AtomicBool::from_ptr(batch.part(row, other).as_mut_ptr().cast()) };
-                    place.store(false, Ordering::Relaxed);
+                    valid.store(false, Ordering::Relaxed);
                 }
             }
             batch.note_bad(BadRow {
@@ -298,6 +276,5 @@ fn bad_image(session: &Session, batch: &Arc<Batch>, row: usize, tensor: usize, c
             });
         }
     }
-    let progress = batch.image_done(row, true);
-    session.after(batch, row, progress);
+    session.image_done(place, true);
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use arrow_array::builder::{FixedSizeListBuilder, Float32Builder};
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, DurationNanosecondArray,
-    FixedSizeListArray, Float16Array, Int64Array, RecordBatch, Time32SecondArray,
-    TimestampMicrosecondArray,
+    FixedSizeListArray, Float16Array, Int64Array, Time32SecondArray, TimestampMicrosecondArray,
 };
-use arrow_schema::{Field, Schema};
+use arrow_schema::Field;
 use half::f16;
 use loaderd_snapshot::{
     ColumnRef, DType, FieldKind, FixedKind, Snapshot, SnapshotError, SnapshotRequest,
@@ -17,16 +16,6 @@ use loaderd_snapshot::{
 use crate::common::*;
 
 const ROWS: usize = 500;
-
-fn write(place: &Place, columns: Vec<(&str, ArrayRef)>) {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
-        .collect();
-    let arrays = columns.into_iter().map(|(_, array)| array).collect();
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
-    place.write(&batch, |params| params.max_rows_per_file = 150);
-}
 
 fn vectors(n: i32, null_at: Option<usize>) -> FixedSizeListArray {
     let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), n);
@@ -62,15 +51,12 @@ fn small_columns_are_in_the_map_and_wide_ones_are_read() {
     let pairs = vectors(2, None);
     let item = Field::new("item", pairs.data_type().clone(), true);
     let nested = FixedSizeListArray::new(Arc::new(item), 1, Arc::new(pairs.clone()), None);
-    write(
-        &place,
-        vec![
-            ("half", Arc::new(halves)),
-            ("bit", Arc::new(bits)),
-            ("nested", Arc::new(nested)),
-            ("wide", Arc::new(vectors(300, None))),
-        ],
-    );
+    place.write_columns(vec![
+        ("half", Arc::new(halves)),
+        ("bit", Arc::new(bits)),
+        ("nested", Arc::new(nested)),
+        ("wide", Arc::new(vectors(300, None))),
+    ]);
     let columns = ["half", "bit", "nested", "wide"];
     let snapshot = open(&place, &columns, Some("half >= 100")).unwrap();
     let kind = |dtype, shape: &[usize]| FixedKind {
@@ -117,16 +103,13 @@ fn nulls_are_told_from_zeros() {
         .map(|i| (i % 100 != 7).then_some(i))
         .collect();
     let bits: BooleanArray = (0..ROWS).map(|i| (i != 499).then_some(true)).collect();
-    write(
-        &place,
-        vec![
-            ("number", Arc::new(numbers)),
-            ("bit", Arc::new(bits)),
-            ("vector", Arc::new(vectors(4, Some(33)))),
-            ("wide", Arc::new(vectors(300, Some(444)))),
-            ("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
-        ],
-    );
+    place.write_columns(vec![
+        ("number", Arc::new(numbers)),
+        ("bit", Arc::new(bits)),
+        ("vector", Arc::new(vectors(4, Some(33)))),
+        ("wide", Arc::new(vectors(300, Some(444)))),
+        ("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
+    ]);
     let nan: Vec<u8> = le((0..300).map(|_| f32::NAN.to_le_bytes()));
     let cases: [(&str, &[u64], &[u8]); 5] = [
         ("number", &[7, 107, 207, 307, 407], &[0; 8]),
@@ -179,7 +162,7 @@ fn times_are_counts_of_their_unit() {
             Arc::new(DurationNanosecondArray::from_iter_values(each())),
         ),
     ];
-    write(&place, columns);
+    place.write_columns(columns);
     let snapshot = open(&place, &["stamp", "date", "time", "span"], None).unwrap();
     let number = 123_u8;
     for (column, dtype) in [DType::Int64, DType::Int32, DType::Int32, DType::Int64]
@@ -197,10 +180,10 @@ fn times_are_counts_of_their_unit() {
 #[test]
 fn a_column_named_twice() {
     let place = Place::new();
-    write(
-        &place,
-        vec![("id", Arc::new(Int64Array::from_iter_values(0..ROWS as i64)))],
-    );
+    place.write_columns(vec![(
+        "id",
+        Arc::new(Int64Array::from_iter_values(0..ROWS as i64)),
+    )]);
     let snapshot = open(&place, &["id", "id"], None).unwrap();
     assert_eq!(snapshot.fixed(0, 7), snapshot.fixed(1, 7));
 }
@@ -211,10 +194,7 @@ fn other_columns_are_refused_with_their_type() {
     let names = arrow_array::StringArray::from_iter_values((0..ROWS).map(|i| i.to_string()));
     let prices = Decimal128Array::from_iter_values(0..ROWS as i128);
     let arrow_type = prices.data_type().to_string();
-    write(
-        &place,
-        vec![("name", Arc::new(names)), ("price", Arc::new(prices))],
-    );
+    place.write_columns(vec![("name", Arc::new(names)), ("price", Arc::new(prices))]);
     for (name, kind) in [("name", "text"), ("price", arrow_type.as_str())] {
         let error = open(&place, &[name], None).unwrap_err();
         let SnapshotError::WrongType { column, found, .. } = &error else {

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchIterator};
 use arrow_schema::{DataType, Field, Schema};
+use lance::dataset::cleanup::CleanupPolicyBuilder;
 use lance::dataset::{WriteMode, WriteParams};
 use lance::{BlobArrayBuilder, BlobFieldOptions, Dataset, blob_field_with_options};
 use lance_file::version::LanceFileVersion;
@@ -82,7 +83,27 @@ impl Place {
         self.try_write(batch, change).unwrap()
     }
 
-    /// The same, where Lance may refuse it.
+    /// A dataset of these columns, in fragments of 150 rows.
+    pub(crate) fn write_columns(&self, columns: Vec<(&str, ArrayRef)>) {
+        let fields: Vec<Field> = columns
+            .iter()
+            .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
+            .collect();
+        let arrays = columns.into_iter().map(|(_, array)| array).collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
+        self.write(&batch, |params| params.max_rows_per_file = 150);
+    }
+
+    /// Lance's own clean-up, which spares tagged versions.
+    pub(crate) fn clean_up(&self) {
+        let policy = CleanupPolicyBuilder::default()
+            .before_timestamp(SystemTime::now().into())
+            .error_if_tagged_old_versions(false)
+            .build();
+        block_on(self.dataset().cleanup_with_policy(policy)).unwrap();
+    }
+
+    /// As `write`, where Lance may refuse it.
     pub(crate) fn try_write(
         &self,
         batch: &RecordBatch,

@@ -1,10 +1,9 @@
 //! Tags that hold a version, against Lance's own clean-up.
 
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lance::Dataset;
-use lance::dataset::cleanup::CleanupPolicyBuilder;
 use loaderd_snapshot::{Protect, Protection, Snapshot, SnapshotRequest, VersionRef, prune_tags};
 
 use crate::common::*;
@@ -60,24 +59,16 @@ fn a_run_holds_its_version_while_it_is_open() {
     let mut dataset = place.dataset();
     block_on(dataset.delete("true")).unwrap();
     place.write(&blob_batch(1, &values[..5], packed()), |_| {});
-    clean_up(&place);
+    place.clean_up();
     conform(&first, 0, &values);
     drop(first);
     assert_eq!(tags(&dataset), []);
-    clean_up(&place);
+    place.clean_up();
     let gone = Snapshot::open(SnapshotRequest {
         version: VersionRef::Number(1),
         ..place.request()
     });
     assert!(gone.unwrap_err().to_string().contains("no version 1"));
-}
-
-fn clean_up(place: &Place) {
-    let policy = CleanupPolicyBuilder::default()
-        .before_timestamp(SystemTime::now().into())
-        .error_if_tagged_old_versions(false)
-        .build();
-    block_on(place.dataset().cleanup_with_policy(policy)).unwrap();
 }
 
 #[test]

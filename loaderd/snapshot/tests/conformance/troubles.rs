@@ -5,12 +5,10 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arrow_array::LargeBinaryArray;
 use arrow_schema::{DataType, Field};
 use lance::BlobFieldOptions;
-use lance::dataset::cleanup::CleanupPolicyBuilder;
 use loaderd_snapshot::{
     Payload, Protect, Protection, Snapshot, SnapshotError, SnapshotRequest, VersionRef,
 };
@@ -60,11 +58,7 @@ fn data_files(place: &Place) -> Vec<PathBuf> {
 fn rewrite_and_clean_up(place: &Place) {
     block_on(place.dataset().delete("true")).unwrap();
     place.write(&blob_batch(900, &[Some(vec![7; 50])], packed()), |_| {});
-    let policy = CleanupPolicyBuilder::default()
-        .before_timestamp(SystemTime::now().into())
-        .error_if_tagged_old_versions(false)
-        .build();
-    block_on(place.dataset().cleanup_with_policy(policy)).unwrap();
+    place.clean_up();
 }
 
 #[test]

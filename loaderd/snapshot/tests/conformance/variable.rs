@@ -6,25 +6,15 @@ use arrow_array::builder::{FixedSizeListBuilder, Float32Builder, Int64Builder, L
 use arrow_array::types::Int16Type;
 use arrow_array::{
     Array, ArrayRef, DictionaryArray, Float64Array, Int64Array, LargeStringArray, ListArray,
-    RecordBatch, StringArray, StringViewArray, StructArray,
+    StringArray, StringViewArray, StructArray,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field};
 use loaderd_snapshot::{
     ColumnRef, Snapshot, SnapshotError, SnapshotRequest, Variable, decode_value,
 };
 
 use crate::common::*;
-
-fn write(place: &Place, columns: Vec<(&str, ArrayRef)>) {
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
-        .collect();
-    let arrays = columns.into_iter().map(|(_, array)| array).collect();
-    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
-    place.write(&batch, |params| params.max_rows_per_file = 150);
-}
 
 fn open(place: &Place, columns: &[&str], filter: Option<&str>) -> Result<Snapshot, SnapshotError> {
     Snapshot::open(SnapshotRequest {
@@ -69,7 +59,7 @@ fn text_of_every_arrow_type() {
     ];
     let names = ["small", "large", "view", "keyed"];
     let place = Place::new();
-    write(&place, columns);
+    place.write_columns(columns);
     let snapshot = open(&place, &names, None).unwrap();
     let expected: Vec<Value> = each().map(|word| Some(word?.into())).collect();
     for (column, name) in names.into_iter().enumerate() {
@@ -107,7 +97,7 @@ fn null_structs_are_null_in_each_of_their_fields() {
     );
     let place = Place::new();
     let columns: Vec<(&str, ArrayRef)> = vec![("one", Arc::new(one)), ("many", Arc::new(many))];
-    write(&place, columns);
+    place.write_columns(columns);
 
     let snapshot = Snapshot::open(SnapshotRequest {
         bytes_columns: Vec::new(),
@@ -162,7 +152,7 @@ fn nulls_in_lists_are_nan_or_refused() {
         ("integers", Arc::new(integers.finish())),
         ("boxes", Arc::new(boxes.finish())),
     ];
-    write(&place, columns);
+    place.write_columns(columns);
     let error = open(&place, &["boxes", "integers"], None).unwrap_err();
     let SnapshotError::ListNulls { column, count, .. } = &error else {
         panic!("{error}")
@@ -192,7 +182,7 @@ fn what_is_too_large_is_read_through_lance() {
         ("all", Arc::new(all.collect::<StringArray>())),
     ];
     let place = Place::new();
-    write(&place, columns);
+    place.write_columns(columns);
     let snapshot = open(&place, &["one", "all"], None).unwrap();
     let one = read(&snapshot, 0);
     assert_eq!(one[280].as_ref().unwrap().len(), 70_000);
@@ -216,7 +206,7 @@ fn what_is_too_large_is_read_through_lance() {
 #[test]
 fn columns_that_are_no_lists_are_refused() {
     let place = Place::new();
-    write(&place, vec![("id", Arc::new(Int64Array::from(vec![1, 2])))]);
+    place.write_columns(vec![("id", Arc::new(Int64Array::from(vec![1, 2])))]);
     let error = open(&place, &["id"], None).unwrap_err();
     let SnapshotError::WrongType { found, .. } = &error else {
         panic!("{error}")

@@ -26,7 +26,8 @@ pub(super) struct Settings {
     pub(super) time: Duration,
     /// How long each batch is held.
     pub(super) hold: Duration,
-    /// Batches that don't count: they find empty slots and cold code.
+    /// Batches that don't count: they find empty slots and cold code. 0: what comes first is
+    /// to count as well, waiting for it included.
     pub(super) warm_up: u32,
     /// Ends with the epoch, so that no row is read twice.
     pub(super) one_epoch: bool,
@@ -94,17 +95,17 @@ impl Consumer {
             other => bail!("the daemon answered {other:?}"),
         }
         channel.send(&ToDaemon::Open(Box::new(request)), &[])?;
-        let received = channel.receive::<ToClient>(Some(ANSWER_WAIT))?;
-        let opened: Box<Opened> = match received.message {
-            ToClient::Opened(opened) => opened,
-            ToClient::Failed(failure) => bail!(failure.message),
-            other => bail!("the daemon answered {other:?}"),
+        let (opened, fds): (Box<Opened>, _) = loop {
+            let received = channel.receive(Some(ANSWER_WAIT))?;
+            match received.message {
+                ToClient::Opened(opened) => break (opened, received.fds),
+                // The daemon's log, which is our output, says the same.
+                ToClient::Waiting { .. } => {}
+                ToClient::Failed(failure) => bail!(failure.message),
+                other => bail!("the daemon answered {other:?}"),
+            }
         };
-        let fd = received
-            .fds
-            .into_iter()
-            .next()
-            .context("no segment came along")?;
+        let fd = fds.into_iter().next().context("no segment came along")?;
         let segment = Segment::from_fd(fd, opened.layout.slot_bytes, opened.slot_count)?;
         Ok(Consumer {
             settings,
@@ -129,9 +130,9 @@ impl Consumer {
                 &[],
             )
         };
-        // The first batches find empty slots and cold code; they are not counted.
         let mut warm_up = self.settings.warm_up;
-        let mut measured: Option<(Instant, u64)> = None;
+        let now = || (Instant::now(), clock::process_cpu_ns());
+        let mut measured = (warm_up == 0).then(now);
         let mut consumed = Consumed {
             rows: 0,
             bytes: 0,
@@ -149,7 +150,7 @@ impl Consumer {
             decoder: self.decoder.clone(),
         };
         let mut last: Option<u64> = None;
-        let mut parts = [ThreadCpu::default(), ThreadCpu::default()];
+        let mut parts = [ThreadCpu::now(), ThreadCpu::default()];
         stream += 1;
         start(stream)?;
         let mut ended = false;
@@ -170,7 +171,7 @@ impl Consumer {
                     if warm_up > 0 {
                         warm_up -= 1;
                         if warm_up == 0 {
-                            measured = Some((Instant::now(), clock::process_cpu_ns()));
+                            measured = Some(now());
                             parts[0] = ThreadCpu::now();
                         }
                     } else {

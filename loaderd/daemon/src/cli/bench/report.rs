@@ -189,10 +189,11 @@ impl Report {
         }
         say(format_args!("decoding: {}", self.decoder));
         self.notes.iter().for_each(say);
-        let mut table = new_table(&["stage", "rows/s", "MB/s", "CPU µs/row"]);
+        let mut table = new_table(&["stage", "rows", "rows/s", "MB/s", "CPU µs/row"]);
         for stage in &self.stages {
             table.add_row([
                 stage.name.to_string(),
+                stage.rows.to_string(),
                 format!("{:.0}", stage.rows_per_s),
                 format!("{:.0}", stage.mb_per_s),
                 format!("{:.1}", stage.cpu_us_per_row),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use loaderd_wire::message::Failure;
 
 use super::Feeder;
-use crate::batch::{Batch, Value};
+use crate::batch::{Batch, Place, Value};
 use crate::engine::Task;
 use crate::job::Origin;
 use crate::source::{ColumnRef, SourceError, Variable};
@@ -24,49 +24,49 @@ impl Feeder {
     pub(super) fn fill_windows(&self, batches: &[Arc<Batch>]) {
         for (tensor, origin) in self.session.job.origins.iter().enumerate() {
             if origin.variable().is_some() || matches!(origin, Origin::Mask { .. }) {
-                let rows: Vec<_> = batches
-                    .iter()
-                    .flat_map(|batch| (0..batch.rows.len()).map(|row| (batch.clone(), row, tensor)))
-                    .collect();
-                self.fill_rows(origin, &rows);
+                let mut places = Vec::new();
+                for batch in batches {
+                    places.extend((0..batch.rows.len()).map(|row| Place {
+                        batch: batch.clone(),
+                        row,
+                        tensor,
+                    }));
+                }
+                self.fill_rows(origin, &places);
             }
         }
     }
 
-    pub(super) fn fill_rows(&self, origin: &Origin, rows: &[(Arc<Batch>, usize, usize)]) {
+    pub(super) fn fill_rows(&self, origin: &Origin, places: &[Place]) {
         let filled = match origin {
             Origin::Ragged { column } | Origin::Boxes { column, .. } => {
-                self.fill_values(*column, rows)
+                self.fill_values(*column, places)
             }
-            Origin::Mask { of } => self.fill_mask(*of, rows),
+            Origin::Mask { of } => self.fill_mask(*of, places),
             _ => Ok(()),
         };
         if let Err(error) = filled {
             let failure: Failure = error.into();
-            for (batch, _, _) in rows {
-                batch.fail(failure.clone());
+            for place in places {
+                place.batch.fail(failure.clone());
             }
         }
     }
 
     /// Says for each row whether another column has a value there. Where only the slow path
     /// tells, and the column itself is delivered too, it is told when its values come.
-    fn fill_mask(
-        &self,
-        of: ColumnRef,
-        rows: &[(Arc<Batch>, usize, usize)],
-    ) -> Result<(), SourceError> {
+    fn fill_mask(&self, of: ColumnRef, places: &[Place]) -> Result<(), SourceError> {
         let source = &self.session.job.source;
         let mut origins = self.session.job.origins.iter();
         let comes = origins.any(|origin| origin.column() == Some(of));
-        let write = |(batch, row, tensor): &(Arc<Batch>, usize, usize), valid: bool| {
+        let write = |place: &Place, valid: bool| {
             // SAFETY: as in `fill_row`.
-            let place = unsafe { batch.part(*row, *tensor) };
-            place[0] = u8::from(valid);
+            let mask = unsafe { place.bytes() };
+            mask[0] = u8::from(valid);
         };
         let mut slow = Vec::new();
-        for place in rows {
-            let index = place.0.index(place.1);
+        for place in places {
+            let index = place.index();
             match source.is_valid(of, index) {
                 Some(valid) => write(place, valid),
                 None if comes => {}
@@ -89,43 +89,33 @@ impl Feeder {
     }
 
     /// Says in a row's masks of a column whether the slow path found a value there.
-    pub(super) fn tell_masks(&self, batch: &Batch, row: usize, of: ColumnRef, valid: bool) {
+    pub(super) fn tell_masks(&self, place: &Place, of: ColumnRef, valid: bool) {
         for (tensor, origin) in self.session.job.origins.iter().enumerate() {
             if matches!(origin, Origin::Mask { of: column } if *column == of) {
                 // SAFETY: as in `fill_row`.
-                let place = unsafe { batch.part(row, tensor) };
-                place[0] = u8::from(valid);
+                let mask = unsafe { place.batch.part(place.row, tensor) };
+                mask[0] = u8::from(valid);
             }
         }
     }
 
     /// Fetches the values of a ragged column that don't lie in the source's memory; the
     /// others are copied when their batch is packed.
-    fn fill_values(
-        &self,
-        column: usize,
-        rows: &[(Arc<Batch>, usize, usize)],
-    ) -> Result<(), SourceError> {
+    fn fill_values(&self, column: usize, places: &[Place]) -> Result<(), SourceError> {
         let source = &self.session.job.source;
-        let (slow, at_hand): (Vec<_>, Vec<_>) = rows.iter().partition(|(batch, row, _)| {
-            source.variable(column, batch.index(*row)) == Variable::Slow
-        });
+        let is_slow = |place: &&Place| source.variable(column, place.index()) == Variable::Slow;
+        let (slow, at_hand): (Vec<_>, Vec<_>) = places.iter().partition(is_slow);
         // Of a row that was replaced, an older value may be kept.
-        for (batch, row, tensor) in at_hand {
-            batch.keep_nothing(*row, *tensor);
-        }
+        at_hand.into_iter().for_each(Place::keep_nothing);
         if slow.is_empty() {
             return Ok(());
         }
-        let indices: Vec<u64> = slow
-            .iter()
-            .map(|(batch, row, _)| batch.index(*row))
-            .collect();
+        let indices: Vec<u64> = slow.iter().map(|place| place.index()).collect();
         let values = source.read_variable_slow(column, &indices)?;
-        for ((batch, row, tensor), value) in slow.into_iter().zip(values) {
-            self.tell_masks(batch, *row, ColumnRef::Variable(column), value.is_some());
+        for (place, value) in slow.into_iter().zip(values) {
+            self.tell_masks(place, ColumnRef::Variable(column), value.is_some());
             let value = value.map_or(Value::Empty, Value::Bytes);
-            batch.keep(&self.session.memory, *row, *tensor, value);
+            place.keep(&self.session.memory, value);
         }
         Ok(())
     }

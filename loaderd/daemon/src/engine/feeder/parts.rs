@@ -6,16 +6,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use loaderd_decode::cut::Pieces;
-use loaderd_plan::Draws;
 use loaderd_read::{Buffer, Extent};
 use loaderd_wire::message::Failure;
 
 use super::Feeder;
-use crate::batch::Batch;
+use crate::batch::Place;
 use crate::engine::{Encoded, Pieced};
 use crate::job::Origin;
 
@@ -25,9 +23,7 @@ const GAP_BYTES_MAX: u32 = 16 << 10;
 
 /// A read that waits or is under way.
 pub(super) struct Part {
-    pub(super) batch: Arc<Batch>,
-    pub(super) row: usize,
-    pub(super) tensor: usize,
+    pub(super) place: Place,
     pub(super) extent: Extent,
     of: Of,
     /// When it was asked for, where that is timed.
@@ -36,11 +32,9 @@ pub(super) struct Part {
 
 impl Part {
     /// Reads an image with nothing left out.
-    pub(super) fn whole(batch: Arc<Batch>, row: usize, tensor: usize, extent: Extent) -> Part {
+    pub(super) fn whole(place: Place, extent: Extent) -> Part {
         Part {
-            batch,
-            row,
-            tensor,
+            place,
             extent,
             of: Of::All,
             asked: None,
@@ -132,35 +126,22 @@ impl Of {
 impl Feeder {
     /// The reads that bring a value, in the order in which they are to be asked for: of an image
     /// whose segments are known, what its crop takes.
-    pub(super) fn ask(
-        &self,
-        batch: &Arc<Batch>,
-        row: usize,
-        tensor: usize,
-        extent: Extent,
-        mut put: impl FnMut(Part),
-    ) {
+    pub(super) fn ask(&self, place: &Place, extent: Extent, mut put: impl FnMut(Part)) {
         let part = |extent, of| Part {
-            batch: batch.clone(),
-            row,
-            tensor,
+            place: place.clone(),
             extent,
             of,
             asked: None,
         };
-        let job = &self.session.job;
-        let (Some(cuts), Origin::Image { input, pipeline }) =
-            (job.cuts(tensor), &job.origins[tensor])
-        else {
+        let cuts = self.session.job.cuts(place.tensor);
+        let (Some(cuts), Origin::Image { input, pipeline }) = (cuts, place.origin()) else {
             return put(part(extent, Of::All));
         };
-        let Some(index) = cuts.find(batch.index(row), &extent) else {
+        let Some(index) = cuts.find(place.index(), &extent) else {
             let of = if cuts.learns() { Of::New } else { Of::All };
             return put(part(extent, of));
         };
-        let position = batch.rows[row].position;
-        let mut draws = Draws::new(job.request.seed, batch.epoch, position, input.number());
-        let pieces = index.pieces(pipeline, &mut draws);
+        let pieces = index.pieces(pipeline, &mut place.draws(*input));
         let Some(pieces) = pieces.filter(|pieces| pieces.body().end <= extent.length) else {
             return put(part(extent, Of::All));
         };
@@ -191,24 +172,18 @@ impl Feeder {
     /// A read has come to its end.
     pub(super) fn settle(&self, part: Part, got: Got) {
         let Part {
-            batch,
-            row,
-            tensor,
-            extent,
-            of,
-            ..
+            place, extent, of, ..
         } = part;
         let Some(encoded) = of.got(extent, got) else {
             return;
         };
         match encoded {
-            Ok(encoded) => self.hand_on(&batch, row, tensor, encoded),
+            Ok(encoded) => self.hand_on(place, encoded),
             Err(failed) => {
                 if let Some(failed) = failed {
-                    batch.fail(failed);
+                    place.batch.fail(failed);
                 }
-                let progress = batch.image_done(row, false);
-                self.session.after(&batch, row, progress);
+                self.session.image_done(&place, false);
             }
         }
     }
@@ -221,6 +196,7 @@ mod tests {
     use loaderd_decode::cut::Index;
     use loaderd_decode::encode::Encoder;
     use loaderd_decode::{Limits, Options, Pipeline, tile};
+    use loaderd_plan::Draws;
     use loaderd_wire::message::FailureKind;
 
     fn pieces() -> Pieces {

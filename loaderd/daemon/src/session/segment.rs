@@ -1,0 +1,166 @@
+//! Memory for the slots of one session.
+//!
+//! Enters: how many slots of which job, and what daemon and machine have to give. Leaves: the
+//! segment, or why there is none. To zero many GiB takes the kernel many seconds: meanwhile
+//! client and log are told, and it ends when the client goes, the daemon leaves, or memory
+//! runs short. It never takes what the machine does not have, which would be somebody's end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use loaderd_wire::message::{FailureKind, ToClient};
+use loaderd_wire::segment::Segment;
+
+use super::{End, SLOTS_MAX, Session, leaving};
+use crate::cli::size;
+use crate::job::{Job, failure};
+use crate::machine::Memory;
+use crate::memory::Reserved;
+
+/// After how long to say what takes time; it is said again each time twice as much has passed.
+const TELL_AFTER: Duration = Duration::from_secs(2);
+
+impl Session<'_> {
+    /// Memory for the session's slots, within the limits of daemon and machine; blocks as long
+    /// as zeroing it takes.
+    pub(super) fn segment(
+        &self,
+        job: &Job,
+        slot_count: u32,
+    ) -> Result<(Arc<Segment>, Reserved), End> {
+        if slot_count == 0 || slot_count > SLOTS_MAX {
+            return Err(failure(
+                FailureKind::Request,
+                format!("slots is {slot_count}: give 1 to {SLOTS_MAX}"),
+            )
+            .into());
+        }
+        let slot_bytes = job.layout.slot_bytes;
+        let bytes = slot_bytes.saturating_mul(u64::from(slot_count));
+        let reserved = self.shared.memory.reserve(bytes).map_err(|used| {
+            failure(
+                FailureKind::Limit,
+                format!(
+                    "{slot_count} slots of {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer \
+                     slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
+                    size::show(slot_bytes),
+                    size::show(bytes),
+                    size::show(used),
+                    size::show(self.shared.memory.max())
+                ),
+            )
+        })?;
+        let mut progress = Progress::new(slot_count, slot_bytes);
+        let segment = Segment::create_watched(slot_bytes, slot_count, |done| {
+            if self.shared.stopping.load(Ordering::Relaxed) {
+                return Err(leaving());
+            }
+            if self.channel.is_closed() {
+                return Err(End::Gone);
+            }
+            // Others take memory as well, so it is looked at anew each time.
+            if let Some(text) = Memory::read().and_then(|memory| progress.lack(done, memory.free()))
+            {
+                return Err(failure(FailureKind::Limit, text).into());
+            }
+            if let Some(message) = progress.news(done) {
+                crate::note(format_args!("loaderd: session {}: {message}", self.id));
+                self.channel.post(&ToClient::Waiting { message })?;
+            }
+            Ok(())
+        })?;
+        Ok((Arc::new(segment), reserved))
+    }
+}
+
+/// How far the memory of a session is.
+struct Progress {
+    slot_count: u32,
+    slot_bytes: u64,
+    since: Instant,
+    tell_after: Duration,
+}
+
+impl Progress {
+    fn new(slot_count: u32, slot_bytes: u64) -> Progress {
+        Progress {
+            slot_count,
+            slot_bytes,
+            since: Instant::now(),
+            tell_after: TELL_AFTER,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.slot_bytes * u64::from(self.slot_count)
+    }
+
+    fn slots(&self) -> String {
+        format!(
+            "{} slots of {}",
+            self.slot_count,
+            size::show(self.slot_bytes)
+        )
+    }
+
+    /// Why there is not enough memory, where so many bytes are done and so many are free.
+    fn lack(&self, done: u64, free: u64) -> Option<String> {
+        (self.bytes() - done > free).then(|| {
+            format!(
+                "{} need {} of memory, and {} can be had, within the limits of control groups: use fewer slots=, a \
+                 smaller batch_size or variable_bytes=, or end what takes the memory",
+                self.slots(),
+                size::show(self.bytes()),
+                size::show(done + free)
+            )
+        })
+    }
+
+    /// What is to be said where so many bytes are done, if it is time to.
+    fn news(&mut self, done: u64) -> Option<String> {
+        let waited = self.since.elapsed();
+        if waited < self.tell_after {
+            return None;
+        }
+        self.tell_after = waited * 2;
+        Some(format!(
+            "{} are being allocated: {} of {} after {} s; fewer slots= or a smaller batch_size take less",
+            self.slots(),
+            size::show(done),
+            size::show(self.bytes()),
+            waited.as_secs()
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn memory_that_is_not_there_is_named() {
+        let progress = Progress::new(4, 2 * GIB);
+        assert_eq!(progress.lack(0, 8 * GIB), None);
+        assert_eq!(progress.lack(5 * GIB, 3 * GIB), None);
+        for (done, free) in [(0, 5 * GIB), (3 * GIB, 2 * GIB)] {
+            let text = progress.lack(done, free).unwrap();
+            let expected = "4 slots of 2.00 GiB need 8.00 GiB of memory, and 5.00 GiB can be had";
+            assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_wait_is_told_less_and_less_often() {
+        let mut progress = Progress::new(4, 2 * GIB);
+        assert_eq!(progress.news(0), None);
+        progress.since -= TELL_AFTER;
+        let text = progress.news(GIB).unwrap();
+        assert!(text.contains("1.00 GiB of 8.00 GiB after 2 s"), "{text}");
+        assert_eq!(progress.news(GIB), None);
+        progress.since -= TELL_AFTER;
+        assert!(progress.news(2 * GIB).unwrap().contains("after 4 s"));
+    }
+}
