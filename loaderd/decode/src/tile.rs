@@ -47,11 +47,14 @@ pub enum NotTiled {
     #[error("it is tiled already")]
     Already,
     /// An image of another format, which decodes as ever.
-    #[error("a {format} can't be tiled here")]
+    #[error("a {format} can't be tiled, only a JPEG or a mask")]
     NotJpeg {
         /// What it is.
         format: Format,
     },
+    /// A PNG that shows a picture, and no class numbers.
+    #[error("a PNG that is no mask can't be tiled: it is decoded as it is")]
+    NotMask,
     /// A JPEG or PNG that may decode, but of a kind that is not rewritten.
     #[error("{what} can't be tiled: it is decoded as it is")]
     Kind {
@@ -76,6 +79,7 @@ impl NotTiled {
         match self {
             NotTiled::Already => "tiled already",
             NotTiled::NotJpeg { .. } => "not a JPEG",
+            NotTiled::NotMask => "a PNG that is no mask",
             NotTiled::Kind { what } => what,
             NotTiled::Undecodable(error) => match error {
                 DecodeError::Truncated { .. } => "cut short",

@@ -171,7 +171,7 @@ class LanceLoader(Loader[Batch]):
             nothing, their XMP packet, before any transform
             sees them, as ``ImageOps.exif_transpose`` does. ``False`` takes pixels as they
             are stored.
-        use_tiled: Reads the tiled form of image columns (``loaderd tile``) in rows that have one:
+        use_tiled: Reads the tiled form of images and masks (``loaderd tile``) in rows that have one:
             the same pixels, decoded faster. ``False`` reads the originals.
         decode: Where images are decoded: ``"cpu"``, on CPU cores; ``"gpu"``, on the daemon's GPU,
             what it takes, and the rest on CPU cores, or an error where no GPU can be used;

@@ -1,4 +1,4 @@
-//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,masks=DIR,slow`.
+//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,masks=DIR,tiled,slow`.
 //!
 //! Enters: the part of the URI after `memory:`. Leaves: rows with the columns
 //! - `image`: the files of the folder `images`, sorted by name, row i holding file
@@ -12,12 +12,14 @@
 //! - `text` (strings), `boxes` (lists of float32 `[4]`), `categories` (lists of int64) and
 //!   `tags` (lists of strings), some rows empty and some null.
 //!
+//! With `tiled`, JPEGs and masks are held in their tiled form, as `loaderd tile` makes it.
 //! With `slow`, no value is at hand: fixed values, images and three in four variable ones
 //! have to be fetched by the slow path. It never touches a disk once open.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use loaderd_decode::{Limits, tile};
 use loaderd_read::FileSet;
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::Version;
@@ -37,12 +39,13 @@ pub(super) struct Memory {
     images: Option<PathBuf>,
     masks: Option<PathBuf>,
     tensor: Option<(DType, Vec<u64>)>,
+    tiled: bool,
     slow: bool,
 }
 
 fn bad(text: &str, what: &str) -> SourceError {
     SourceError::Dataset(format!(
-        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,masks=DIR][,tensor=3x224x224:float32][,slow]"
+        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,masks=DIR][,tensor=3x224x224:float32][,tiled][,slow]"
     ))
 }
 
@@ -54,6 +57,7 @@ impl Memory {
             images: None,
             masks: None,
             tensor: None,
+            tiled: false,
             slow: false,
         };
         for part in text.split(',') {
@@ -64,6 +68,7 @@ impl Memory {
                 Some(("images", dir)) => memory.images = Some(dir.into()),
                 Some(("masks", dir)) => memory.masks = Some(dir.into()),
                 Some(("tensor", spec)) => memory.tensor = Some(parse_tensor(text, spec)?),
+                None if part == "tiled" => memory.tiled = true,
                 None if part == "slow" => memory.slow = true,
                 _ => return Err(bad(text, &format!("`{part}` is not understood"))),
             }
@@ -181,11 +186,19 @@ impl Memory {
             .expect("only columns that `fields` has are opened");
         let read = |path: &PathBuf| match path.extension() {
             Some(end) if end == "null" => Ok(None),
-            _ => std::fs::read(path).map(|bytes| Some(bytes.into())),
+            _ => std::fs::read(path).map(|bytes| Some(self.form(bytes).into())),
         };
         let paths = self.list(dir)?;
         let payloads = paths.iter().map(read).collect::<std::io::Result<_>>();
         payloads.map_err(|error| self.unreadable(dir, &error))
+    }
+
+    /// An image as it is held.
+    fn form(&self, image: Vec<u8>) -> Vec<u8> {
+        let tiled = self
+            .tiled
+            .then(|| tile::tiled_form(&image, &Limits::default()));
+        tiled.and_then(Result::ok).unwrap_or(image)
     }
 
     fn unreadable(&self, dir: &std::path::Path, error: &std::io::Error) -> SourceError {
@@ -395,6 +408,7 @@ mod tests {
         assert_eq!(memory.rows, 5);
         assert_eq!(memory.tensor, Some((DType::Uint8, vec![2, 3])));
         assert!(!memory.slow && Memory::parse("rows=5,slow").unwrap().slow);
+        assert!(!memory.tiled && Memory::parse("rows=5,tiled").unwrap().tiled);
         for wrong in [
             "",
             "rows=0",

@@ -23,7 +23,7 @@ pub(super) fn tile(encoded: &[u8], limits: &Limits) -> Result<Vec<u8>, NotTiled>
     let layout = Layout::of(encoded)?;
     let kind = |what| Err(NotTiled::Kind { what });
     if layout.check_values().is_err() {
-        return kind("a PNG that is no mask");
+        return Err(NotTiled::NotMask);
     }
     if !layout.is_in_order() {
         return kind("an interlaced PNG");
