@@ -44,8 +44,8 @@ pub(crate) struct Runs<'a> {
     runs: &'a [u8],
     /// Rows that were passed.
     passed: usize,
-    /// The runs of the last of them.
-    row: Row<'a>,
+    /// Where the runs of the last of them begin and end.
+    row: (usize, usize),
 }
 
 /// The runs of one row.
@@ -86,25 +86,25 @@ impl<'a> Runs<'a> {
             counts,
             runs,
             passed: 0,
-            row: Row { end: 0, runs: &[] },
+            row: (0, 0),
         }))
     }
 
     /// The runs of row `y` of the picture, which lies no higher than the one asked for before.
     pub(crate) fn row(&mut self, y: u32) -> Row<'a> {
         let rows = &self.counts[self.passed * 2..(y as usize + 1) * 2];
+        let (mut start, mut end) = self.row;
         for pair in rows.chunks_exact(2) {
             let bytes = usize::from(count(pair)) * 2;
-            if bytes > 0 {
-                let start = self.row.end;
-                self.row = Row {
-                    end: start + bytes,
-                    runs: &self.runs[start..start + bytes],
-                };
-            }
+            start = if bytes > 0 { end } else { start };
+            end += bytes;
         }
         self.passed += rows.len() / 2;
-        self.row
+        self.row = (start, end);
+        Row {
+            end,
+            runs: &self.runs[start..end],
+        }
     }
 
     /// Writes the row's values in the region's columns to the start of `line`, which has
@@ -214,4 +214,65 @@ fn count(pair: &[u8]) -> u16 {
 
 fn bad(what: &str) -> DecodeError {
     corrupt(format!("the chunk {} {what}", NAME.escape_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows are read from any columns, skipped, and asked for twice.
+    #[test]
+    fn rows_come_back() {
+        let width = 700;
+        let row = |values: &[(u8, usize)]| -> Vec<u8> {
+            let alike = values.iter();
+            alike
+                .flat_map(|&(value, count)| vec![value; count])
+                .collect()
+        };
+        let rows = [
+            row(&[(1, 700)]),
+            row(&[(1, 1), (0, 255), (3, 256), (2, 188)]),
+            row(&[(1, 1), (0, 255), (3, 256), (2, 188)]),
+            row(&[(0, 257), (1, 1), (0, 442)]),
+            row(&[(1, 700)]),
+        ];
+        let mut writer = Writer::new(5, 1000);
+        rows.iter().for_each(|row| writer.push(row));
+        let body = writer.finish(77).unwrap();
+        assert_eq!(body.len(), HEAD_BYTES + 2 * 5 + 2 * (3 + 4 + 5 + 3));
+        let read = |picture| Runs::of(&body, picture, (width, 5), 3).unwrap();
+        assert!(read(78).is_none());
+        for (left, right) in [(0, 700), (1, 2), (255, 257), (300, 699), (699, 700)] {
+            for wanted in [&[0, 1, 2, 3, 4][..], &[0, 2, 2, 4], &[3, 3], &[4]] {
+                let mut runs = read(77).unwrap();
+                for &y in wanted {
+                    let region = Region {
+                        left,
+                        right,
+                        top: 0,
+                        bottom: 5,
+                    };
+                    let columns = left as usize..right as usize;
+                    let mut line = vec![9; columns.len() + ROOM_BEHIND];
+                    let row = runs.row(y);
+                    runs.fill(row, &region, &mut line).unwrap();
+                    assert_eq!(line[..columns.len()], rows[y as usize][columns]);
+                }
+            }
+        }
+        // Rows alike share their runs.
+        let mut runs = read(77).unwrap();
+        assert_eq!(runs.row(1).end, runs.row(2).end);
+    }
+
+    #[test]
+    fn too_many_runs_are_none() {
+        for (runs_bytes_max, fits) in [(12, true), (11, false)] {
+            let mut writer = Writer::new(2, runs_bytes_max);
+            writer.push(&[1, 2, 3]);
+            writer.push(&[3, 2, 1]);
+            assert_eq!(writer.finish(0).is_some(), fits);
+        }
+    }
 }
