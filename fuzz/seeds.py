@@ -184,8 +184,17 @@ def jpeg(
     )
 
 
-def png(colour: int, depth: int, bytes_a_row: int, size: tuple[int, int] = (5, 4)) -> bytes:
-    """A file of zeros, with a palette of two where it wants one."""
+def png(
+    colour: int,
+    depth: int,
+    bytes_a_row: int,
+    size: tuple[int, int] = (5, 4),
+    runs: bytes | None = None,
+) -> bytes:
+    """A file of zeros, with a palette of two where it wants one.
+
+    With ``runs``, a mask's values follow once more: how many runs each row has, and the runs.
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         checked = name + data
@@ -193,11 +202,17 @@ def png(colour: int, depth: int, bytes_a_row: int, size: tuple[int, int] = (5, 4
 
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
     rows = zlib.compress((b"\1" + bytes(bytes_a_row)) * size[1])
+    first, data = chunk(b"IHDR", header), chunk(b"IDAT", rows)
+    again = b""
+    if runs is not None:
+        picture = zlib.crc32(first[-4:] + data[-4:])
+        again = chunk(b"ldRN", b"\1" + struct.pack(">I", picture) + runs)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
+        + first
         + (chunk(b"PLTE", bytes(range(6))) if colour == 3 else b"")
-        + chunk(b"IDAT", rows)
+        + again
+        + data
         + chunk(b"IEND", b"")
     )
 
@@ -238,6 +253,10 @@ def main() -> None:
     pictures = [jpeg(), jpeg(1), jpeg(4), jpeg(1, size=(70, 9)), jpeg()[:-8], jpeg(3, 0xC2)]
     pictures += [png(2, 8, 15), png(0, 1, 1), png(3, 4, 3), png(6, 16, 40), gif()]
     pictures += [webp(), webp(groups=3)]
+    masks = [png(0, 8, 5), png(3, 1, 1)]
+    # Five pixels in one run, then in two, then as above; and a row that is too long.
+    one, two = struct.pack(">4H", 1, 2, 0, 0), bytes([0, 4]) + bytes([7, 1, 9, 2])
+    masks += [png(0, 8, 5, runs=one + two), png(3, 1, 1, runs=one + bytes([0, 5, 1, 1, 0, 2]))]
     tiles = [jpeg(size=(70, 30), interval=n) for n in (1, 3, 9, 18)] + [jpeg(1, interval=1)]
     case = {"cursor": CURSOR, "now": FINGERPRINT, "seed": 7, "batch_size": 4, "world_size": 2}
     seeds = {
@@ -245,9 +264,10 @@ def main() -> None:
         "messages": [json.dumps(message).encode() for message in MESSAGES],
         "layout": [json.dumps(LAYOUT).encode()],
         "header": pictures,
-        "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures + tiles)],
+        "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures + tiles)]
+        + [bytes([0x40 + n, n]) + mask for n in range(5) for mask in masks],
         "cut": [bytes([60, 40, 90, 99]) + picture for picture in tiles],
-        "tile": [*pictures[:6], *tiles],
+        "tile": [*pictures[:6], *tiles, *masks],
         "transforms": [json.dumps(list_).encode() for list_ in TRANSFORMS],
         "pagemap": [page_map(), b"\0LDPGMAP\0" + bytes(64)],
         "cursor": [

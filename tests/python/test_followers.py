@@ -378,6 +378,16 @@ def test_rows_of_bad_images(daemon: Daemon, folders: tuple[Path, Path], tmp_path
     assert replaced >= ROWS // len(SIZES)
 
 
+def test_tiled_masks_give_the_same(daemon: Daemon, folders: tuple[Path, Path]) -> None:
+    """The source's masks have runs beside their image data then."""
+    steps = [RandomResizedCrop((30, 40)), RandomHorizontalFlip(), RandomVerticalFlip()]
+    tiled = (folders[0], Path(f"{folders[1]},tiled=image,tiled=mask"))
+    batches = (load(daemon, it, steps, shuffle=True, seed=5) for it in (folders, tiled))
+    for plain, other in zip(*batches, strict=True):
+        for name in ("image", "mask", "_valid"):
+            assert torch.equal(plain[name], other[name])
+
+
 def test_slow_sources_give_the_same(daemon: Daemon, folders: tuple[Path, Path]) -> None:
     steps = [RandomCrop((20, 20)), RandomHorizontalFlip()]
     fast = load(daemon, folders, steps)

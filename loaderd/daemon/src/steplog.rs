@@ -187,7 +187,7 @@ pub struct JobRecord {
     pub rows: u64,
     /// Columns delivered.
     pub columns: Vec<String>,
-    /// By image column, the column of tiled JPEGs that was read for some of its rows.
+    /// By column of images or masks, the column of tiled ones that was read for some of its rows.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tiled: BTreeMap<String, TiledRead>,
     /// Transforms as canonical JSON by column.

@@ -4,7 +4,7 @@
 //! cargo run --release -p loaderd-decode --example mask_speed -- DIR [ROUNDS]
 //! ```
 //!
-//! Loads every PNG in DIR into memory, and samples each one's RandomResizedCrop(224) +
+//! Loads every PNG in DIR into memory, as it is and tiled (with its values as runs), and samples each one's RandomResizedCrop(224) +
 //! RandomHorizontalFlip into a batch of 128 that is overwritten over and over as a slot would
 //! be, ROUNDS times (default 20) with the same crops. Prints microseconds a mask: the mean over
 //! masks of each one's fastest round, which a busy machine disturbs little, and the plain mean.
@@ -13,6 +13,7 @@
 
 use std::time::Instant;
 
+use loaderd_decode::tile::tiled_form;
 use loaderd_decode::{Decoder, Limits, Options, Pipeline};
 
 const BATCH: usize = 128;
@@ -34,7 +35,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if masks.is_empty() {
         return Err(format!("{folder} holds no PNG").into());
     }
+    let limits = Limits::default();
+    let tiled = masks.iter().map(|mask| tiled_form(mask, &limits));
+    let tiled: Vec<Vec<u8>> = tiled.filter_map(Result::ok).collect();
+    for (name, masks) in [("as they are", masks), ("tiled", tiled)] {
+        measure(name, &masks, rounds)?;
+    }
+    Ok(())
+}
 
+/// Prints the time that a mask takes.
+fn measure(name: &str, masks: &[Vec<u8>], rounds: usize) -> Result<(), Box<dyn std::error::Error>> {
     let list = serde_json::json!([
         {"name": "RandomResizedCrop", "size": [224, 224]},
         {"name": "RandomHorizontalFlip"},
@@ -65,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let count = masks.len() as f64;
     println!(
-        "{} masks, {:.1} KB on average: {:.1} µs a mask (mean of all rounds {:.1})",
+        "{name}: {} masks, {:.1} KB on average: {:.1} µs a mask (mean of all rounds {:.1})",
         masks.len(),
         masks.iter().map(Vec::len).sum::<usize>() as f64 / count / 1e3,
         least_us.iter().sum::<f64>() / count,

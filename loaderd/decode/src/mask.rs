@@ -1,7 +1,8 @@
 //! An image's mask: a PNG of class numbers, placed as the image is.
 //!
 //! Enters: the image's pipeline and draws, the bytes of a PNG. Leaves: `[H, W]` u8, each the
-//! value of one pixel of the file. Never: a mixture of values, a colour, a look at the image.
+//! value of one pixel of the file; where that has runs beside its image data ([`tile`](crate::tile)),
+//! they are read, and nothing is inflated. Never: a mixture of values, a colour, a look at the image.
 
 mod columns;
 mod lines;
@@ -13,7 +14,7 @@ use crate::geometry::Placement;
 use crate::header::Parsed;
 use crate::opened::{Region, room};
 use crate::pipeline::Pipeline;
-use crate::png::BYTES_BEHIND;
+use crate::png::runs::ROOM_BEHIND;
 use columns::Columns;
 use lines::Lines;
 
@@ -73,6 +74,7 @@ impl Decoder {
             .follow(Geometry::of(&place, width, height))
             .expect("checked by check_followers");
         layout.check_data()?;
+        let mut runs = layout.runs()?;
 
         let columns = shown(&geometry.x, pipeline.size()[1]);
         let rows = shown(&geometry.y, pipeline.size()[0]);
@@ -91,13 +93,11 @@ impl Decoder {
             bottom: y.1,
         };
         // Rows that lie in the file as they are shown need no room of their own.
-        let is_direct = layout.is_in_order() && !orientation.swaps();
+        let is_direct = (runs.is_some() || layout.is_in_order()) && !orientation.swaps();
         let held = if is_direct { 1 } else { region.rows() };
         let bytes = u64::from(region.columns()) * u64::from(held);
-        self.limits.check_scratch(
-            &header,
-            bytes + BYTES_BEHIND as u64 + layout.scratch_bytes(),
-        )?;
+        self.limits
+            .check_scratch(&header, bytes + ROOM_BEHIND as u64 + layout.scratch_bytes())?;
 
         let steps = orientation.steps(region.columns() as usize, held as usize);
         let across = columns.iter().flatten();
@@ -124,6 +124,21 @@ impl Decoder {
             if shown.first().map(|(_, row)| row) > shown.last().map(|(_, row)| row) {
                 shown.reverse();
             }
+            if let Some(runs) = &mut runs {
+                let line = room(&mut self.frame, region.columns() as usize + ROOM_BEHIND);
+                let mut last = None;
+                for (index, row) in shown {
+                    let row = runs.row(region.top + row);
+                    if last == Some(row.end) {
+                        lines.repeat(index);
+                        continue;
+                    }
+                    runs.fill(row, &region, line)?;
+                    lines.show(index, &line[first as usize..]);
+                    last = Some(row.end);
+                }
+                return Ok(geometry);
+            }
             let mut shown = shown.into_iter().peekable();
             layout.show_values(&region, &mut self.pixels, |y, values| {
                 let is_this = |(_, row): &(usize, u32)| region.top + row == y;
@@ -136,8 +151,17 @@ impl Decoder {
             })?;
             return Ok(geometry);
         }
-        let values = room(&mut self.frame, bytes as usize + BYTES_BEHIND);
-        layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?;
+        let values = room(&mut self.frame, bytes as usize + ROOM_BEHIND);
+        match &mut runs {
+            Some(runs) => {
+                for y in region.top..region.bottom {
+                    let start = (y - region.top) as usize * region.columns() as usize;
+                    let row = runs.row(y);
+                    runs.fill(row, &region, &mut values[start..])?;
+                }
+            }
+            None => layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?,
+        }
         let mut last = None;
         for (index, row) in shown {
             if last == Some(row) {

@@ -3,11 +3,12 @@
 //! Enters: the bytes of a PNG, a region. Leaves: RGB rows of that region: grey repeated,
 //! palettes looked up, 16 bits rounded to 8, transparency dropped, as Pillow's
 //! `convert("RGB")` does. Of an animated PNG that is the image which readers show that
-//! know no animation. Never: colour management, or more memory than a piece of the image
+//! know no animation. Of a mask, values as runs where the file has them so (`runs.rs`). Never: colour management, or more memory than a piece of the image
 //! data and four rows.
 
 mod filter;
 mod rows;
+pub(crate) mod runs;
 mod samples;
 
 use zlib_rs::crc32::crc32;
@@ -19,12 +20,13 @@ use crate::opened::Region;
 use crate::orientation::Orientation;
 pub(crate) use rows::BYTES_BEHIND;
 use rows::{Rows, buffer_bytes};
+use runs::Runs;
 use samples::Samples;
 
-const SIGNATURE_BYTES: usize = 8;
+pub(crate) const SIGNATURE_BYTES: usize = 8;
 
 /// Length, name and sum of a chunk.
-const FRAME_BYTES: usize = 12;
+pub(crate) const FRAME_BYTES: usize = 12;
 
 /// Deflate makes at most this many bytes of one (zlib's technical details).
 const DEFLATE_RATIO_MAX: u64 = 1032;
@@ -50,6 +52,11 @@ pub(crate) struct Layout<'a> {
     /// From the first IDAT chunk on.
     data: &'a [u8],
     data_bytes: u64,
+    /// The values once more, with a sum that was not looked at.
+    runs: Option<Chunk<'a>>,
+    /// A CRC over the sums of IHDR and all IDAT chunks, by which runs are known to be of
+    /// this picture.
+    picture: u32,
     orientation: Orientation,
     frames_ignored: bool,
 }
@@ -64,9 +71,10 @@ struct Place {
     to: u32,
 }
 
-struct Chunk<'a> {
-    name: [u8; 4],
-    body: &'a [u8],
+#[derive(Debug)]
+pub(crate) struct Chunk<'a> {
+    pub(crate) name: [u8; 4],
+    pub(crate) body: &'a [u8],
     /// Name and body, and the sum over them.
     summed: &'a [u8],
     sum: u32,
@@ -74,7 +82,7 @@ struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     /// The chunk that `rest` begins with; `None` where it is cut short.
-    fn first_of(rest: &'a [u8]) -> Option<Chunk<'a>> {
+    pub(crate) fn first_of(rest: &'a [u8]) -> Option<Chunk<'a>> {
         let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
         let summed = rest.get(4..length.checked_add(8)?)?;
         let sum = rest.get(length + 8..length + FRAME_BYTES)?;
@@ -123,6 +131,7 @@ impl<'a> Layout<'a> {
         }
         first.check_sum()?;
         let mut layout = Layout::of_header(first.body)?;
+        layout.picture = crc32(0, &first.sum.to_be_bytes());
         let mut at = SIGNATURE_BYTES + FRAME_BYTES + first.body.len();
         let (mut frames, mut own_frame, mut data_ended) = (0, false, false);
         let (mut palette, mut exif, mut xmp) = (None, None, None);
@@ -142,6 +151,7 @@ impl<'a> Layout<'a> {
                         layout.data = &encoded[at..];
                     }
                     layout.data_bytes += chunk.body.len() as u64;
+                    layout.picture = crc32(layout.picture, &chunk.sum.to_be_bytes());
                 }
                 b"PLTE" => {
                     chunk.check_sum()?;
@@ -162,6 +172,9 @@ impl<'a> Layout<'a> {
                 _ => {}
             }
             at += FRAME_BYTES + chunk.body.len();
+            if chunk.name == runs::NAME {
+                layout.runs = Some(chunk);
+            }
         }
         if layout.data.is_empty() {
             return Err(corrupt("no image data".to_string()));
@@ -195,6 +208,8 @@ impl<'a> Layout<'a> {
             interlaced: interlace == 1,
             data: &[],
             data_bytes: 0,
+            runs: None,
+            picture: 0,
             orientation: Orientation::UPRIGHT,
             frames_ignored: false,
         })
@@ -268,6 +283,22 @@ impl<'a> Layout<'a> {
             None => Ok(()),
             Some(found) => Err(DecodeError::NotAMask { found }),
         }
+    }
+
+    /// The values as runs, where the file has them for this very picture. They must have been
+    /// checked. Who changes the picture must drop them; where somebody has not, they are none.
+    pub(crate) fn runs(&self) -> Result<Option<Runs<'a>>, DecodeError> {
+        let Some(chunk) = &self.runs else {
+            return Ok(None);
+        };
+        chunk.check_sum()?;
+        let size = (self.width, self.height);
+        Runs::of(chunk.body, self.picture, size, self.samples.value_max())
+    }
+
+    /// What runs of this picture name it by.
+    pub(crate) fn picture(&self) -> u32 {
+        self.picture
     }
 
     /// Whether rows come in the file's order, so that [`show_values`](Self::show_values) can

@@ -1,12 +1,15 @@
-//! A JPEG → the same picture as a tiled JPEG, from which crops can be cut before decoding.
+//! A JPEG → the same picture as a tiled JPEG, from which crops can be cut before decoding; and a
+//! mask → the same PNG with runs, from which crops can be sampled (`tile/mask.rs`).
 //!
-//! Enters: the bytes of one JPEG. Leaves: a baseline JPEG with the same coefficients, whose
+//! Enters: the bytes of one file. Leaves: a baseline JPEG with the same coefficients, whose
 //! restart markers stand every few MCUs and divide each MCU row evenly; or why there is none.
 //! Never: another pixel, a lost APPn or COM segment, more memory than [`Limits`] say.
 //!
 //! The work is done by libjpeg's own functions for coefficients rather than by TurboJPEG's
 //! lossless transform: they take our limits, our error handling (a warning is an end) and any
 //! restart interval, and leave the metadata to us, who keep it byte for byte.
+
+mod mask;
 
 use std::ops::Range;
 
@@ -40,16 +43,19 @@ pub struct Tiled {
 /// Why a file stays as it is. None of these is a fault of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTiled {
-    /// It is tiled: nothing to do. Its crops are cut as they are.
-    #[error("the JPEG is tiled already")]
+    /// It is tiled: nothing to do. Its crops are cut, or sampled, as it is.
+    #[error("it is tiled already")]
     Already,
     /// An image of another format, which decodes as ever.
-    #[error("a {format} can't be tiled, only a JPEG")]
+    #[error("a {format} can't be tiled, only a JPEG or a mask")]
     NotJpeg {
         /// What it is.
         format: Format,
     },
-    /// A JPEG that decodes, but of a kind that is not rewritten.
+    /// A PNG that shows a picture, and no class numbers.
+    #[error("a PNG that is no mask can't be tiled: it is decoded as it is")]
+    NotMask,
+    /// A JPEG or PNG that may decode, but of a kind that is not rewritten.
     #[error("{what} can't be tiled: it is decoded as it is")]
     Kind {
         /// The kind, such as `an arithmetic-coded JPEG`.
@@ -73,6 +79,7 @@ impl NotTiled {
         match self {
             NotTiled::Already => "tiled already",
             NotTiled::NotJpeg { .. } => "not a JPEG",
+            NotTiled::NotMask => "a PNG that is no mask",
             NotTiled::Kind { what } => what,
             NotTiled::Undecodable(error) => match error {
                 DecodeError::Truncated { .. } => "cut short",
@@ -101,12 +108,16 @@ pub enum Differs {
     /// Size, orientation or pixels are not the same.
     #[error("the {what} of original and tiled file differ")]
     Content {
-        /// What differs: `sizes`, `orientations`, `pixels`, `metadata`, `pixels of a cut`.
+        /// What differs: `sizes`, `orientations`, `pixels`, `metadata`, `pixels of a cut`; of
+        /// masks `chunks`, `values`.
         what: &'static str,
     },
     /// No crop can be cut from it.
     #[error("the tiled file can't be cut")]
     NotCuttable,
+    /// A mask's values can't be read from it without its image data.
+    #[error("the tiled file has no runs of this picture")]
+    NoRuns,
 }
 
 /// A segment between restart markers should have so many bytes on average: a marker costs
@@ -115,6 +126,23 @@ const SEGMENT_BYTES: u64 = 100;
 
 /// Segments of so many MCUs are short enough to cut crops from.
 const SEGMENT_MCUS: std::ops::RangeInclusive<u32> = 4..=16;
+
+/// The tiled form of an image of any format: a JPEG's is that of [`tile`], a mask's is its file
+/// with one chunk `ldRN` more, which holds its values as runs by row.
+///
+/// A mask is a PNG of one value of at most 8 bits a pixel, grey or a palette, not interlaced. It
+/// stays as it is where it would have more than one run for 8 pixels, or more than four times
+/// its own bytes in runs. Every reader of PNGs shows the same picture: the chunk is ancillary and
+/// private, and editors drop it, because it is not safe to copy. Where one has not, the sums of the
+/// image data say that the runs are another picture's.
+///
+/// Blocks on the CPU alone. Memory of a mask: its runs, and a piece of its image data.
+pub fn tiled_form(encoded: &[u8], limits: &Limits) -> Result<Vec<u8>, NotTiled> {
+    match Format::of(encoded)? {
+        Format::Png => mask::tile(encoded, limits),
+        _ => tile(encoded, limits).map(|tiled| tiled.jpeg),
+    }
+}
 
 /// Rewrites a JPEG losslessly into a tiled one. Takes about 3 ms for a photo of 100 KB.
 ///
@@ -185,8 +213,12 @@ pub fn is_tiled(encoded: &[u8]) -> bool {
 
 /// Decodes both files whole, and compares every pixel, size, orientation and all metadata
 /// segments; then cuts the middle out of the tiled one and compares that. Takes two whole
-/// decodes and a half.
+/// decodes and a half. Of a mask, decodes every value and compares it with the runs, and all other
+/// chunks byte for byte.
 pub fn verify(original: &[u8], tiled: &[u8], limits: &Limits) -> Result<(), Differs> {
+    if Format::of(original) == Ok(Format::Png) {
+        return mask::verify(original, tiled, limits);
+    }
     let differ = |what| Differs::Content { what };
     let mut decoder = Decoder::new(*limits);
     let mut decode = |which, encoded: &[u8]| {

@@ -5,6 +5,7 @@ mod files;
 
 use draws::{moves, noise};
 use files::Png;
+use loaderd_decode::tile::{NotTiled, tiled_form, verify};
 use loaderd_decode::{DecodeError, Decoder, Geometry, Limits, Options, Pipeline};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -224,7 +225,8 @@ proptest! {
             {"name": "RandomVerticalFlip", "p": u8::from(flips.1)},
         ]);
         let pipeline = Pipeline::parse(&list, Options::default()).unwrap();
-        let (found, _) = mask(&pipeline, &png.file(), seed).unwrap();
+        let file = png.file();
+        let (found, _) = mask(&pipeline, &file, seed).unwrap();
         // The stored picture, upright.
         let (w, h) = if exif >= 5 { (height, width) } else { (width, height) };
         let mut stored = vec![0; samples.len()];
@@ -245,7 +247,17 @@ proptest! {
                 expected.push(stored[(y * w + x) as usize]);
             }
         }
-        prop_assert_eq!(found, expected);
+        prop_assert_eq!(&found, &expected);
+        // The same from its runs, where it can have any.
+        match tiled_form(&file, &Limits::default()) {
+            Ok(tiled) => {
+                prop_assert_eq!(verify(&file, &tiled, &Limits::default()), Ok(()));
+                prop_assert_eq!(mask(&pipeline, &tiled, seed).unwrap().0, expected);
+            }
+            Err(NotTiled::Kind { what: "an interlaced PNG" }) => prop_assert!(interlaced),
+            Err(NotTiled::Kind { what: "a PNG of many runs" }) => {}
+            Err(error) => prop_assert!(false, "{error}"),
+        }
     }
 
     /// Whatever a file says: an error or values of the file, and the same twice.

@@ -1,4 +1,4 @@
-//! A column of images into a second one: the same images as tiled JPEGs.
+//! A column of images into a second one: the same images in their tiled form.
 //!
 //! In: a dataset, a column, a function that tiles images. Out: one new version with an added column
 //! that names the first one in its field's metadata; rows that can't be tiled are null there, and
@@ -62,7 +62,7 @@ pub struct TileOptions {
 /// What became of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tile {
-    /// The image as a tiled JPEG.
+    /// The image in its tiled form.
     Tiled(Vec<u8>),
     /// It is one already.
     Already,

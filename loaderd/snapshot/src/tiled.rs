@@ -1,7 +1,7 @@
 //! Which column holds the tiled form of another, and in which fragments it can be read.
 //!
 //! In: a dataset's version. Out: for a column of images, the column of the same images rewritten as
-//! tiled JPEGs, by metadata of its field, and the fragments in which those may be of other images.
+//! tiled ones, by metadata of its field, and the fragments in which those may be of other images.
 //! It reads no data for that: which rows have a tiled form, the map says. Only a sample of images
 //! that have none is read, for those who ask.
 

@@ -194,8 +194,9 @@ class LanceLoader(Loader[Batch]):
         exif_orientation: Rotate images upright by their EXIF orientation, or by their XMP
             metadata if EXIF has none, before the transforms, as ``ImageOps.exif_transpose``
             does. Default: ``True``.
-        use_tiled: Read the tiled form of images (``loaderd tile``) where a row has one: the
-            same pixels, decoded faster. ``False`` reads the originals. Default: ``True``.
+        use_tiled: Read the tiled form of images and masks (``loaderd tile``) where a row has
+            one: the same pixels, decoded faster. ``False`` reads the originals. Default:
+            ``True``.
         decode: Where images are decoded. ``"cpu"``: on CPU cores. ``"gpu"``: on the daemon's
             GPU if it supports the image, else on CPU cores; an error if no GPU can be used.
             ``"auto"`` (default): on both if there is a GPU, else on CPU cores. The two decoders

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use loaderd_snapshot::{IngestOptions, IngestRow, SnapshotError, Tile, TileCounts, ingest};
 
-use super::tile::{summary, tile_image};
+use super::tile::{summary, tile_jpeg};
 use super::{bar, say};
 
 /// Files that were left out are named up to this number; `--verbose` names all.
@@ -226,7 +226,7 @@ fn prepare(path: &Path, tiles: bool) -> Result<Prepared, String> {
     let left_out = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
     let image = std::fs::read(path).map_err(|error| left_out(&error))?;
     loaderd_decode::probe(&image).map_err(|error| left_out(&error))?;
-    let tile = tiles.then(|| tile_image(&image, true));
+    let tile = tiles.then(|| tile_jpeg(&image, true));
     Ok(Prepared { image, tile })
 }
 

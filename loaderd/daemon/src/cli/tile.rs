@@ -1,5 +1,5 @@
-//! `loaderd tile`: a column of JPEGs once more, losslessly, so that crops can be cut from them
-//! before they are decoded.
+//! `loaderd tile`: a column of JPEGs or of masks once more, losslessly, so that crops can be cut or
+//! sampled from them before they are decoded.
 //!
 //! Enters: a dataset, a column. Leaves: one new version with a column more, or, where the originals
 //! are to go, one in which the tiled images have their place; a report. Images are tiled on all
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use loaderd_decode::Limits;
-use loaderd_decode::tile::{NotTiled, tile, verify};
+use loaderd_decode::tile::{NotTiled, tile, tiled_form, verify};
 use loaderd_snapshot::{
     SameFn, SnapshotError, Tile, TileCounts, TileOptions, TileReport, tile_column,
 };
@@ -29,7 +29,7 @@ const SAMPLE: usize = 16;
 pub(super) struct Arguments {
     /// The dataset
     uri: PathBuf,
-    /// The image column
+    /// The column of images, or of masks
     #[arg(long, value_name = "NAME", default_value = "image")]
     column: String,
     /// Name of the column to add [default: the column's name with _tiled]
@@ -55,9 +55,15 @@ have one, and the original in the others; the pixels are the same. No row is rew
 versions don't change. After an append, run it again: it tiles the new rows only. A run that was
 killed is resumed, fragment by fragment. The dataset may be appended to meanwhile.
 
-Only undamaged 8-bit JPEGs with Huffman coding can be tiled. The report counts the others, which are
-left unchanged. EXIF, ICC and all other metadata are kept, and so is any data after the end of the
-image, such as the video of a motion photo.
+Only undamaged 8-bit JPEGs with Huffman coding, and masks, can be tiled. The report counts the others,
+which are left unchanged. EXIF, ICC and all other metadata are kept, and so is any data after the end
+of the image, such as the video of a motion photo.
+
+A mask is a PNG with one value of up to 8 bits per pixel, grey or a palette, not interlaced. Its tiled
+form is the same PNG to every reader, with one more chunk (ldRN) that holds the values as runs by row;
+a Mask is sampled from them without inflating. A mask with more than one run per 8 pixels is left
+unchanged. A Mask delivers what the chunk says; --verify all compares every value of it with the
+picture. PNGs that are read as images gain nothing from it.
 
 A tiled image is never used for an image that has changed. If images are replaced, or rows are
 rewritten because another column changed, loaders read the originals of the whole fragment, and say
@@ -143,15 +149,24 @@ fn tiles(images: &[Vec<u8>], first: usize, verify: Verify, bar: &ProgressBar) ->
     tiles.into_iter().map(|(_, tile)| tile).collect()
 }
 
-/// The tiled form of one image, or why it stays as it is.
+/// The tiled form of one image or mask, or why it stays as it is.
 pub(super) fn tile_image(image: &[u8], is_verified: bool) -> Tile {
-    let limits = Limits::default();
-    let tiled = match tile(image, &limits) {
-        Ok(tiled) => tiled.jpeg,
+    answer(image, tiled_form(image, &Limits::default()), is_verified)
+}
+
+/// The same of what is an image whatever it looks like: only a JPEG is tiled.
+pub(super) fn tile_jpeg(image: &[u8], is_verified: bool) -> Tile {
+    let tiled = tile(image, &Limits::default());
+    answer(image, tiled.map(|tiled| tiled.jpeg), is_verified)
+}
+
+fn answer(image: &[u8], tiled: Result<Vec<u8>, NotTiled>, is_verified: bool) -> Tile {
+    let tiled = match tiled {
+        Ok(tiled) => tiled,
         Err(NotTiled::Already) => return Tile::Already,
         Err(other) => return Tile::Kept(other.reason().to_owned()),
     };
-    match is_verified.then(|| verify(image, &tiled, &limits)) {
+    match is_verified.then(|| verify(image, &tiled, &Limits::default())) {
         None | Some(Ok(())) => Tile::Tiled(tiled),
         Some(Err(differs)) => Tile::Kept(format!("not the same when tiled: {differs}")),
     }
@@ -297,7 +312,7 @@ mod tests {
     fn answers_come_in_the_order_of_the_images() {
         let images: Vec<Vec<u8>> = (0..50_u8)
             .map(|i| match i % 2 {
-                0 => b"\x89PNG\r\n\x1a\n".to_vec(),
+                0 => b"GIF89a".to_vec(),
                 _ => vec![i; 9],
             })
             .collect();

@@ -2,28 +2,40 @@
 //!
 //! Enters: a sample of encoded images. Leaves: how many of them could be tiled. Nothing is written.
 
-use loaderd_decode::Limits;
-use loaderd_decode::tile::tile;
+use loaderd_decode::tile::tiled_form;
+use loaderd_decode::{Format, Limits, probe};
 
 /// Images that are looked at.
 pub(super) const SAMPLE: usize = 16;
 
 /// How many of these could be tiled and are not, in words; none where it is the lesser part, so that
-/// a dataset with a few odd images left is not spoken of.
-pub(super) fn worth_tiling<'a>(images: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
+/// a dataset with a few odd images left is not spoken of. Masks count where these are to `be_masks`:
+/// by the looks of it, an image may be one.
+pub(super) fn worth_tiling<'a>(
+    images: impl IntoIterator<Item = &'a [u8]>,
+    be_masks: bool,
+) -> Option<String> {
     let limits = Limits::default();
-    let (mut all, mut untiled) = (0, 0);
+    let (mut all, mut jpegs, mut masks) = (0, 0, 0);
     for image in images {
         all += 1;
-        untiled += usize::from(tile(image, &limits).is_ok());
+        match probe(image).map(|header| header.format) {
+            Ok(Format::Jpeg) => jpegs += usize::from(tiled_form(image, &limits).is_ok()),
+            Ok(Format::Png) if be_masks => masks += usize::from(tiled_form(image, &limits).is_ok()),
+            _ => {}
+        }
     }
-    (untiled * 2 > all)
-        .then(|| format!("{untiled} of {all} images looked at are JPEGs without tiles"))
+    let words = |count: usize, what| {
+        (count * 2 > all)
+            .then(|| format!("{count} of {all} images looked at are {what} without tiles"))
+    };
+    words(jpegs, "JPEGs").or_else(|| words(masks, "masks"))
 }
 
 #[cfg(test)]
 mod tests {
     use loaderd_decode::encode::Encoder;
+    use loaderd_decode::tile::tile;
 
     use super::*;
 
@@ -34,13 +46,13 @@ mod tests {
             .collect();
         let jpeg = Encoder::default().encode(&pixels, 128, 128).unwrap();
         let tiled = tile(&jpeg, &Limits::default()).unwrap().jpeg;
-        let found = worth_tiling([&jpeg[..], &jpeg, &tiled]);
+        let found = worth_tiling([&jpeg[..], &jpeg, &tiled], false);
         assert_eq!(
             found.unwrap(),
             "2 of 3 images looked at are JPEGs without tiles"
         );
-        assert_eq!(worth_tiling([&jpeg[..], &tiled]), None);
-        assert_eq!(worth_tiling([b"no image".as_slice()]), None);
-        assert_eq!(worth_tiling([]), None);
+        assert_eq!(worth_tiling([&jpeg[..], &tiled], true), None);
+        assert_eq!(worth_tiling([b"no image".as_slice()], true), None);
+        assert_eq!(worth_tiling([], true), None);
     }
 }

@@ -284,7 +284,10 @@ impl Chosen {
             }
             Follower::Mask { fill, .. } => {
                 let input = match &field.kind {
-                    Kind::Bytes => Input::Bytes(number(&mut self.bytes, name)),
+                    Kind::Bytes => {
+                        self.may_be_tiled(request, name);
+                        Input::Bytes(number(&mut self.bytes, name))
+                    }
                     Kind::Ragged(kind) if kind.text && kind.levels == 1 => {
                         Input::File(number(&mut self.variable, name))
                     }
@@ -305,6 +308,13 @@ impl Chosen {
                 };
                 Ok((origin, Tensor::dense(name, DType::Uint8, size.to_vec())))
             }
+        }
+    }
+
+    /// A column of bytes is decoded, so its tiled form may be read instead.
+    fn may_be_tiled(&mut self, request: &OpenRequest, name: &str) {
+        if request.use_tiled {
+            self.tiled.push(name.into());
         }
     }
 
@@ -338,9 +348,7 @@ impl Chosen {
         match (&field.kind, transform) {
             (Kind::Bytes, Some(transform)) => {
                 let input = Input::Bytes(number(&mut self.bytes, name));
-                if request.use_tiled {
-                    self.tiled.push(name.clone());
-                }
+                self.may_be_tiled(request, name);
                 image(request, name, input, transform)
             }
             (Kind::Bytes, None) => {

@@ -1,4 +1,4 @@
-//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,masks=DIR,slow`.
+//! A source in memory: `memory:rows=10000,tensor=3x224x224:float32,images=DIR,masks=DIR,tiled=mask,slow`.
 //!
 //! Enters: the part of the URI after `memory:`. Leaves: rows with the columns
 //! - `image`: the files of the folder `images`, sorted by name, row i holding file
@@ -12,12 +12,15 @@
 //! - `text` (strings), `boxes` (lists of float32 `[4]`), `categories` (lists of int64) and
 //!   `tags` (lists of strings), some rows empty and some null.
 //!
+//! With `tiled=image` or `tiled=mask`, or both, those files are held in their tiled form, as
+//! `loaderd tile` makes it.
 //! With `slow`, no value is at hand: fixed values, images and three in four variable ones
 //! have to be fetched by the slow path. It never touches a disk once open.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use loaderd_decode::{Limits, tile};
 use loaderd_read::FileSet;
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::Version;
@@ -37,12 +40,14 @@ pub(super) struct Memory {
     images: Option<PathBuf>,
     masks: Option<PathBuf>,
     tensor: Option<(DType, Vec<u64>)>,
+    /// Columns that are held in their tiled form.
+    tiled: Vec<String>,
     slow: bool,
 }
 
 fn bad(text: &str, what: &str) -> SourceError {
     SourceError::Dataset(format!(
-        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,masks=DIR][,tensor=3x224x224:float32][,slow]"
+        "memory:{text}: {what}; the form is memory:rows=N[,images=DIR][,masks=DIR][,tensor=3x224x224:float32][,tiled=image][,tiled=mask][,slow]"
     ))
 }
 
@@ -54,6 +59,7 @@ impl Memory {
             images: None,
             masks: None,
             tensor: None,
+            tiled: Vec::new(),
             slow: false,
         };
         for part in text.split(',') {
@@ -63,6 +69,7 @@ impl Memory {
                 }
                 Some(("images", dir)) => memory.images = Some(dir.into()),
                 Some(("masks", dir)) => memory.masks = Some(dir.into()),
+                Some(("tiled", name @ ("image" | "mask"))) => memory.tiled.push(name.into()),
                 Some(("tensor", spec)) => memory.tensor = Some(parse_tensor(text, spec)?),
                 None if part == "slow" => memory.slow = true,
                 _ => return Err(bad(text, &format!("`{part}` is not understood"))),
@@ -127,12 +134,9 @@ impl Memory {
         let images = request
             .bytes_columns
             .iter()
-            .map(|name| {
-                self.read(if name == "mask" {
-                    &self.masks
-                } else {
-                    &self.images
-                })
+            .map(|name| match name.as_str() {
+                "mask" => self.read(name, &self.masks),
+                _ => self.read(name, &self.images),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let paths = match &self.images {
@@ -174,14 +178,19 @@ impl Memory {
         Ok(paths)
     }
 
-    /// What is in the files of a folder; `None` where one's name ends in `.null`.
-    fn read(&self, dir: &Option<PathBuf>) -> Result<Payloads, SourceError> {
+    /// What is in the files of a column's folder; `None` where one's name ends in `.null`.
+    fn read(&self, name: &String, dir: &Option<PathBuf>) -> Result<Payloads, SourceError> {
         let dir = dir
             .as_ref()
             .expect("only columns that `fields` has are opened");
+        let is_tiled = self.tiled.contains(name);
+        let form = |image: Vec<u8>| {
+            let tiled = is_tiled.then(|| tile::tiled_form(&image, &Limits::default()));
+            tiled.and_then(Result::ok).unwrap_or(image)
+        };
         let read = |path: &PathBuf| match path.extension() {
             Some(end) if end == "null" => Ok(None),
-            _ => std::fs::read(path).map(|bytes| Some(bytes.into())),
+            _ => std::fs::read(path).map(|bytes| Some(form(bytes).into())),
         };
         let paths = self.list(dir)?;
         let payloads = paths.iter().map(read).collect::<std::io::Result<_>>();
@@ -395,6 +404,8 @@ mod tests {
         assert_eq!(memory.rows, 5);
         assert_eq!(memory.tensor, Some((DType::Uint8, vec![2, 3])));
         assert!(!memory.slow && Memory::parse("rows=5,slow").unwrap().slow);
+        let tiled = Memory::parse("rows=5,tiled=mask").unwrap().tiled;
+        assert!(memory.tiled.is_empty() && tiled == ["mask"]);
         for wrong in [
             "",
             "rows=0",
@@ -402,6 +413,8 @@ mod tests {
             "rows=1,tensor=0x2",
             "rows=1,what=2",
             "rows=1,slow=2",
+            "rows=1,tiled",
+            "rows=1,tiled=label",
             "rows=1,tensor=2:text",
             "rows=1,tensor=999999999x99999999",
         ] {

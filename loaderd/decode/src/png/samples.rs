@@ -95,6 +95,11 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// The largest value of such a pixel: all its bits are set.
+    pub(super) fn value_max(&self) -> u8 {
+        u8::MAX >> 8_u8.saturating_sub(self.depth)
+    }
+
     /// Fills `out` with the values of grey or palette pixels, from the row's pixel `from` on.
     pub(super) fn to_values(self, row: &[u8], from: usize, out: &mut [u8]) {
         match self.depth {

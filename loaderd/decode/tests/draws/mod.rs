@@ -2,6 +2,8 @@
 //!
 //! Enters: a seed, or proptest's runner. Leaves: numbers, parts of a list. Never: a whole list.
 
+#![allow(dead_code, reason = "each test file uses its part of these")]
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -156,7 +156,7 @@ impl Bench<'_> {
         }
         let indices: Vec<u64> = self.indices().take(SAMPLE).collect();
         let images = self.bytes_of(&indices)?;
-        let found = worth_tiling(images.iter().flatten().map(|image| &**image));
+        let found = worth_tiling(images.iter().flatten().map(|image| &**image), false);
         Ok(found.map(|found| {
             format!(
                 "tiling: {found}: `loaderd tile {uri} --column {column}` has crops cut out before they are decoded"

@@ -153,7 +153,7 @@ pub(super) fn checks(place: &Place, files: &[PathBuf]) -> Vec<Check> {
     checks
 }
 
-/// Whether there are JPEGs that could be tiled, for those who can look at them.
+/// Whether there are JPEGs or masks that could be tiled, for those who can look at them.
 #[cfg(feature = "lance")]
 fn tiles(path: &Path, named: bool) -> Option<Check> {
     if !named || !is_dataset(path) {
@@ -169,7 +169,7 @@ fn tiles(path: &Path, named: bool) -> Option<Check> {
     };
     let (mut found, mut mends) = (Vec::new(), Vec::new());
     for UntiledSample { column, images } in &samples {
-        if let Some(words) = worth_tiling(images.iter().map(Vec::as_slice)) {
+        if let Some(words) = worth_tiling(images.iter().map(Vec::as_slice), true) {
             found.push(format!("column {column:?}: {words}"));
             mends.push(format!("`loaderd tile {uri} --column {column}`"));
         }

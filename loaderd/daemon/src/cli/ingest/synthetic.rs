@@ -45,7 +45,7 @@ Columns that --synthetic writes; the lists of a row are parallel, one entry per 
                                                visible; right and bottom are exclusive
   occluded        list<bool>                   something nearer hides a part of it
   truncated       list<bool>                   a part of it is beyond the picture
-  mask            blob, with --mask            PNG, grey, 1280x720: 0 not to be driven on,
+  mask            blob, with --mask            PNG, grey, 1280x720, tiled: 0 not to be driven on,
                                                1 our lane, 2 other lanes of our direction";
 
 /// Rows of a batch.
@@ -147,16 +147,14 @@ fn draw(series: Series, number: u64) -> Result<Drawn, EncodeError> {
         quality: 90,
         ..Encoder::default()
     };
-    let mut jpeg = frame.jpeg(&encoder)?;
-    if series.tiles
-        && let Tile::Tiled(tiled) = tile_image(&jpeg, true)
-    {
-        jpeg = tiled;
-    }
+    let stored = |image: Vec<u8>| match series.tiles.then(|| tile_image(&image, true)) {
+        Some(Tile::Tiled(tiled)) => tiled,
+        _ => image,
+    };
     Ok(Drawn {
         number,
-        jpeg,
-        mask: series.mask.then(|| frame.drivable_png()),
+        jpeg: stored(frame.jpeg(&encoder)?),
+        mask: series.mask.then(|| stored(frame.drivable_png())),
         frame,
     })
 }
