@@ -50,3 +50,15 @@ pub fn note(text: impl std::fmt::Display) {
     };
     let _ = (&stderr).write_all(line.as_bytes());
 }
+
+/// From here on a panic of any thread, which is a bug, ends the process at once, behind its
+/// message. A daemon without one of its threads would leave its clients waiting for ever; of one
+/// that is gone they hear (`DaemonDied`), and resume from their last checkpoint.
+pub fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        note("loaderd: this is a bug of loaderd's, please report it with the lines above");
+        std::process::abort();
+    }));
+}

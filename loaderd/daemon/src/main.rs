@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     outlive_the_file_size_limit();
+    loaderd::abort_on_panic();
     match loaderd::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
