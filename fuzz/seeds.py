@@ -265,7 +265,8 @@ def main() -> None:
         "layout": [json.dumps(LAYOUT).encode()],
         "header": pictures,
         "decode": [bytes([n, n]) + picture for n, picture in enumerate(pictures + tiles)]
-        + [bytes([0x40 + n, n]) + mask for n in range(5) for mask in masks],
+        + [bytes([0x40 + n, n]) + mask for n in range(5) for mask in masks]
+        + [bytes([0x60 + n, n]) + one + two for n in range(6)],
         "cut": [bytes([60, 40, 90, 99]) + picture for picture in tiles],
         "tile": [*pictures[:6], *tiles, *masks],
         "transforms": [json.dumps(list_).encode() for list_ in TRANSFORMS],

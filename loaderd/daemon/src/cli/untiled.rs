@@ -40,6 +40,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn masks_count_where_they_may() {
+        let png = crate::synthetic::Frame::draw(1, 2).drivable_png();
+        let found = worth_tiling([&png[..], &png], true);
+        assert_eq!(
+            found.unwrap(),
+            "2 of 2 images looked at are masks without tiles"
+        );
+        assert_eq!(worth_tiling([&png[..], &png], false), None);
+        let tiled = tiled_form(&png, &Limits::default()).unwrap();
+        assert_eq!(worth_tiling([&tiled[..]], true), None);
+    }
+
+    #[test]
     fn only_what_could_be_tiled_counts() {
         let pixels: Vec<u8> = (0..128 * 128 * 3_u32)
             .map(|at| (at.wrapping_mul(at) >> 5) as u8)
