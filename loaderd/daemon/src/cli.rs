@@ -57,7 +57,7 @@ enum Command {
     Log(log::Arguments),
     /// Measure reading, decoding and delivery of a dataset on this machine
     Bench(bench::Arguments),
-    /// List or remove the tags that hold dataset versions against clean-up
+    /// Remove tags that hold dataset versions against clean-up, or see which could go
     #[cfg(feature = "lance")]
     #[command(subcommand)]
     Tags(tags::Command),
