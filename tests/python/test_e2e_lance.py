@@ -390,6 +390,24 @@ def test_the_command_line_helps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"version": "gold"}, 'no tag "gold": it has '),
+        ({"version": "1"}, 'no tag "1": .*; a version is asked for by its number, version=1'),
+        ({"version": 9}, "no version 9: it has version 1"),
+        # Not where in Lance's source, which lay on the machine that built it.
+        ({"filter": "label = 'cat'"}, r"\"label = 'cat'\" is not valid here: (?!.*\.rs:)"),
+        ({"filter": "lable = 1"}, r"Did you mean 'label'\?(?!.*\.rs:)"),
+    ],
+)
+def test_what_a_dataset_does_not_have_is_said(
+    daemon: Daemon, photos: str, wrong: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(errors.DatasetError, match=words):
+        len(daemon.dataset(photos, **wrong))
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["empty", "x.lance"], "empty holds no files"),

@@ -57,7 +57,7 @@ enum Command {
     Log(log::Arguments),
     /// Measure reading, decoding and delivery of a dataset on this machine
     Bench(bench::Arguments),
-    /// Remove leftover tags that protect dataset versions from cleanup
+    /// Remove leftover tags that protect dataset versions from cleanup, or list them
     #[cfg(feature = "lance")]
     #[command(subcommand)]
     Tags(tags::Command),

@@ -90,10 +90,14 @@ async fn explain(location: &Location, version: &VersionRef, error: lance::Error)
                 if !tags.contains_key(tag) {
                     let mut have: Vec<String> = tags.into_keys().collect();
                     have.sort_unstable();
+                    let mut have = listed(&have);
+                    if tag.parse::<u64>().is_ok() {
+                        have += &format!("; a version is asked for by its number, version={tag}");
+                    }
                     return SnapshotError::NoTag {
                         uri,
                         tag: tag.clone(),
-                        have: listed(&have),
+                        have,
                     };
                 }
             }

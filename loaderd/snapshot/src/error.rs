@@ -292,20 +292,19 @@ impl SnapshotError {
 
 /// Lance's message without the source line (`, path/file.rs:12:34`) at its end.
 pub(crate) fn words(error: &lance::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(".rs:") {
-        Some(at)
-            if text[at + 4..]
-                .chars()
-                .all(|c| c.is_ascii_digit() || c == ':') =>
-        {
-            match text[..at].rfind(", ") {
-                Some(comma) => text[..comma].to_owned(),
-                None => text,
-            }
-        }
-        _ => text,
+    let mut text = error.to_string();
+    // An error that quotes another ends with the places of both.
+    while let Some(length) = length_without_place(&text) {
+        text.truncate(length);
     }
+    text
+}
+
+/// Bytes before the `, FILE.rs:LINE:COLUMN` that a text ends with.
+fn length_without_place(text: &str) -> Option<usize> {
+    let (before, numbers) = text.rsplit_once(".rs:")?;
+    let is_place = numbers.chars().all(|c| c.is_ascii_digit() || c == ':');
+    is_place.then(|| before.rfind(", ")).flatten()
 }
 
 /// `names` as a list in words, shortened after twenty.
@@ -359,6 +358,19 @@ mod tests {
         let error = lance::Error::invalid_input("no such field".to_owned());
         assert!(error.to_string().contains(".rs:"), "{error}");
         assert_eq!(words(&error), "Invalid user input: no such field");
+    }
+
+    #[test]
+    fn places_in_lances_source_are_left_out() {
+        for (text, length) in [
+            ("no such file, /src/io.rs:23:8", Some(12)),
+            ("no such file, /src/io.rs:23:8, /src/open.rs:7:1", Some(29)),
+            ("no such file", None),
+            ("cannot parse main.rs:23, nor this", None),
+            ("main.rs:23", None),
+        ] {
+            assert_eq!(length_without_place(text), length, "{text}");
+        }
     }
 
     #[test]

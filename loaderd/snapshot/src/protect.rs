@@ -56,7 +56,8 @@ impl fmt::Display for Protection {
             Self::Off => f.write_str("nothing holds the version against clean-up, as asked for"),
             Self::Refused(reason) => write!(
                 f,
-                "nothing holds the version against clean-up: the dataset takes no tag ({reason})"
+                "nothing holds the version against clean-up: the dataset takes no tag ({reason}); protect=\"none\" \
+                 asks for none"
             ),
         }
     }
