@@ -79,6 +79,28 @@ def test_a_daemon_that_is_asked_to_leave_tells_a_busy_client(
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d loaderd: stopped", last)
 
 
+def test_a_daemon_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    socket = f"--socket={tmp_path / 'sock'}"
+    process = subprocess.Popen(
+        ["nohup", launch.find_binary(), "serve", socket],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while loaderd("status", socket, check=False).returncode != 0:
+            assert time.monotonic() < deadline and process.poll() is None
+        process.send_signal(signal.SIGHUP)
+        # A daemon that leaves has left by then.
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+
+
 def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) -> None:
     nothing = loaderd("log", f"--state={tmp_path / 'nowhere'}", check=False)
     assert nothing.returncode == 1

@@ -149,8 +149,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         ..arguments.tuning.config(arguments.socket.path()?)?
     };
     let stop = Arc::new(AtomicBool::new(false));
-    // Of a terminal that closes: there is no configuration to read again.
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SIGHUP is of a terminal that closes, which `nohup` has us outlive.
+        if signal == libc::SIGHUP && is_ignored(signal) {
+            continue;
+        }
         signal_hook::flag::register(signal, stop.clone()).context("installing signal handlers")?;
     }
     let (socket, threads, slot_memory) = (
@@ -167,6 +170,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     server.run(&stop)?;
     crate::note("loaderd: stopped");
     Ok(())
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeros are a valid `sigaction`, here a place for the answer, and without a new
+    // action the call changes nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Takes what the hard limits allow: descriptors for datasets of many files, locked memory
