@@ -1,7 +1,7 @@
 //! A dataset whose images lie in a file, and a client of a session that reads it, without Lance.
 //!
 //! Enters: encoded images, and a job that was opened on a source in memory. Leaves: the same job
-//! on the file, and pixels of whole epochs. For tests of the reading in and beside the crate.
+//! on the file, and digests of whole epochs. For tests of the reading in and beside the crate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -212,28 +212,32 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Pixels of an epoch's batches, in order; or the failure that ends it. `at_step` is called
+    /// Digests of an epoch's batches, in order; or the failure that ends it. `at_step` is called
     /// with the number of each within the epoch before it is released.
     pub(crate) fn epoch(
         &self,
         (stream, epoch): (u64, u64),
         at_step: impl Fn(u64),
-    ) -> Result<Vec<Vec<u8>>, (FailureKind, String)> {
+    ) -> Result<Vec<blake3::Hash>, (FailureKind, String)> {
         self.session.start(stream, epoch, 0).unwrap();
         let mut batches = Vec::new();
         loop {
             match self.events.recv_timeout(WAIT).unwrap() {
                 Event::Ready(ready, _) => {
-                    let bytes = self.segment.slot_bytes() as usize;
-                    // SAFETY: the slot is leased, and written to only once that is released.
-                    let slot = unsafe {
-                        std::slice::from_raw_parts(self.segment.slot_ptr(ready.slot), bytes)
-                    };
-                    batches.push(slot.to_vec());
-                    at_step(ready.epoch_step);
+                    // One of a stream before may have been under way.
+                    if ready.stream == stream {
+                        let bytes = self.segment.slot_bytes() as usize;
+                        // SAFETY: the slot is leased, and written to only once that is released.
+                        let slot = unsafe {
+                            std::slice::from_raw_parts(self.segment.slot_ptr(ready.slot), bytes)
+                        };
+                        batches.push(blake3::hash(slot));
+                        at_step(ready.epoch_step);
+                    }
                     self.session.release(ready.lease).unwrap();
                 }
-                Event::EndOfEpoch { .. } => return Ok(batches),
+                Event::EndOfEpoch { stream: of, .. } if of == stream => return Ok(batches),
+                Event::EndOfEpoch { .. } => {}
                 Event::Failed(failure) => return Err((failure.kind, failure.message)),
             }
         }

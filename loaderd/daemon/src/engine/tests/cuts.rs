@@ -33,8 +33,8 @@ fn crops() -> Value {
     ])
 }
 
-/// Pixels of the first epochs, and how many bytes each of them read.
-fn epochs(client: &Client, from: u64) -> (Vec<Vec<Vec<u8>>>, Vec<u64>) {
+/// Digests of the first epochs' batches, and how many bytes each epoch read.
+fn epochs(client: &Client, from: u64) -> (Vec<Vec<blake3::Hash>>, Vec<u64>) {
     let (mut pixels, mut bytes) = (Vec::new(), Vec::new());
     for epoch in 0..EPOCHS {
         let before = client.session.read_bytes();
