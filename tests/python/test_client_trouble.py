@@ -251,6 +251,17 @@ def test_waiting_notices_signals(fake_daemon: FakeDaemon) -> None:
     assert next(batches)["label"].tolist() == EPOCH[0]
 
 
+def test_waiting_ends_when_another_thread_closes(fake_daemon: FakeDaemon) -> None:
+    release = threading.Event()
+    fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    threading.Timer(0.2, dataset.close).start()
+    with pytest.raises(errors.RequestError, match="by another thread"):
+        next(batches)
+    release.set()
+
+
 def test_waiting_lets_other_threads_run(fake_daemon: FakeDaemon) -> None:
     release = threading.Event()
     fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None

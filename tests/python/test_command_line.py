@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from itertools import chain, repeat
@@ -40,6 +41,42 @@ def test_status_shows_who_is_served(daemon: Daemon) -> None:
     assert shown["read"] == "0 B"
     del kept
     dataset.close()
+
+
+#: A daemon of another protocol: it refuses everybody, and ends at SIGTERM.
+STRANGER = """
+import socket, sys
+from faults import wire
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print("ready", flush=True)
+while True:
+    with listener.accept()[0] as connection:
+        wire.receive(connection)
+        refusal = {"type": "failed", "kind": "protocol", "message": "we speak protocol 99"}
+        connection.sendall(wire.frame(refusal))
+"""
+
+
+def test_stop_ends_a_daemon_of_another_protocol(tmp_path: Path) -> None:
+    path = str(tmp_path / "sock")
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", STRANGER, path],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert stranger.stdout is not None and stranger.stdout.readline() == b"ready\n"
+        refused = loaderd("status", f"--socket={path}", check=False)
+        assert refused.returncode == 1 and "we speak protocol 99" in refused.stderr
+        assert stranger.poll() is None
+        done = loaderd("stop", f"--socket={path}")
+        assert done.stdout == f"loaderd (pid {stranger.pid}) has stopped\n"
+        assert stranger.wait(5) == -signal.SIGTERM
+    finally:
+        stranger.kill()
+        stranger.communicate()
 
 
 def test_stop_ends_the_daemon(daemon: Daemon) -> None:

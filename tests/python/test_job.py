@@ -94,7 +94,7 @@ def test_request_has_what_the_daemon_wants() -> None:
     }
 
 
-@pytest.mark.parametrize("uri", ["memory:images=10", "file:///x", "s3://bucket/x"])
+@pytest.mark.parametrize("uri", ["memory:images=10", "file:///x", "file:/x", "s3://bucket/x"])
 def test_uris_with_a_scheme_stay(uri: str) -> None:
     assert Job.make(uri, **NEEDED).uri == uri
 

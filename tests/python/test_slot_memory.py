@@ -37,8 +37,8 @@ def opening(tmp_path: Path) -> Iterator[tuple[Daemon, socket.socket]]:
     """A daemon, and a client whose slots it has just begun to allocate."""
     # As much as takes seconds, of which nearly nothing is ever taken.
     size = min(8 * GIB, available_bytes() // 2)
-    if size < 2 * GIB:
-        pytest.skip("less than 4 GiB of memory are free")
+    if size < 4 * GIB:
+        pytest.skip("less than 8 GiB of memory are free")
     with Daemon(tmp_path, f"--slot-memory={size}") as daemon:
         client, _ = wire.hello(daemon.socket)
         with client:
@@ -52,7 +52,9 @@ def opening(tmp_path: Path) -> Iterator[tuple[Daemon, socket.socket]]:
                 "variable_bytes": size // 2 - 8192,
             }
             client.sendall(wire.frame({"type": "open", **request}))
+            deadline = time.monotonic() + 10
             while used(daemon) == 0:
+                assert time.monotonic() < deadline, daemon.log.read_text()
                 time.sleep(0.005)
             yield daemon, client
 

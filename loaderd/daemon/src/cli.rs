@@ -40,7 +40,7 @@ enum Command {
     /// that reads fastest
     #[cfg(feature = "lance")]
     Ingest(ingest::Arguments),
-    /// Add a tiled copy of a column's JPEGs, losslessly, so that only the crop is decoded
+    /// Add a tiled copy of a column's JPEGs or masks, losslessly, so that only the crop is decoded
     #[cfg(feature = "lance")]
     Tile(tile::Arguments),
     /// Generate a folder of photo-like JPEGs in class sub-folders, to try things on

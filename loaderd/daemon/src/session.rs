@@ -2,7 +2,7 @@
 //!
 //! Enters: messages of one client. Leaves: messages to it, and calls into
 //! [`crate::engine`]. It trusts nothing it reads; the worst a client can do is end its
-//! own session. When the connection ends, so do all of its leases.
+//! own session (but for a panic, which is a bug and ends the daemon). When the connection ends, so do all of its leases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,7 +191,12 @@ impl Session<'_> {
                     }
                 };
                 let fds: Vec<_> = oversize.iter().map(Segment::fd).collect();
-                channel.send(&message, &fds).is_ok()
+                let is_sent = channel.send(&message, &fds).is_ok();
+                if !is_sent {
+                    // Or a client that is still there would wait for what can't come.
+                    channel.shutdown();
+                }
+                is_sent
             })
         };
         let (handle, reading) = self.shared.engine.session(

@@ -136,7 +136,8 @@ const SEGMENT_MCUS: std::ops::RangeInclusive<u32> = 4..=16;
 /// private, and editors drop it, because it is not safe to copy. Where one has not, the sums of the
 /// image data say that the runs are another picture's.
 ///
-/// Blocks on the CPU alone. Memory of a mask: its runs, and a piece of its image data.
+/// Blocks on the CPU alone. Memory of a mask: its runs three times, the result, and a piece of its
+/// image data.
 pub fn tiled_form(encoded: &[u8], limits: &Limits) -> Result<Vec<u8>, NotTiled> {
     match Format::of(encoded)? {
         Format::Png => mask::tile(encoded, limits),

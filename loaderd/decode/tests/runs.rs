@@ -146,6 +146,7 @@ fn runs_of_another_picture_are_none() {
         chunk(1, number ^ 1, &[1; 4], &other),
         chunk(2, number, &[1; 4], &other),
         chunk(2, 7, &[], &[]),
+        png_chunk(b"ldRN", &[2]),
     ] {
         let stale = with(&file, &stale);
         assert_eq!(whole(&stale), Ok(values()));
@@ -193,6 +194,10 @@ fn damaged_runs_say_so() {
     let mut damaged = forged(&COUNTS, &RUNS);
     *damaged.last_mut().unwrap() ^= 1;
     check(&damaged, "the checksum of a chunk ldRN is wrong");
+    // Tiling puts the right ones in their place.
+    let limits = Limits::default();
+    let mended = tiled_form(&with(&file, &damaged), &limits);
+    assert_eq!(mended, tiled_form(&file, &limits));
     // Who decodes a picture does not look at it.
     let whole = |file: &[u8]| Decoder::new(Limits::default()).decode_full(file, Options::default());
     assert_eq!(whole(&with(&file, &damaged)), whole(&file));
@@ -223,6 +228,15 @@ fn what_gets_no_runs_says_why() {
         &Png::new(4000, 400, 0, 8, rows.collect()).file(),
         "a PNG of many runs",
     );
+    // Rows cost memory whatever they hold.
+    let tall = Png::new(1, 300_000, 0, 8, vec![0; 300_000]).file();
+    let little = Limits {
+        scratch_bytes_max: 1 << 20,
+        ..limits
+    };
+    assert!(tiled_form(&tall, &limits).is_ok());
+    let error = tiled_form(&tall, &little).unwrap_err();
+    assert!(error.to_string().contains("memory"), "{error}");
     let file = small(8).file();
     check(&file[..file.len() - 5], "cut short");
     let mut damaged = file.clone();

@@ -391,7 +391,7 @@ impl Drop for Reader {
             return;
         }
         // The kernel may still write into this memory, so it must never be freed. Happens
-        // only where another thread drops the reader than the one that used it.
+        // where the ring broke, or another thread drops the reader than the one that used it.
         for read in self.reads.iter_mut().filter_map(Option::take) {
             std::mem::forget(read.memory);
         }

@@ -189,9 +189,12 @@ fn populate(map: &MmapRaw, fd: &OwnedFd, from: u64, bytes: u64) -> io::Result<()
 }
 
 fn map(fd: &OwnedFd, bytes: u64) -> io::Result<MmapRaw> {
-    MmapOptions::new()
+    let map = MmapOptions::new()
         .len(bytes as usize)
-        .map_raw(fd.as_raw_fd())
+        .map_raw(fd.as_raw_fd())?;
+    // A core is written before a process's connections end: not with many GiB of pixels.
+    let _ = map.advise(Advice::DontDump);
+    Ok(map)
 }
 
 #[cfg(test)]

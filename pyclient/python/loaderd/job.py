@@ -182,8 +182,9 @@ def _absolute(uri: str | os.PathLike[str]) -> str:
         ) from None
     if not path:
         raise RequestError("uri is empty: name the dataset's folder")
-    # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes, and a path may have a colon.
-    if re.match(r"memory:|[A-Za-z][A-Za-z0-9+.-]*://", path):
+    # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes, `file:` may have one, and a
+    # path may have a colon.
+    if re.match(r"memory:|file:/|[A-Za-z][A-Za-z0-9+.-]*://", path):
         return path
     return os.path.abspath(os.path.expanduser(path))
 

@@ -320,6 +320,11 @@ class Session:
         try:
             received = self._native.next(timeout_s)
         except ConnectionError:
+            if self.closed and self._over is None:
+                raise RequestError(
+                    "the loader was closed, or given another state, by another thread: begin a new "
+                    "iteration"
+                ) from None
             raise self._died() from None
         except _native.ProtocolError as error:
             self._end()

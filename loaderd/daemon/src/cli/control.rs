@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use loaderd_wire::WireError;
-use loaderd_wire::message::{DaemonStatus, PROTOCOL, ToClient, ToDaemon};
+use loaderd_wire::message::{DaemonStatus, FailureKind, PROTOCOL, ToClient, ToDaemon};
 use loaderd_wire::socket::Channel;
+use rustix::process::{Pid, Signal};
 
 use super::{Socket, say, size};
 use crate::server;
@@ -32,8 +33,16 @@ pub(super) struct StopArguments {
     socket: Socket,
 }
 
-/// Connects and greets.
+/// Connects and greets; an error where the daemon is of another protocol.
 fn connect(socket: &Socket) -> Result<(Channel, u32)> {
+    match greet(socket)? {
+        (channel, Ok(pid)) => Ok((channel, pid)),
+        (_, Err(stranger)) => bail!(stranger),
+    }
+}
+
+/// Connects and greets: the daemon's process, or in what words one of another protocol refuses.
+fn greet(socket: &Socket) -> Result<(Channel, Result<u32, String>)> {
     let path = socket.path()?;
     let channel = Channel::connect(&path).context(
         "no daemon answers: training processes start one by themselves, `loaderd serve` starts one by hand",
@@ -47,7 +56,10 @@ fn connect(socket: &Socket) -> Result<(Channel, u32)> {
         &[],
     )?;
     match channel.receive(Some(ANSWER_WAIT))?.message {
-        ToClient::Welcome { pid, .. } => Ok((channel, pid)),
+        ToClient::Welcome { pid, .. } => Ok((channel, Ok(pid))),
+        ToClient::Failed(failure) if failure.kind == FailureKind::Protocol => {
+            Ok((channel, Err(failure.message)))
+        }
         ToClient::Failed(failure) => bail!(failure.message),
         other => bail!("the daemon answered {other:?}"),
     }
@@ -129,25 +141,39 @@ fn show(status: &DaemonStatus) {
 
 pub(super) fn stop(arguments: &StopArguments) -> Result<()> {
     let path = arguments.socket.path()?;
-    let (channel, pid) = connect(&arguments.socket)?;
-    channel.send(&ToDaemon::Stop, &[])?;
+    let (channel, greeted) = greet(&arguments.socket)?;
+    let pid = match greeted {
+        Ok(pid) => {
+            channel.send(&ToDaemon::Stop, &[])?;
+            pid
+        }
+        // One of another version understands no more, but every version ends at this signal.
+        Err(_) => {
+            let pid = channel.peer()?.pid;
+            let process = Pid::from_raw(pid as i32).context("the daemon's process is not known")?;
+            rustix::process::kill_process(process, Signal::TERM)
+                .with_context(|| format!("can't end the daemon, process {pid}"))?;
+            pid
+        }
+    };
     let since = Instant::now();
     while since.elapsed() < STOP_WAIT {
         match channel.receive::<ToClient>(Some(Duration::from_millis(200))) {
-            Err(WireError::Closed) => {
-                // The connection ends before the process does.
-                while since.elapsed() < STOP_WAIT && server::is_owned(&path) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                say(format_args!("loaderd (pid {pid}) has stopped"));
-                return Ok(());
-            }
             Ok(_) | Err(WireError::Timeout { .. }) => {}
+            Err(WireError::Closed) => break,
             Err(error) => return Err(error.into()),
         }
     }
-    bail!(
-        "loaderd (pid {pid}) was asked to stop and is still there after {} s; `kill -9 {pid}` ends it",
-        STOP_WAIT.as_secs()
-    )
+    // The connection ends before the process does.
+    while server::is_owned(&path) {
+        if since.elapsed() >= STOP_WAIT {
+            bail!(
+                "loaderd (pid {pid}) was asked to stop and is still there after {} s; `kill -9 {pid}` ends it",
+                STOP_WAIT.as_secs()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    say(format_args!("loaderd (pid {pid}) has stopped"));
+    Ok(())
 }

@@ -61,9 +61,12 @@ of the image, such as the video of a motion photo.
 
 A mask is a PNG with one value of up to 8 bits per pixel, grey or a palette, not interlaced. Its tiled
 form is the same PNG to every reader, with one more chunk (ldRN) that holds the values as runs by row;
-a Mask is sampled from them without inflating. A mask with more than one run per 8 pixels is left
-unchanged. A Mask delivers what the chunk says; --verify all compares every value of it with the
-picture. PNGs that are read as images gain nothing from it.
+a Mask is sampled from them without inflating. A mask with more than one run per 8 pixels, or
+whose runs take over four times its file, is left unchanged. A Mask delivers what the chunk says, also
+if the column itself has it and with use_tiled=False; --verify all compares every value of it with the
+picture. PNGs that are read as images gain nothing from it and become larger: don't tile such a column.
+
+Tile one column at a time, and drop originals (--drop-original) before a compaction.
 
 A tiled image is never used for an image that has changed. If images are replaced, or rows are
 rewritten because another column changed, loaders read the originals of the whole fragment, and say

@@ -27,9 +27,10 @@ pub(super) fn worth_tiling<'a>(
     }
     let words = |count: usize, what| {
         (count * 2 > all)
-            .then(|| format!("{count} of {all} images looked at are {what} without tiles"))
+            .then(|| format!("{count} of {all} images looked at are {what}"))
     };
-    words(jpegs, "JPEGs").or_else(|| words(masks, "masks"))
+    words(jpegs, "JPEGs without tiles")
+        .or_else(|| words(masks, "PNGs that could be tiled if they are masks"))
 }
 
 #[cfg(test)]
@@ -45,7 +46,7 @@ mod tests {
         let found = worth_tiling([&png[..], &png], true);
         assert_eq!(
             found.unwrap(),
-            "2 of 2 images looked at are masks without tiles"
+            "2 of 2 images looked at are PNGs that could be tiled if they are masks"
         );
         assert_eq!(worth_tiling([&png[..], &png], false), None);
         let tiled = tiled_form(&png, &Limits::default()).unwrap();

@@ -64,10 +64,13 @@ impl<'a> Runs<'a> {
         (width, height): (u32, u32),
         value_max: u8,
     ) -> Result<Option<Runs<'a>>, DecodeError> {
+        if body.first() != Some(&FORMAT) {
+            return Ok(None);
+        }
         let Some((head, rest)) = body.split_at_checked(HEAD_BYTES) else {
             return Err(bad("is too short"));
         };
-        if head[0] != FORMAT || head[1..] != picture.to_be_bytes() {
+        if head[1..] != picture.to_be_bytes() {
             return Ok(None);
         }
         let Some((counts, runs)) = rest.split_at_checked(height as usize * 2) else {
@@ -168,8 +171,13 @@ impl Writer {
             return;
         }
         let start = self.runs.len();
+        // A row of more is not like the one above, and too long.
+        let end_max = self.runs_bytes_max.max(2 * start - self.above);
         for alike in values.chunk_by(|a, b| a == b) {
             for run in alike.chunks(RUN_MAX) {
+                if self.runs.len() > end_max {
+                    return;
+                }
                 self.runs.extend([run[0], (run.len() - 1) as u8]);
             }
         }
@@ -274,5 +282,11 @@ mod tests {
             writer.push(&[3, 2, 1]);
             assert_eq!(writer.finish(0).is_some(), fits);
         }
+        // A row ends where they are too many.
+        let mut writer = Writer::new(1, 100);
+        let values: Vec<u8> = (0..100_000).map(|at| (at % 2) as u8).collect();
+        writer.push(&values);
+        assert!(writer.runs.len() <= 102);
+        assert!(writer.finish(0).is_none());
     }
 }

@@ -15,7 +15,7 @@ use zlib_rs::crc32::crc32;
 /// Of so many pixels there may be one run on average: with more, sampling runs would gain little.
 const PIXELS_A_RUN: u64 = 8;
 
-/// A chunk may have so many times the file's bytes.
+/// The runs may have so many times the file's bytes.
 const FILE_SIZES: usize = 4;
 
 /// What [`tiled_form`](super::tiled_form) says of masks. Takes about as long as decoding one whole.
@@ -31,12 +31,15 @@ pub(super) fn tile(encoded: &[u8], limits: &Limits) -> Result<Vec<u8>, NotTiled>
     let header = layout.header();
     limits.check_pixels(&header)?;
     layout.check_data()?;
-    if layout.runs()?.is_some() {
+    // Runs that are damaged are replaced, as those of another picture are.
+    if matches!(layout.runs(), Ok(Some(_))) {
         return Err(NotTiled::Already);
     }
     let pixels_share = (header.pixels() / PIXELS_A_RUN * 2) as usize;
     let runs_bytes_max = pixels_share.min(encoded.len() * FILE_SIZES);
-    limits.check_scratch(&header, layout.scratch_bytes() + runs_bytes_max as u64)?;
+    // The chunk is held three times, and once more in the file.
+    let chunk_bytes = u64::from(header.height) * 2 + runs_bytes_max as u64;
+    limits.check_scratch(&header, layout.scratch_bytes() + 4 * chunk_bytes)?;
     let whole = whole(&layout);
     let mut writer = Writer::new(header.height, runs_bytes_max);
     layout.show_values(&whole, &mut Vec::new(), |_, row| {

@@ -22,7 +22,7 @@ use crate::location::Location;
 use crate::tiled::fresh::files_of;
 
 /// Another number for every change of what a line means: what was written before is not taken over.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// One fragment that is done.
 #[derive(Clone, Debug, Serialize, Deserialize)]
