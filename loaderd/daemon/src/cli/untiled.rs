@@ -26,8 +26,7 @@ pub(super) fn worth_tiling<'a>(
         }
     }
     let words = |count: usize, what| {
-        (count * 2 > all)
-            .then(|| format!("{count} of {all} images looked at are {what}"))
+        (count * 2 > all).then(|| format!("{count} of {all} images looked at are {what}"))
     };
     words(jpegs, "JPEGs without tiles")
         .or_else(|| words(masks, "PNGs that could be tiled if they are masks"))
