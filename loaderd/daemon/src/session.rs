@@ -2,7 +2,8 @@
 //!
 //! Enters: messages of one client. Leaves: messages to it, and calls into
 //! [`crate::engine`]. It trusts nothing it reads; the worst a client can do is end its
-//! own session (but for a panic, which is a bug and ends the daemon). When the connection ends, so do all of its leases.
+//! own session, but for a panic, which is a bug and ends the daemon. When the connection ends, so
+//! do all of its leases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

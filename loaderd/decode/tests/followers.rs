@@ -2,11 +2,13 @@
 
 mod draws;
 mod files;
+mod moves;
 
-use draws::{moves, noise};
+use draws::noise;
 use files::Png;
 use loaderd_decode::tile::{NotTiled, tiled_form, verify};
 use loaderd_decode::{DecodeError, Decoder, Geometry, Limits, Options, Pipeline};
+use moves::moves;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,14 +6,16 @@
 
 mod draws;
 mod files;
+mod moves;
 
 use std::ptr::null_mut;
 
-use draws::{moves, noise};
+use draws::noise;
 use files::{Png, picture};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_decode::{Decoder, Limits, Options, Output, Pipeline, Placed, probe};
 use loaderd_kernels::{Picture, twin};
+use moves::moves;
 use proptest::prelude::*;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use serde_json::{Value, json};

@@ -2,15 +2,17 @@
 
 mod draws;
 mod files;
+mod moves;
 
 use std::ops::Range;
 
-use draws::{moves, noise};
+use draws::noise;
 use files::{encode, with_exif};
 use loaderd_decode::cut::{INDEX_BYTES, Index};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_decode::tile::tile;
 use loaderd_decode::{Decoder, Limits, Options, Pipeline};
+use moves::moves;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -4,20 +4,13 @@
 //! Stand-ins decode with the CPU's decoder and finish with the kernels' twin, on queues that are
 //! slow enough for whoever does not wait to be seen.
 
-#[allow(dead_code, reason = "three programs share it")]
-#[path = "standin/connect.rs"]
-mod connect;
-#[allow(dead_code, reason = "three programs share it")]
-mod jobs;
-mod standin;
-
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use connect::Standins;
-use jobs::{Job, Slots, jpeg, orientations, pipelines, settings, start};
+use crate::connect::Standins;
+use crate::jobs::{Job, Slots, jpeg, orientations, pipelines, settings, start};
 use loaderd_decode::encode::{Encoder, Scans, Subsampling};
 use loaderd_gpu::routing::{Route, route};
 use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Refusal, Settings, Unit};

@@ -3,18 +3,11 @@
 //!
 //! Stand-ins do what they are told to do wrong.
 
-#[allow(dead_code, reason = "three programs share it")]
-#[path = "standin/connect.rs"]
-mod connect;
-#[allow(dead_code, reason = "three programs share it")]
-mod jobs;
-mod standin;
-
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use connect::{Fault, Standins};
-use jobs::{Job, Slots, jpeg, pipelines, settings, start};
+use crate::connect::{Fault, Standins};
+use crate::jobs::{Job, Slots, jpeg, pipelines, settings, start};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_gpu::GpuError;
 use loaderd_gpu::routing::Route;

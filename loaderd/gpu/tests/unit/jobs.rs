@@ -14,7 +14,7 @@ use loaderd_gpu::routing::{Route, route};
 use loaderd_gpu::unit::{Outcome, Picture, Registered, Settings, Unit};
 use serde_json::json;
 
-use super::connect::Standins;
+use crate::connect::Standins;
 
 /// Few bytes, and every kind that a GPU decodes.
 pub(crate) fn settings() -> Settings {

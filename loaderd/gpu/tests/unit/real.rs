@@ -1,19 +1,12 @@
 //! A decode unit on a real GPU, with the real libraries, where there is one; and the same on
 //! stand-ins, so that what is asked of it can be done.
 
-#[allow(dead_code, reason = "three programs share it")]
-#[path = "standin/connect.rs"]
-mod connect;
-#[allow(dead_code, reason = "three programs share it")]
-mod jobs;
-mod standin;
-
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use connect::Standins;
-use jobs::{Job, Slots, orientations, smooth, start};
+use crate::connect::Standins;
+use crate::jobs::{Job, Slots, orientations, smooth, start};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_decode::{Options, Pipeline};
 use loaderd_gpu::unit::{NotTaken, Outcome, Settings, Unit};
