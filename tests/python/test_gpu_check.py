@@ -292,7 +292,7 @@ def test_only_tests_that_look_for_a_gpu_have_the_name_of_one() -> None:
     tests = Path(__file__).parents[2] / "loaderd" / "gpu" / "tests"
     bodies = [
         body
-        for file in tests.glob("*.rs")
+        for file in tests.rglob("*.rs")
         for name, body in re.findall(r"^fn (\w+)\(\) \{\n(.*?)^\}", file.read_text(), re.M | re.S)
         if bundle.GPU_TESTS in name
     ]
