@@ -140,6 +140,11 @@ enum Task {
         place: Place,
         encoded: Encoded,
     },
+    /// Decode some masks, each into its place: one alone is less work than handing it over.
+    Masks {
+        session: Arc<Session>,
+        masks: Vec<(Place, Encoded)>,
+    },
     /// Copy fixed values of some rows into their places.
     Copy {
         session: Arc<Session>,

@@ -121,6 +121,18 @@ impl Line {
         }
     }
 
+    /// What nearest sampling shows.
+    pub(crate) fn shown(&self) -> Shown {
+        let seen = self.seen.0.max(0)..self.seen.1.min(self.len.into());
+        let pixel = |output| self.source_pixel(output as u32);
+        let first = seen.clone().find(|&output| pixel(output).is_some());
+        let first = first.unwrap_or(seen.end);
+        Shown {
+            first: first as usize,
+            pixels: (first..seen.end).map_while(pixel).collect(),
+        }
+    }
+
     /// The source's pixel that nearest sampling shows at `output`; `None` in a border.
     ///
     /// As in `torch.nn.functional.interpolate(mode="nearest")`, which torchvision's masks
@@ -166,6 +178,22 @@ impl Line {
         } else {
             [from, to]
         }
+    }
+}
+
+/// The output's pixels that show the picture; they lie side by side, with borders around them.
+pub(crate) struct Shown {
+    /// The first of them.
+    pub(crate) first: usize,
+    /// The source's pixel under each, never falling or never rising.
+    pub(crate) pixels: Vec<u32>,
+}
+
+impl Shown {
+    /// From the first pixel shown to behind the last one; `None` where there are none.
+    pub(crate) fn reach(&self) -> Option<(u32, u32)> {
+        let (&one, &other) = (self.pixels.first()?, self.pixels.last()?);
+        Some((one.min(other), one.max(other) + 1))
     }
 }
 

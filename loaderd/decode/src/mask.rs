@@ -6,17 +6,18 @@
 
 mod columns;
 mod lines;
+mod spans;
 
 use crate::decoder::Decoder;
 use crate::error::DecodeError;
-use crate::follow::{Geometry, Line};
+use crate::follow::Geometry;
 use crate::geometry::Placement;
 use crate::header::Parsed;
 use crate::opened::{Region, room};
 use crate::pipeline::Pipeline;
-use crate::png::runs::ROOM_BEHIND;
 use columns::Columns;
 use lines::Lines;
+use spans::Spans;
 
 impl Decoder {
     /// Samples the mask of an image, by nearest neighbour, where the image's pixels go.
@@ -76,11 +77,8 @@ impl Decoder {
         layout.check_data()?;
         let mut runs = layout.runs()?;
 
-        let columns = shown(&geometry.x, pipeline.size()[1]);
-        let rows = shown(&geometry.y, pipeline.size()[0]);
-        // The output's columns that show the picture lie side by side.
-        let border = columns.iter().take_while(|column| column.is_none()).count();
-        let (Some((left, right)), Some((top, bottom))) = (reach(&columns), reach(&rows)) else {
+        let (columns, rows) = (geometry.x.shown(), geometry.y.shown());
+        let (Some((left, right)), Some((top, bottom))) = (columns.reach(), rows.reach()) else {
             out.fill(fill);
             return Ok(geometry);
         };
@@ -97,92 +95,84 @@ impl Decoder {
         let held = if is_direct { 1 } else { region.rows() };
         let bytes = u64::from(region.columns()) * u64::from(held);
         self.limits
-            .check_scratch(&header, bytes + ROOM_BEHIND as u64 + layout.scratch_bytes())?;
+            .check_scratch(&header, bytes + layout.scratch_bytes())?;
 
+        let [height, width] = pipeline.size().map(|size| size as usize);
+        let mut lines = Lines::new(out, width, columns.first, columns.pixels.len(), fill);
+        let behind = rows.first + rows.pixels.len();
+        for index in (0..rows.first).chain(behind..height) {
+            lines.blank(index);
+        }
+        let down = rows.pixels.iter().map(|row| row - top);
+        let mut down: Vec<(usize, u32)> = (rows.first..).zip(down).collect();
+        if is_direct {
+            if orientation.mirrors().1 {
+                for (_, row) in &mut down {
+                    *row = region.rows() - 1 - *row;
+                }
+            }
+            if down.first().map(|(_, row)| row) > down.last().map(|(_, row)| row) {
+                down.reverse();
+            }
+        }
         let steps = orientation.steps(region.columns() as usize, held as usize);
-        let across = columns.iter().flatten();
+        let across = columns.pixels.iter();
         let across = across.map(|column| steps.x * (column - left) as isize);
+        if let (Some(runs), true) = (&mut runs, is_direct) {
+            let across = across.map(|at| (steps.start + at) as usize);
+            let mut spans = Spans::new(across, region.columns() as usize, &mut self.frame);
+            let mut last = None;
+            for (index, row) in down {
+                let row = runs.row(region.top + row);
+                if last == Some(row.end) {
+                    lines.repeat(index);
+                    continue;
+                }
+                spans.begin();
+                runs.each(row, &region, |end, value| spans.put(end, value))?;
+                lines.next(index).copy_from_slice(spans.line());
+                last = Some(row.end);
+            }
+            return Ok(geometry);
+        }
         // Mirrored columns count down from the first.
         let first = across.clone().min().expect("columns are shown");
         let across = Columns::new(across.map(|at| (at - first) as usize).collect());
         let first = steps.start + first;
-        let mut lines = Lines::new(out, columns.len(), border, across, fill);
-        for (index, _) in rows.iter().enumerate().filter(|(_, row)| row.is_none()) {
-            lines.blank(index);
-        }
-        let mut shown: Vec<(usize, u32)> = rows
-            .iter()
-            .enumerate()
-            .filter_map(|(index, row)| Some((index, (*row)? - top)))
-            .collect();
         if is_direct {
-            if orientation.mirrors().1 {
-                for (_, row) in &mut shown {
-                    *row = region.rows() - 1 - *row;
-                }
-            }
-            if shown.first().map(|(_, row)| row) > shown.last().map(|(_, row)| row) {
-                shown.reverse();
-            }
-            if let Some(runs) = &mut runs {
-                let line = room(&mut self.frame, region.columns() as usize + ROOM_BEHIND);
-                let mut last = None;
-                for (index, row) in shown {
-                    let row = runs.row(region.top + row);
-                    if last == Some(row.end) {
-                        lines.repeat(index);
-                        continue;
-                    }
-                    runs.fill(row, &region, line)?;
-                    lines.show(index, &line[first as usize..]);
-                    last = Some(row.end);
-                }
-                return Ok(geometry);
-            }
-            let mut shown = shown.into_iter().peekable();
+            let mut down = down.into_iter().peekable();
             layout.show_values(&region, &mut self.pixels, |y, values| {
                 let is_this = |(_, row): &(usize, u32)| region.top + row == y;
-                if let Some((index, _)) = shown.next_if(is_this) {
-                    lines.show(index, &values[first as usize..]);
+                if let Some((index, _)) = down.next_if(is_this) {
+                    across.pick(&values[first as usize..], lines.next(index));
                 }
-                while let Some((index, _)) = shown.next_if(is_this) {
+                while let Some((index, _)) = down.next_if(is_this) {
                     lines.repeat(index);
                 }
             })?;
             return Ok(geometry);
         }
-        let values = room(&mut self.frame, bytes as usize + ROOM_BEHIND);
+        let stride = region.columns() as usize;
+        let values = room(&mut self.frame, bytes as usize);
         match &mut runs {
             Some(runs) => {
-                for y in region.top..region.bottom {
-                    let start = (y - region.top) as usize * region.columns() as usize;
+                for (y, line) in (region.top..).zip(values.chunks_exact_mut(stride)) {
                     let row = runs.row(y);
-                    runs.fill(row, &region, &mut values[start..])?;
+                    runs.fill(row, &region, line)?;
                 }
             }
-            None => layout.read_values(&region, &mut self.pixels, &mut values[..bytes as usize])?,
+            None => layout.read_values(&region, &mut self.pixels, values)?,
         }
         let mut last = None;
-        for (index, row) in shown {
+        for (index, row) in down {
             if last == Some(row) {
                 lines.repeat(index);
             } else {
                 let at = first + steps.y * row as isize;
-                lines.show(index, &values[at as usize..]);
+                across.pick(&values[at as usize..], lines.next(index));
             }
             last = Some(row);
         }
         Ok(geometry)
     }
-}
-
-/// The source's pixel under each of the output's.
-fn shown(line: &Line, len: u32) -> Vec<Option<u32>> {
-    (0..len).map(|output| line.source_pixel(output)).collect()
-}
-
-/// From the first pixel shown to behind the last one; `None` where there are none.
-fn reach(pixels: &[Option<u32>]) -> Option<(u32, u32)> {
-    let shown = pixels.iter().flatten();
-    Some((*shown.clone().min()?, shown.max()? + 1))
 }

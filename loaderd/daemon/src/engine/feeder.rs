@@ -4,6 +4,7 @@
 //! everything of a batch that is not decoded. It alone reads files, through a ring that
 //! belongs to its thread.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,8 @@ pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 pub(crate) const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
+/// Masks that workers get at once. More would save little, and keep more of the reader's memory.
+const MASKS_A_TASK: usize = 4;
 
 /// How to get at the bytes of a row.
 enum Found {
@@ -47,6 +50,8 @@ pub(super) struct Feeder {
     session: Arc<Session>,
     tasks: Sender<Task>,
     read_mode: Mode,
+    /// Masks that wait for others; none while this thread waits.
+    masks: RefCell<Vec<(Place, Encoded)>>,
 }
 
 /// A stream that is being fed.
@@ -62,6 +67,7 @@ impl Feeder {
             session,
             tasks,
             read_mode,
+            masks: RefCell::default(),
         }
     }
 
@@ -151,6 +157,7 @@ impl Feeder {
             if let (Some(feeding), false) = (&mut feeding, slots.is_empty()) {
                 self.plan(feeding, &slots, &mut waiting);
             }
+            self.send_masks();
             // 3. Read; with another reader where the one before has failed.
             if !reads {
                 continue;
@@ -167,6 +174,7 @@ impl Feeder {
                     self.settle(part, Got::Failed(failed.clone()));
                 }
             }
+            self.send_masks();
         }
     }
 
@@ -457,11 +465,32 @@ impl Feeder {
             place.keep(&self.session.memory, value);
             return self.session.image_done(&place, false);
         }
+        if matches!(place.origin(), Origin::PixelMask { .. }) {
+            let mut masks = self.masks.borrow_mut();
+            masks.push((place, encoded));
+            let is_full = masks.len() == MASKS_A_TASK;
+            drop(masks);
+            if is_full {
+                self.send_masks();
+            }
+            return;
+        }
         self.send(Task::Image {
             session: self.session.clone(),
             place,
             encoded,
         });
+    }
+
+    /// Has the masks decoded that wait for others.
+    fn send_masks(&self) {
+        let masks = self.masks.take();
+        if !masks.is_empty() {
+            self.send(Task::Masks {
+                session: self.session.clone(),
+                masks,
+            });
+        }
     }
 
     fn send(&self, task: Task) {

@@ -298,8 +298,10 @@ fn finished(session: Arc<Session>, place: Place, geometry: decode::Geometry) {
 
 /// Leaves a task of a session on the GPU to the workers, ahead of all others.
 fn back(task: Task) {
-    let (Task::Image { session, .. } | Task::Copy { session, .. } | Task::Rest { session, .. }) =
-        &task;
+    let (Task::Image { session, .. }
+    | Task::Masks { session, .. }
+    | Task::Copy { session, .. }
+    | Task::Rest { session, .. }) = &task;
     let on_gpu = session.on_gpu.as_ref().expect("it was on the GPU");
     // Workers outlive the unit, and take all that comes back.
     let _ = on_gpu.back.clone().send(task);

@@ -48,6 +48,11 @@ fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
             place,
             encoded,
         } => decode_image(decoder, limits, &session, place, encoded),
+        Task::Masks { session, masks } => {
+            for (place, encoded) in masks {
+                decode_image(decoder, limits, &session, place, encoded);
+            }
+        }
         Task::Copy {
             session,
             batch,

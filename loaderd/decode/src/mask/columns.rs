@@ -55,12 +55,8 @@ impl Columns {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Fills a line of [`len`](Self::len) pixels from its source. That may be longer than the
-    /// places ask for; where it has 15 bytes more, this is faster.
+    /// Fills a line of as many pixels from its source. That may be longer than the places ask
+    /// for; where it has 15 bytes more, this is faster.
     pub(super) fn pick(&self, source: &[u8], line: &mut [u8]) {
         assert_eq!(line.len(), self.places.len(), "one pixel a place");
         #[cfg(target_arch = "x86_64")]

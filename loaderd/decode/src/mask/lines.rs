@@ -1,10 +1,8 @@
 //! A mask's lines, written in any order.
 //!
-//! Enters: what of the source each of the output's columns shows; then for one line after the
-//! other its source, or the word that it is like the one before. Leaves: the lines, with borders
-//! at both ends. Never: a line that is not asked for.
-
-use super::columns::Columns;
+//! Enters: the columns that show the picture; then for one line after the other its pixels there, or the
+//! word that it is like the one before. Leaves: the lines, with borders at both ends. Never: a
+//! line that is not asked for.
 
 /// Writes lines to a mask.
 pub(super) struct Lines<'a> {
@@ -12,26 +10,27 @@ pub(super) struct Lines<'a> {
     width: usize,
     /// Columns to the left of the picture.
     border: usize,
-    across: Columns,
+    /// Columns that show it.
+    shown: usize,
     fill: u8,
     /// The line that was shown last.
     last: usize,
 }
 
 impl<'a> Lines<'a> {
-    /// Of `width` columns, of which those from `border` on show what `across` picks.
+    /// Of `width` columns, of which `shown` from `border` on show the picture.
     pub(super) fn new(
         out: &'a mut [u8],
         width: usize,
         border: usize,
-        across: Columns,
+        shown: usize,
         fill: u8,
     ) -> Lines<'a> {
         Lines {
             out,
             width,
             border,
-            across,
+            shown,
             fill,
             last: 0,
         }
@@ -42,15 +41,17 @@ impl<'a> Lines<'a> {
         self.out[index * self.width..][..self.width].fill(self.fill);
     }
 
-    /// A line that shows `source`.
-    pub(super) fn show(&mut self, index: usize, source: &[u8]) {
+    /// The pixels of a line that shows the picture, for the caller to write.
+    pub(super) fn next(&mut self, index: usize) -> &mut [u8] {
+        self.last = index;
         let line = &mut self.out[index * self.width..][..self.width];
         let (before, line) = line.split_at_mut(self.border);
-        let (line, behind) = line.split_at_mut(self.across.len());
-        before.fill(self.fill);
-        behind.fill(self.fill);
-        self.across.pick(source, line);
-        self.last = index;
+        let (line, behind) = line.split_at_mut(self.shown);
+        if self.shown < self.width {
+            before.fill(self.fill);
+            behind.fill(self.fill);
+        }
+        line
     }
 
     /// A line like the one that was shown last, of which there must be one.

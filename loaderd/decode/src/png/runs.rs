@@ -28,12 +28,6 @@ const HEAD_BYTES: usize = 5;
 /// Pixels of the longest run.
 const RUN_MAX: usize = 256;
 
-/// A run is written in whole pieces of so many pixels.
-const PIECE: usize = 32;
-
-/// Room behind a row's values that [`Runs::fill`] may write to.
-pub(crate) const ROOM_BEHIND: usize = PIECE;
-
 /// A chunk's body, read row by row from the top.
 pub(crate) struct Runs<'a> {
     width: usize,
@@ -110,29 +104,39 @@ impl<'a> Runs<'a> {
         }
     }
 
-    /// Writes the row's values in the region's columns to the start of `line`, which has
-    /// [`ROOM_BEHIND`] more bytes; those mean nothing then.
+    /// Writes the row's values in the region's columns to the start of `line`.
     pub(crate) fn fill(
         &self,
         row: Row<'_>,
         region: &Region,
         line: &mut [u8],
     ) -> Result<(), DecodeError> {
+        let mut at = 0;
+        self.each(row, region, |end, value| {
+            line[at..end].fill(value);
+            at = end;
+        })
+    }
+
+    /// Tells the row's runs in the region's columns, from the left: where each ends, counted
+    /// from the region's first column, and its value. Whether they are the picture's shows
+    /// only at the end; where all is well, the last one ends with the region.
+    pub(crate) fn each(
+        &self,
+        row: Row<'_>,
+        region: &Region,
+        mut tell: impl FnMut(usize, u8),
+    ) -> Result<(), DecodeError> {
         let (left, right) = (region.left as usize, region.right as usize);
         let (mut end, mut bits) = (0, 0);
         for run in row.runs.chunks_exact(2) {
-            let (start, value) = (end, run[0]);
+            let value = run[0];
             end += usize::from(run[1]) + 1;
             if end <= left {
                 continue;
             }
             bits |= value;
-            let mut at = start.max(left) - left;
-            let behind = end.min(right) - left;
-            while at < behind {
-                line[at..at + PIECE].fill(value);
-                at += PIECE;
-            }
+            tell(end.min(right) - left, value);
             if end >= right {
                 break;
             }
@@ -262,10 +266,10 @@ mod tests {
                         bottom: 5,
                     };
                     let columns = left as usize..right as usize;
-                    let mut line = vec![9; columns.len() + ROOM_BEHIND];
+                    let mut line = vec![9; columns.len()];
                     let row = runs.row(y);
                     runs.fill(row, &region, &mut line).unwrap();
-                    assert_eq!(line[..columns.len()], rows[y as usize][columns]);
+                    assert_eq!(line, rows[y as usize][columns]);
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::{Differs, NotTiled};
 use crate::error::DecodeError;
 use crate::limits::Limits;
 use crate::opened::Region;
-use crate::png::runs::{NAME, ROOM_BEHIND, Writer};
+use crate::png::runs::{NAME, Writer};
 use crate::png::{Chunk, FRAME_BYTES, Layout, SIGNATURE_BYTES};
 use zlib_rs::crc32::crc32;
 
@@ -99,7 +99,7 @@ pub(super) fn verify(original: &[u8], tiled: &[u8], limits: &Limits) -> Result<(
         return Err(Differs::NoRuns);
     };
     let whole = whole(&layout);
-    let mut line = vec![0; header.width as usize + ROOM_BEHIND];
+    let mut line = vec![0; header.width as usize];
     let mut outcome = Ok(());
     let mut compare = |y, values: &[u8]| {
         let row = runs.row(y);
