@@ -262,6 +262,16 @@ def test_waiting_ends_when_another_thread_closes(fake_daemon: FakeDaemon) -> Non
     release.set()
 
 
+def test_an_iteration_that_begins_as_another_thread_closes_says_so(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = connect(fake_daemon)
+    place = dataset._place
+    monkeypatch.setattr(dataset, "_place", lambda session: (dataset.close(), place(session))[1])
+    with pytest.raises(errors.RequestError, match="by another thread"):
+        iter(dataset)
+
+
 def test_waiting_lets_other_threads_run(fake_daemon: FakeDaemon) -> None:
     release = threading.Event()
     fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None

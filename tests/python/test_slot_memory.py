@@ -1,4 +1,4 @@
-"""Slots of many GiB, whose memory takes the kernel long to zero: nobody waits for it in vain."""
+"""Slots of many GiB, whose memory the kernel takes long to zero and to free: nobody waits in vain."""
 
 from __future__ import annotations
 
@@ -88,3 +88,12 @@ def test_memory_that_is_not_there_is_not_tried(tmp_path: Path) -> None:
         words = r"1024 slots of 1\.00 TiB need .* can be had, .*slots="
         with pytest.raises(errors.LimitExceeded, match=words):
             len(dataset)
+
+
+def test_memory_of_a_session_that_ends_is_waited_for(tmp_path: Path) -> None:
+    """It is there in a moment, so that nobody is told that it is in use."""
+    with Daemon(tmp_path, "--slot-memory=300M") as daemon:
+        for _ in range(5):
+            dataset = daemon.dataset(slots=1, variable_bytes=200 << 20)
+            next(iter(dataset))
+            dataset.close()

@@ -71,6 +71,10 @@ class Loader(Generic[BatchT]):
         #: Held while a batch is taken or an epoch begins: threads that share an iterator take
         #: turns, and none takes a batch of an iteration that another has just begun.
         self._turn = threading.RLock()
+        #: Held while a session opens: threads that find none share the one that the first of
+        #: them opens. A second one would ask for the rank that this one has.
+        self._connecting = threading.RLock()
+        self._connecting_in = os.getpid()
 
     def __repr__(self) -> str:
         """What was asked for, and what it came to where it is known: this connects nowhere."""
@@ -166,46 +170,52 @@ class Loader(Generic[BatchT]):
         self._check_place()
         if not isinstance(state, Mapping) or "fingerprint" not in state:
             raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
-        job = self._job
-        if self._session is not None:
-            # The version was resolved once, for the whole run.
-            job = replace(job, version=self._session.version)
-            self.close()
-        self._session = Session.open(
-            job,
-            socket=self._socket,
-            autostart=self._autostart,
-            resume=state,
-            allow_changed=allow_changed,
-            pinning=self._pinning,
-        )
-        epoch, step = self._session.resume_at
+        with self._opening():
+            job = self._job
+            if self._session is not None:
+                # The version was resolved once, for the whole run.
+                job = replace(job, version=self._session.version)
+                self.close()
+            session = self._session = Session.open(
+                job,
+                socket=self._socket,
+                autostart=self._autostart,
+                resume=state,
+                allow_changed=allow_changed,
+                pinning=self._pinning,
+            )
+        epoch, step = session.resume_at
         if step == 0 and epoch == state.get("epoch", epoch) + 1:
             # The end of an epoch and the start of the next are one place, unless
             # `set_epoch` asks for either.
-            epoch, step = epoch - 1, self._session.steps_per_epoch
+            epoch, step = epoch - 1, session.steps_per_epoch
         self._done = (epoch, step)
         self._resumed = True
         self._wanted_epoch = None
 
+    def _opening(self) -> threading.RLock:
+        """The lock under which sessions open."""
+        if self._connecting_in != os.getpid():
+            # The thread that held it when this process was forked is not in it.
+            self._connecting = threading.RLock()
+            self._connecting_in = os.getpid()
+        return self._connecting
+
     def _connected(self) -> Session:
         self._check_place()
-        if self._session is None:
+        with self._opening():
+            session = self._session
+            if session is not None:
+                session.check_process()
+                if not session.closed:
+                    return session
+            job = self._job
+            if session is not None:
+                job = replace(job, run=session.run, version=session.version)
             self._session = Session.open(
-                self._job,
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
+                job, socket=self._socket, autostart=self._autostart, pinning=self._pinning
             )
-        self._session.check_process()
-        if self._session.closed:
-            self._session = Session.open(
-                replace(self._job, run=self._session.run, version=self._session.version),
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
-            )
-        return self._session
+            return self._session
 
     def _place(self, session: Session) -> tuple[int, int]:
         """Epoch and step that the next iteration begins at."""
@@ -220,7 +230,15 @@ class Loader(Generic[BatchT]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_session", "_done", "_resumed", "_wanted_epoch", "_turn"):
+        for name in (
+            "_session",
+            "_done",
+            "_resumed",
+            "_wanted_epoch",
+            "_turn",
+            "_connecting",
+            "_connecting_in",
+        ):
             del state[name]
         return state
 

@@ -189,7 +189,7 @@ class Session:
         try:
             self._native.start(self.stream, epoch, step)
         except ConnectionError:
-            raise self._died() from None
+            raise self._lost() from None
         return self.stream
 
     def next(self) -> tuple[dict[str, Any], _native.Lease] | None:
@@ -235,7 +235,7 @@ class Session:
         try:
             self._native.delivered(lease.id)
         except ConnectionError:
-            raise self._died() from None
+            raise self._lost() from None
 
     def _count(self, event: Mapping[str, Any]) -> None:
         """Says so once when many batches are too large for their slot."""
@@ -320,12 +320,7 @@ class Session:
         try:
             received = self._native.next(timeout_s)
         except ConnectionError:
-            if self.closed and self._over is None:
-                raise RequestError(
-                    "the loader was closed, or given another state, by another thread: begin a new "
-                    "iteration"
-                ) from None
-            raise self._died() from None
+            raise self._lost() from None
         except _native.ProtocolError as error:
             self._end()
             raise InternalError(f"{error}; {self._versions()}") from None
@@ -345,6 +340,15 @@ class Session:
         if stream is None:
             self._end()
         raise from_failure(event)
+
+    def _lost(self) -> LoaderdError:
+        """Why the connection is over, which may be our own doing."""
+        if self.closed and self._over is None:
+            return RequestError(
+                "the loader was closed, or given another state, by another thread: begin a new "
+                "iteration"
+            )
+        return self._died()
 
     def _died(self) -> LoaderdError:
         """The connection is over: the daemon's last words if there are any, else our own."""
