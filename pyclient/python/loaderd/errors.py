@@ -65,6 +65,13 @@ class LimitExceeded(LoaderdError):
     """A limit of the daemon is exceeded, such as slot memory: request less, or raise it."""
 
 
+class GpuUnavailable(LoaderdError):
+    """The GPU stopped answering while it decoded: load the last checkpoint's state into a new loader.
+
+    That one decodes on CPU cores.
+    """
+
+
 class InternalError(LoaderdError):
     """A bug in loaderd. The daemon's log has the details; please report it."""
 
@@ -93,6 +100,7 @@ FAILURES: Mapping[str, type[LoaderdError]] = {
     "io": ReadError,
     "step_log": StepLogError,
     "limit": LimitExceeded,
+    "gpu": GpuUnavailable,
     "stopping": DaemonDied,
     "internal": InternalError,
 }

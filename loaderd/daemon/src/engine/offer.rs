@@ -16,14 +16,14 @@ use loaderd_decode::cut::{Cuttable, Region};
 use loaderd_gpu::routing::{self, Route};
 use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Registered, Returned, Unit};
 use loaderd_plan::Draws;
-use loaderd_wire::message::Failure;
+use loaderd_wire::message::{Failure, FailureKind};
 use loaderd_wire::segment::Segment;
 
 use super::worker::learn;
 use super::{Encoded, NAP, Pieced, Rest, Session, Task};
 use crate::batch::{Place, Progress};
 use crate::gpu::{self, Gpu};
-use crate::job::{Job, Origin};
+use crate::job::{Job, Origin, failure};
 
 /// How long an image waits for room, where it waits; then a CPU core decodes it. A unit that
 /// works makes room all the time.
@@ -79,6 +79,27 @@ impl OnGpu {
                 Ok(None)
             }
         }
+    }
+}
+
+impl OnGpu {
+    /// Why the session can't go on, where the GPU has had images of it for too long.
+    pub(super) fn stuck(&self, segment: &Segment) -> Option<Failure> {
+        let unit = self.unit.upgrade()?;
+        let start = NonNull::new(segment.slot_ptr(0)).expect("a segment is mapped");
+        let stuck = unit.stuck(start)?;
+        self.gpu.look_after(&unit);
+        Some(failure(
+            FailureKind::Gpu,
+            format!(
+                "the GPU has {} of this session's images, and nothing else may use their slots: {}; load the last \
+                 checkpoint's state and iterate again, which decodes on CPU cores (decode=\"auto\" or \"cpu\"); for the \
+                 GPU, {}, then start the daemon anew (`loaderd stop`)",
+                stuck.pictures,
+                stuck.why,
+                stuck.why.mend()
+            ),
+        ))
     }
 }
 

@@ -208,7 +208,7 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Dec
     let (mut decoder, mut bench) = (decoder, bench);
     let mut futile = 0;
     while lane.queue.gather(&mut held) {
-        watch.begin();
+        watch.begin(&held);
         let gone = bench.go(&mut decoder, &held);
         watch.end();
         let dead = gone.is_err();
@@ -241,7 +241,7 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Dec
             shared.give_up(route, why);
         }
     }
-    watch.begin();
+    watch.begin(&[]);
 }
 
 /// Sees to it that no picture waits for a thread that panicked.

@@ -299,6 +299,45 @@ fn a_device_that_does_not_answer_keeps_nobody_waiting() {
     }
 }
 
+/// Where this process stood still for a while, all of its threads did.
+#[test]
+fn one_look_is_not_enough_to_call_a_device_silent() {
+    let standins = Standins::build("suspended", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(800),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let [busy, idle] = [0; 2].map(|_| Slots::new(&unit, [job.bytes()].into_iter()));
+    let (sender, outcomes) = mpsc::channel();
+    let offer = || {
+        let picture = job.picture(&unit, busy.place(0), 0, &sender).unwrap();
+        unit.offer(picture).map_err(|it| it.reason).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    standins.hang(true);
+    offer();
+    assert_eq!(unit.stuck(busy.place(0)), None);
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
+    assert_eq!(unit.failure(), None);
+    // It was no slip.
+    standins.hang(true);
+    offer();
+    assert_eq!(unit.stuck(busy.place(0)), None);
+    std::thread::sleep(Duration::from_millis(100));
+    let stuck = unit.stuck(busy.place(0)).unwrap();
+    assert_eq!((stuck.pictures, unit.failure()), (1, Some(stuck.why)));
+    assert_eq!(unit.stuck(idle.place(0)), None, "another's memory");
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
+    assert_eq!(unit.stuck(busy.place(0)), None);
+}
+
 /// The stand-in ends the process where a context goes before what was registered with it.
 #[test]
 fn memory_stays_registered_for_a_device_that_does_not_answer() {
