@@ -66,10 +66,7 @@ class LimitExceeded(LoaderdError):
 
 
 class GpuUnavailable(LoaderdError):
-    """The GPU stopped answering while it decoded: load the last checkpoint's state into a new loader.
-
-    That one decodes on CPU cores.
-    """
+    """The GPU stopped answering: load the last checkpoint's state, iterate again on CPU cores."""
 
 
 class InternalError(LoaderdError):
