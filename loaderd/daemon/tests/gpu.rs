@@ -275,6 +275,36 @@ fn what_has_no_room_is_decoded_on_cpu_cores() {
     assert_eq!(on_gpu + on_cpu, photos.rows());
 }
 
+/// Left to it, a GPU that takes longer than all of the slots last would hold up every batch.
+#[test]
+fn a_slow_gpu_does_not_hold_up_who_may_do_without_it() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    // Of a batch's work, some ten pieces come one after the other.
+    let node = Node::with("slow", &["SLOW=50000"], 2, Settings::default());
+    let session = node
+        .session(&request(&photos, json!({"decode": "auto"})))
+        .unwrap();
+    // Until each thread of both lanes has been measured, it is given what it has room for.
+    for _ in 0..3 {
+        assert_eq!(session.epoch(), expected);
+    }
+    let before = node.timings.gpu.count();
+    assert!(before > 0);
+    for _ in 0..3 {
+        assert_eq!(session.epoch(), expected);
+    }
+    let taken = node.timings.gpu.count() - before;
+    let for_gpu = 3 * FOR_GPU * photos.rounds();
+    assert!(taken < for_gpu / 4, "{taken} of {for_gpu}");
+    // Who asks for the GPU alone gets it all the same.
+    drop(session);
+    let patient = request(&photos, json!({"decode": "gpu", "run": "b"}));
+    let before = node.timings.gpu.count();
+    assert_eq!(node.epoch(&patient), expected);
+    assert_eq!(node.timings.gpu.count() - before, FOR_GPU * photos.rounds());
+}
+
 #[test]
 fn the_step_log_knows_the_decoder_and_its_change() {
     let photos = Photos::every_kind();

@@ -11,6 +11,10 @@
 //! queue, and goes through it alone: poison, wait, decode, count the poison and finish, wait,
 //! `done`. Two or more of them keep the engines busy while others prepare and finish.
 //!
+//! **Share.** A full queue gives pictures back, and so the load is shared by rate. What a lane takes
+//! is late by as much as it has to do: where somebody else can finish a picture sooner, ask
+//! [`Unit::is_prompt`] first.
+//!
 //! **Order.** The engines of an H100 begin before work that was queued earlier on their stream is
 //! done. So the host waits until the poison lies in scratch memory before it lets them decode,
 //! and until all that reads a batch's memory is done before that memory takes the next.
@@ -30,6 +34,7 @@ mod engine;
 mod hybrid;
 mod kernels;
 mod lane;
+mod pace;
 mod queue;
 mod ranges;
 mod scratch;
@@ -288,6 +293,14 @@ impl Unit {
     /// has: another thread may be faster. A dead unit has none, and says so at once.
     pub fn room(&self, route: Route, timeout: Duration) -> bool {
         self.shared.room(route, timeout)
+    }
+
+    /// Whether a picture that the lane of `route` is given now is expected to be finished `within`
+    /// that time, by how long its batches took of late and what it has to do. True where nothing is
+    /// known of it, and now and then where a lane has nothing to do that was too slow: somebody has
+    /// to see whether it still is. False where there is no such lane.
+    pub fn is_prompt(&self, route: Route, within: Duration) -> bool {
+        self.shared.is_prompt(route, within)
     }
 
     /// Pictures bound for the memory that was registered from `start` on, and that a device has

@@ -11,6 +11,7 @@ use loaderd_decode::coding::Coding;
 use loaderd_kernels as kernels;
 
 use super::counts::{Counters, Counts};
+use super::pace::{Load, Pace};
 use super::queue::{Bounds, Held, Queue, lock};
 use super::ranges::Ranges;
 use super::{NotTaken, Outcome, Picture, Refusal, Returned, Stuck};
@@ -33,6 +34,7 @@ pub(super) struct Lane {
     pub(super) counters: Arc<Counters>,
     /// What each thread waits for the device with; `None` while it does not.
     watches: Mutex<Vec<Option<Wait>>>,
+    pub(super) pace: Mutex<Pace>,
 }
 
 /// A thread waits for the device.
@@ -62,6 +64,7 @@ impl Lane {
             queue: Queue::new(bounds),
             counters: Arc::default(),
             watches: Mutex::default(),
+            pace: Mutex::default(),
         }
     }
 
@@ -91,6 +94,21 @@ impl Lane {
             Some((count, wait.silence(limit)?)).filter(|_| count > 0)
         });
         stuck.reduce(|(a, waited), (b, other)| (a + b, waited.max(other)))
+    }
+
+    /// Whether a picture that comes now is expected to be finished `within` that time.
+    fn is_prompt(&self, within: Duration) -> bool {
+        let (threads, busy) = {
+            let watches = lock(&self.watches);
+            (watches.len(), watches.iter().flatten().count())
+        };
+        let load = Load {
+            waiting: self.queue.waiting(),
+            batch: self.queue.bounds().batch,
+            threads,
+            busy,
+        };
+        lock(&self.pace).is_prompt(load, within, Instant::now())
     }
 
     /// Takes no more pictures, and gives back those that wait.
@@ -240,6 +258,10 @@ impl Shared {
     pub(super) fn room(&self, route: Route, timeout: Duration) -> bool {
         self.is_silent();
         (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
+    }
+
+    pub(super) fn is_prompt(&self, route: Route, within: Duration) -> bool {
+        (self.lane(route)).is_some_and(|lane| lane.is_prompt(within))
     }
 
     pub(super) fn failure(&self) -> Option<GpuError> {

@@ -153,6 +153,11 @@ impl Queue {
         &self.bounds
     }
 
+    /// Pictures that wait.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.inner).waiting.len()
+    }
+
     /// Takes a picture, or gives it back and says why.
     #[expect(clippy::result_large_err, reason = "a picture is moved, not kept")]
     pub(super) fn push(&self, held: Held) -> Result<(), (Picture, NotTaken)> {
