@@ -17,7 +17,7 @@ use super::scratch::Scratch;
 use super::{Report, Settings, Unit};
 use crate::cuda::{Context, Driver};
 use crate::error::GpuError;
-use crate::nvjpeg::{Backend, BatchDecoder, Engines, Handle, Nvjpeg, Subsampling};
+use crate::nvjpeg::{Backend, BatchDecoder, Engines, Handle, JpegStream, Nvjpeg, Subsampling};
 use crate::places::Places;
 use crate::routing::{Abilities, Route};
 
@@ -163,7 +163,8 @@ fn plan_engines(
         // Without it, the first batches take longer. Batches are mixed: 4:4:4 takes the most.
         let allocated = decoder.pre_allocate(batch, width, height, Subsampling::S444);
         pre_allocated = pre_allocated.clone().and(allocated);
-        Ok(EngineLane { decoder })
+        let jpeg = JpegStream::new(&handle)?;
+        Ok(EngineLane { decoder, jpeg })
     });
     let decoders = decoders.collect::<Result<_, _>>()?;
     Ok((Plan { batch, decoders }, engines, handle, pre_allocated))

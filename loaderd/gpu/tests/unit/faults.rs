@@ -99,6 +99,48 @@ fn a_picture_skipped_in_the_second_try_is_seen() {
     assert_eq!(unit.counts().engine.batches, 1);
 }
 
+/// A kind that the engines turn out not to take costs a second try, and not one for each half.
+#[test]
+fn nvjpeg_is_asked_which_pictures_of_a_refused_batch_it_takes() {
+    let standins = Standins::build("unsupported", &[]);
+    let one = Settings {
+        engine_batches: 1,
+        linger: Duration::from_millis(500),
+        ..settings()
+    };
+    let unit = start(&standins, &one);
+    let good: Vec<Vec<u8>> = (0..8)
+        .map(|seed| jpeg(&Encoder::default(), 100, 80, seed))
+        .collect();
+    let (mut files, mut expected) = (good.clone(), [Outcome::Finished; 8]);
+    for index in [0, 3, 4] {
+        files[index] = Fault::Unsupported.put(&files[index]);
+        expected[index] = Outcome::Refused(Refusal::Decoder);
+    }
+    assert_eq!(outcomes_of(&unit, &files), expected);
+    assert_eq!((standins.batches(), unit.counts().engine.batches), (2, 1));
+    // One that is bad as well is found by halves: 5, 2 and 3, 1 and 2.
+    files[6] = Fault::Fail.put(&files[6]);
+    expected[6] = Outcome::Refused(Refusal::Decoder);
+    assert_eq!(outcomes_of(&unit, &files), expected);
+    assert!(
+        (5..=9).contains(&(standins.batches() - 2)),
+        "{}",
+        standins.batches()
+    );
+    // And where none is taken, nothing is left to try.
+    let none: Vec<Vec<u8>> = good
+        .iter()
+        .map(|file| Fault::Unsupported.put(file))
+        .collect();
+    let before = standins.batches();
+    assert_eq!(
+        outcomes_of(&unit, &none),
+        [Outcome::Refused(Refusal::Decoder); 8]
+    );
+    assert_eq!(standins.batches() - before, 1);
+}
+
 /// nvJPEG writes as much as it reads in the header itself.
 #[test]
 fn a_picture_that_nvjpeg_reads_otherwise_is_refused() {
