@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 from gpu import copies, correct, machine, neighbour, others, rates, report, targets
-from gpu.bundle import SO_FAR, Bundle, Failed, Skipped, ended, last_line
+from gpu.bundle import SO_FAR, Bundle, Failed, Skipped, ended, last_line, write_whole
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,16 @@ def check(bundle: Bundle, given: argparse.Namespace, site: Path) -> list[str]:
                 results[name] = run(name, part, given, end)
                 print("nvJPEG: this machine has none, the bundle's is taken")
             why_not = no_gpu(bundle, results[name])
-        elif results[name]["status"] == "hung" and (silent := does_not_answer(bundle)):
+        elif results[name]["status"] == "hung" and end - time.monotonic() > _ANSWER_S_MAX:
             # Each of the others would wait as long.
-            why_not = f"since the part {name}, the GPU does not answer: {silent}"
+            silent = does_not_answer(bundle)
+            why_not = silent and f"since the part {name}, the GPU does not answer: {silent}"
         verdicts = targets.judge(found(results), given.brief)
         written = {"bench": "gpu", "machine": facts, "pictures": about["pictures"]}
         written |= {"is_brief": given.brief, "parts": results, "targets": verdicts}
         if given.json is not None:
             # After each part: what comes later may take the machine along.
-            given.json.write_text(json.dumps(without_paths(written), indent=2) + "\n")
+            write_whole(given.json, json.dumps(without_paths(written), indent=2) + "\n")
     print()
     report.show(found(results))
     report.show_targets(verdicts)

@@ -63,12 +63,14 @@ class Hung(Failed):
 
 def keep(found: Mapping[str, Any]) -> None:
     """What a part has found so far: it counts where the part hangs or crashes later."""
-    if (name := os.environ.get(SO_FAR)) is None:
-        return
-    # Whole or not at all: it may be read at any time.
-    file = Path(name)
-    fresh = file.with_suffix(".fresh")
-    fresh.write_text(json.dumps(found))
+    if (name := os.environ.get(SO_FAR)) is not None:
+        write_whole(Path(name), json.dumps(found))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """The text as a file, or the file as it was, should this process be ended meanwhile."""
+    fresh = file.with_name(f"{file.name}.fresh")
+    fresh.write_text(text)
     fresh.replace(file)
 
 
