@@ -25,7 +25,7 @@ from typing import Any
 
 import harness
 from gpu import copies, correct, machine, neighbour, others, rates, report, targets
-from gpu.bundle import Bundle, Failed, Skipped, ended, last_line
+from gpu.bundle import SO_FAR, Bundle, Failed, Skipped, ended, last_line, write_whole
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ PARTS = {
         "damaged JPEGs, CUDA cores", 60, lambda bundle, _: machine.skips(bundle, "cuda")
     ),
 }
+#: Longer than that to make a context, and the GPU is taken for one that does not answer.
+_ANSWER_S_MAX = 20.0
 #: What says something without a GPU.
 WITHOUT_GPU = ("machine",)
 
@@ -105,13 +107,17 @@ def check(bundle: Bundle, given: argparse.Namespace, site: Path) -> list[str]:
             if carried_nvjpeg(bundle, results[name], site):
                 results[name] = run(name, part, given, end)
                 print("nvJPEG: this machine has none, the bundle's is taken")
-            why_not = no_gpu(results[name])
+            why_not = no_gpu(bundle, results[name])
+        elif results[name]["status"] == "hung" and end - time.monotonic() > _ANSWER_S_MAX:
+            # Each of the others would wait as long.
+            silent = does_not_answer(bundle)
+            why_not = silent and f"since the part {name}, the GPU does not answer: {silent}"
         verdicts = targets.judge(found(results), given.brief)
         written = {"bench": "gpu", "machine": facts, "pictures": about["pictures"]}
         written |= {"is_brief": given.brief, "parts": results, "targets": verdicts}
         if given.json is not None:
             # After each part: what comes later may take the machine along.
-            given.json.write_text(json.dumps(without_paths(written), indent=2) + "\n")
+            write_whole(given.json, json.dumps(without_paths(written), indent=2) + "\n")
     print()
     report.show(found(results))
     report.show_targets(verdicts)
@@ -121,15 +127,17 @@ def check(bundle: Bundle, given: argparse.Namespace, site: Path) -> list[str]:
 
 
 def carried_nvjpeg(bundle: Bundle, result: dict[str, Any], site: Path) -> bool:
-    """Takes the bundle's nvJPEG where the machine has a GPU and none."""
-    if result["status"] != "ok" or not machine.lacks_nvjpeg(result["found"]):
+    """Takes the bundle's nvJPEG where the machine has a GPU and none, or does not say; whether the
+    machine is to be looked at anew for that."""
+    is_known = result["status"] == "ok"
+    if is_known and not machine.lacks_nvjpeg(result["found"]):
         return False
     try:
         bundle.unpack("nvidia-nvjpeg", site)
     except Skipped:
         return False
     os.environ["LOADERD_NVJPEG"] = str(next(site.rglob("libnvjpeg.so.*")))
-    return True
+    return is_known
 
 
 def arguments() -> argparse.Namespace:
@@ -172,7 +180,7 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
             stderr=errors,
             text=True,
             start_new_session=True,
-            env={**os.environ, "TMPDIR": folder},
+            env={**os.environ, "TMPDIR": folder, SO_FAR: f"{folder}/so-far.json"},
         )
         try:
             said, _ = process.communicate(timeout=min(part.seconds_max, left))
@@ -184,14 +192,16 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
         seconds = time.monotonic() - began
         errors.seek(0)
         log = errors.read()
+        so_far = Path(folder) / "so-far.json"
+        kept = {"found": json.loads(so_far.read_text())} if so_far.exists() else {}
+    said_last = {"log": log[-4000:], "seconds": seconds}
     if status is None:
-        return {"status": "hung", "why": f"no end after {seconds:.0f} s", "seconds": seconds}
+        return {"status": "hung", "why": f"no end after {seconds:.0f} s", **said_last, **kept}
     try:
         answer: dict[str, Any] = json.loads(last_line(said))
     except json.JSONDecodeError:
-        why = last_line(log) or ended(status)
-        return {"status": "failed", "why": why, "log": log[-4000:], "seconds": seconds}
-    return {**answer, "seconds": seconds}
+        return {"status": "failed", "why": last_line(log) or ended(status), **said_last, **kept}
+    return {**(kept if answer["status"] == "failed" else {}), **answer, "seconds": seconds}
 
 
 def end_all(process: subprocess.Popen[str]) -> None:
@@ -224,11 +234,22 @@ def alone(name: str, bundle: Bundle, brief: bool) -> None:
     os._exit(0)
 
 
-def no_gpu(result: dict[str, Any]) -> str | None:
+def no_gpu(bundle: Bundle, result: dict[str, Any]) -> str | None:
     """Why the other parts have nothing to do."""
-    if result["status"] != "ok":
-        return f"what the machine is could not be found out: {result['why']}"
-    return machine.why_no_gpu(result["found"])
+    if result["status"] == "ok":
+        return machine.why_no_gpu(result["found"])
+    # What else is wrong with the machine keeps no GPU from being looked at.
+    why = does_not_answer(bundle)
+    return why and f"what the machine is could not be found out: {result['why']}; {why}"
+
+
+def does_not_answer(bundle: Bundle) -> str | None:
+    """Why the GPU can't be used; ``None`` where a context and nvJPEG's handles can be made."""
+    try:
+        bundle.gpucheck("engines", seconds_max=_ANSWER_S_MAX)
+    except (Failed, OSError, ValueError) as why:
+        return str(why)
+    return None
 
 
 def found(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -34,6 +34,9 @@ _NOT_CARRIED = re.compile(r"/(include|tools|samples)/|lib(opencv|nvtiff|tiff|nvj
 #: What the names of tests have that need a GPU, and skip themselves where there is none.
 GPU_TESTS = "real_gpu"
 
+#: Names the file that a part keeps what it has found in, should it come to no end.
+SO_FAR = "GPU_CHECK_SO_FAR"
+
 _HERE = Path(__file__).resolve().parent
 _REPOSITORY = _HERE.parents[1]
 
@@ -56,6 +59,19 @@ class Hung(Failed):
     def __init__(self, why: str, said: str) -> None:
         super().__init__(why)
         self.said = said
+
+
+def keep(found: Mapping[str, Any]) -> None:
+    """What a part has found so far: it counts where the part hangs or crashes later."""
+    if (name := os.environ.get(SO_FAR)) is not None:
+        write_whole(Path(name), json.dumps(found))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """The text as a file, or the file as it was, should this process be ended meanwhile."""
+    fresh = file.with_name(f"{file.name}.fresh")
+    fresh.write_text(text)
+    fresh.replace(file)
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,7 @@ class Bundle:
         for name, (task, *options) in calls.items():
             try:
                 found[name] = self.gpucheck(str(task), *options, seconds_max=seconds_max)
+                keep(found)
             except Failed as why:
                 failed.append(f"{name}: {why}")
         return found, failed

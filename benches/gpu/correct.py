@@ -16,7 +16,7 @@ from typing import Any
 
 import harness
 from gpu import streams
-from gpu.bundle import Bundle, Failed, Hung, Skipped, ended, last_line, run
+from gpu.bundle import Bundle, Failed, Hung, Skipped, ended, keep, last_line, run
 
 #: Mean difference of an image at most, in grey levels.
 DIFFERENCE_MAX = 1.0
@@ -165,6 +165,7 @@ def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"passed": [], "failed": [], "skipped": [], "said": {}}
     end = time.monotonic() + _TESTS_S_MAX
     for program, test in programs:
+        keep(found)
         title = f"{program.name}::{test}"
         command = [str(program), "--exact", test, "--nocapture", "--include-ignored"]
         try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import harness
 from gpu import rates, streams
-from gpu.bundle import Bundle, Failed, Skipped, last_line
+from gpu.bundle import Bundle, Failed, Skipped, keep, last_line
 
 IMAGES_PER_S = 5_000
 _BATCH_SIZE = 250
@@ -92,6 +92,7 @@ def cost(bundle: Bundle, brief: bool) -> dict[str, Any]:
                     "gpu_share": share,
                 }
             )
+            keep(found)
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import harness
 from gpu import streams
-from gpu.bundle import Bundle, Failed, Hung
+from gpu.bundle import Bundle, Failed, Hung, keep
 
 BATCH_SIZE = 256
 _ROWS = 1 << 17
@@ -55,6 +55,7 @@ def ceilings(bundle: Bundle, brief: bool) -> dict[str, Any]:
         about = {"lane": lane, "batch": batch, "states": states, "is_plain": not how}
         found = ask(lane, bundle.root / "pictures", *options, "--seconds", seconds)
         ways.append({**about, **found})
+        keep({"ways": ways})
     measured = [way for way in ways if "images_per_s" in way]
     if not measured:
         raise Failed(ways[0]["why_not"])
@@ -111,6 +112,7 @@ def unit(bundle: Bundle, brief: bool) -> dict[str, Any]:
                 about = {"form": form, "options": " ".join(options)}
                 way = ask(form, folder, *options, "--seconds", seconds)
                 found["ways"].append({**about, **way})
+                keep(found)
             measured = [
                 way for way in found["ways"] if way["form"] == form and "images_per_s" in way
             ]
@@ -133,6 +135,7 @@ def through_daemon(bundle: Bundle, brief: bool) -> dict[str, Any]:
                 with streams.daemon(bundle) as daemon:
                     way = stream(daemon, folder, decode, brief)
                 found["ways"].append({"decode": decode, "form": form, **way})
+                keep(found)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import re
@@ -100,6 +101,67 @@ def test_a_part_that_crashes_or_hangs_costs_itself(tmp_path: Path) -> None:
     assert (done.returncode, answer["parts"]["machine"]["status"]) == (1, "hung")
     assert answer["parts"]["copies"]["status"] == "skipped"
     assert "failed: machine" in done.stdout
+
+
+#: A part that measures some ways, the second of which does not end.
+HANGS_LATER = """case "$1 $6" in
+"engines "*) echo '{"hardware": {"engines": 7, "cores_each": 1}}' ;;
+"ceiling 7") echo '{"images_per_s": 7, "unwritten_in_last_batches": 0}' ;;
+*) echo asked >&2; exec sleep 100 ;;
+esac"""
+
+
+def test_what_a_part_had_found_before_it_hung_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = a_bundle(tmp_path)
+    a_program(root / "bin" / "gpucheck", HANGS_LATER)
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    given = argparse.Namespace(bundle=root, brief=True)
+    hasty = dataclasses.replace(check.PARTS["ceilings"], seconds_max=5)
+    answer = check.run("ceilings", hasty, given, time.monotonic() + 60)
+    assert answer["status"] == "hung"
+    (way,) = answer["found"]["ways"]
+    assert (way["lane"], way["batch"], way["images_per_s"]) == ("hardware", 7, 7)
+    found = check.found({"ceilings": answer})
+    report.show(found)
+    assert "nvJPEG, hardware, batches of 7" in capsys.readouterr().out
+    judged = {one["title"]: one["verdict"] for one in targets.judge(found, False)}
+    assert judged["unit, untiled / nvJPEG's best"] == "not measured"
+
+
+#: What `loaderd doctor` says of a machine with a GPU.
+A_GPU = """echo '{"checks": [{"name": "nvjpeg", "verdict": "ok", "found": "x"}], "versions": {}}'"""
+
+
+def test_where_the_gpu_answers_no_more_the_rest_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    for hangs in ("order", "strict"):
+        hasty = dataclasses.replace(check.PARTS[hangs], seconds_max=4)
+        monkeypatch.setitem(check.PARTS, hangs, hasty)
+    monkeypatch.setattr(check, "_ANSWER_S_MAX", 1.0)
+
+    def parts(name: str, doctor: str, engines: str) -> dict[str, Any]:
+        root = a_bundle(tmp_path / name, doctor)
+        script = f"[ $1 = engines ] && {{ {engines}; exit; }}; exec sleep 100"
+        a_program(root / "bin" / "gpucheck", script)
+        answer = tmp_path / f"{name}.json"
+        only = ["machine", "order", "strict"]
+        given = argparse.Namespace(bundle=root, only=only, brief=True, minutes=0.5, json=answer)
+        check.check(bundle.Bundle(root), given, tmp_path)
+        found: dict[str, Any] = json.loads(answer.read_text())["parts"]
+        return found
+
+    wedged = parts("wedged", A_GPU, "sleep 100")
+    assert [one["status"] for one in wedged.values()] == ["ok", "hung", "skipped"]
+    why = "since the part order, the GPU does not answer: gpucheck engines: no end after 1 s"
+    assert wedged["strict"]["why"] == why
+    # A part that hangs by itself costs no other; nor does a machine that can't be described.
+    for name, doctor, first in (("alive", A_GPU, "ok"), ("odd", "kill -SEGV $$", "failed")):
+        alive = parts(name, doctor, "echo '{}'")
+        assert [one["status"] for one in alive.values()] == [first, "hung", "hung"]
 
 
 def a_run(**changed: Any) -> targets.Found:

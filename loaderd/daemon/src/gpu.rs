@@ -5,6 +5,7 @@
 //! because a context takes memory on the GPU, and is shared by all. Never: an image.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Options {
 pub struct Gpu {
     options: Options,
     state: Mutex<State>,
+    /// What a CPU core takes for an image beside it, of late, in ns; 0 where none was decoded.
+    on_cpu_ns: AtomicU64,
 }
 
 #[derive(Default)]
@@ -76,7 +79,24 @@ impl Gpu {
         Arc::new(Gpu {
             options,
             state: Mutex::default(),
+            on_cpu_ns: AtomicU64::new(0),
         })
+    }
+
+    /// A CPU core has decoded an image of a session that decodes on the GPU as well.
+    pub(crate) fn decoded_on_cpu(&self, took: Duration) {
+        let took = (took.as_nanos() as u64).max(1);
+        let usual = self.on_cpu_ns.load(Ordering::Relaxed);
+        let usual = if usual == 0 { took } else { usual };
+        // A mean of about the last sixteen. A number alone, and one that is lost does no harm.
+        self.on_cpu_ns
+            .store((15 * usual + took) / 16, Ordering::Relaxed);
+    }
+
+    /// What that takes, of late; `None` where none was decoded.
+    pub(crate) fn on_cpu(&self) -> Option<Duration> {
+        let usual = self.on_cpu_ns.load(Ordering::Relaxed);
+        (usual > 0).then(|| Duration::from_nanos(usual))
     }
 
     /// What decodes the images of a job that asks for `wanted`. `has_work`: it has images that

@@ -12,7 +12,7 @@ mod node;
 #[path = "../../gpu/tests/standin/mod.rs"]
 mod standin;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loaderd_gpu::unit::Settings;
 use loaderd_wire::message::FailureKind;
@@ -154,7 +154,7 @@ fn a_gpu_that_does_not_answer_keeps_no_session_from_ending() {
     let hung = node
         .session(&request(&photos, json!({"decode": "gpu"})))
         .unwrap();
-    node.hang_gpu();
+    node.hang_gpu(true);
     hung.start();
     std::thread::sleep(Duration::from_secs(1));
     drop(hung);
@@ -167,6 +167,58 @@ fn a_gpu_that_does_not_answer_keeps_no_session_from_ending() {
     // Neither does it keep the daemon.
     drop(later);
     drop(node);
+}
+
+/// The client of a batch that never comes is told, those of other batches have them, and slots that
+/// the device may write to are nobody else's.
+#[test]
+fn who_waits_for_a_silent_gpu_is_told() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    let hasty = Settings {
+        silence: Duration::from_millis(300),
+        ..Settings::default()
+    };
+    let node = Node::with("told", &[], 2, hasty);
+    let hung = node
+        .session(&request(&photos, json!({"decode": "auto"})))
+        .unwrap();
+    let on_cpu = node
+        .session(&request(&photos, json!({"decode": "cpu", "run": "b"})))
+        .unwrap();
+    node.hang_gpu(true);
+    // Nobody offers anything any more when all slots are taken: the session asks by itself.
+    let told = hung.failure();
+    assert_eq!((told.kind, told.stream), (FailureKind::Gpu, None));
+    for words in [
+        "of this session's images",
+        "a batch has no end after",
+        "iterate again",
+        "`nvidia-smi`",
+        "`loaderd stop`",
+    ] {
+        assert!(told.message.contains(words), "{}", told.message);
+    }
+    let [_, filling, ready, leased] = hung.slots();
+    assert!(filling > 0 && ready == 0 && leased == 0);
+    assert_eq!(on_cpu.epoch(), expected);
+    let later = node
+        .session(&request(&photos, json!({"run": "c"})))
+        .unwrap();
+    assert_eq!(later.epoch(), expected);
+    assert_eq!(hung.slots()[1], filling, "they stay the device's");
+    // Once it answers they come free, and nothing is amiss.
+    node.hang_gpu(false);
+    let before = Instant::now();
+    while hung.slots()[1] > 0 {
+        assert!(
+            before.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            hung.slots()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(hung.epoch(), expected);
 }
 
 #[test]
@@ -221,6 +273,36 @@ fn what_has_no_room_is_decoded_on_cpu_cores() {
         "and not all of them"
     );
     assert_eq!(on_gpu + on_cpu, photos.rows());
+}
+
+/// Left to it, a GPU that takes longer than all of the slots last would hold up every batch.
+#[test]
+fn a_slow_gpu_does_not_hold_up_who_may_do_without_it() {
+    let photos = Photos::every_kind();
+    let expected = Node::cpu().epoch(&request(&photos, json!({})));
+    // Of a batch's work, some ten pieces come one after the other.
+    let node = Node::with("slow", &["SLOW=50000"], 2, Settings::default());
+    let session = node
+        .session(&request(&photos, json!({"decode": "auto"})))
+        .unwrap();
+    // Until each thread of both lanes has been measured, it is given what it has room for.
+    for _ in 0..3 {
+        assert_eq!(session.epoch(), expected);
+    }
+    let before = node.timings.gpu.count();
+    assert!(before > 0);
+    for _ in 0..3 {
+        assert_eq!(session.epoch(), expected);
+    }
+    let taken = node.timings.gpu.count() - before;
+    let for_gpu = 3 * FOR_GPU * photos.rounds();
+    assert!(taken < for_gpu / 4, "{taken} of {for_gpu}");
+    // Who asks for the GPU alone gets it all the same.
+    drop(session);
+    let patient = request(&photos, json!({"decode": "gpu", "run": "b"}));
+    let before = node.timings.gpu.count();
+    assert_eq!(node.epoch(&patient), expected);
+    assert_eq!(node.timings.gpu.count() - before, FOR_GPU * photos.rounds());
 }
 
 #[test]

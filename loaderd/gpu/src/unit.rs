@@ -11,6 +11,10 @@
 //! queue, and goes through it alone: poison, wait, decode, count the poison and finish, wait,
 //! `done`. Two or more of them keep the engines busy while others prepare and finish.
 //!
+//! **Share.** A full queue gives pictures back, and so the load is shared by rate. What a lane takes
+//! is late by as much as it has to do: where somebody else can finish a picture sooner, ask
+//! [`Unit::is_prompt`] first.
+//!
 //! **Order.** The engines of an H100 begin before work that was queued earlier on their stream is
 //! done. So the host waits until the poison lies in scratch memory before it lets them decode,
 //! and until all that reads a batch's memory is done before that memory takes the next.
@@ -21,7 +25,8 @@
 //! **Death.** An error of the driver's is taken for the device's end: all pictures are given back,
 //! those that come later too, and [`Unit::failure`] says why. So it is where a batch has no end
 //! within [`Settings::silence`]; but the pictures of that batch stay where they are, because the
-//! device may yet write to their places, and are told when it answers, if ever.
+//! device may yet write to their places, and are told when it answers, if ever. Nobody is told
+//! unasked: whoever waits for pictures asks now and then ([`Unit::stuck`]).
 
 mod batch;
 mod counts;
@@ -29,6 +34,7 @@ mod engine;
 mod hybrid;
 mod kernels;
 mod lane;
+mod pace;
 mod queue;
 mod ranges;
 mod scratch;
@@ -71,7 +77,9 @@ pub struct Settings {
     pub linger: Duration,
     /// Whether progressive files go to CUDA cores.
     pub progressive: bool,
-    /// How long a batch may take until the device is taken for one that never answers.
+    /// How long a batch may take until the device is taken for one that never answers, which it is
+    /// at the second look. A batch takes milliseconds; what is waited for is a driver that recovers
+    /// from an error, or a machine that is moved to another host, which takes many seconds.
     pub silence: Duration,
 }
 
@@ -188,6 +196,15 @@ pub enum NotTaken {
     Malformed,
 }
 
+/// Pictures that a device has which does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// How many. The device may yet write to their places.
+    pub pictures: usize,
+    /// [`GpuError::Silent`]: whose they are, and for how long.
+    pub why: GpuError,
+}
+
 /// What a unit was started with, for people and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -276,6 +293,22 @@ impl Unit {
     /// has: another thread may be faster. A dead unit has none, and says so at once.
     pub fn room(&self, route: Route, timeout: Duration) -> bool {
         self.shared.room(route, timeout)
+    }
+
+    /// Whether a picture that the lane of `route` is given now is expected to be finished `within`
+    /// that time, by how long its batches took of late and what it has to do. True where nothing is
+    /// known of it, and now and then where a lane has nothing to do that was too slow: somebody has
+    /// to see whether it still is. False where there is no such lane.
+    pub fn is_prompt(&self, route: Route, within: Duration) -> bool {
+        self.shared.is_prompt(route, within)
+    }
+
+    /// Pictures bound for the memory that was registered from `start` on, and that a device has
+    /// which has not answered for [`Settings::silence`]: whoever waits for them may wait for ever.
+    /// `None` where there are none, or it has answered by now. To be asked again and again: the
+    /// first look that finds a batch too old only marks it.
+    pub fn stuck(&self, start: NonNull<u8>) -> Option<Stuck> {
+        self.shared.stuck(start.as_ptr() as usize)
     }
 
     /// Why the device is dead; `None` while it lives.

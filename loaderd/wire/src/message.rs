@@ -341,6 +341,8 @@ pub enum FailureKind {
     StepLog,
     /// A limit of the daemon: slot memory, sessions.
     Limit,
+    /// The GPU does not answer, and has images of the session.
+    Gpu,
     /// The daemon is leaving.
     Stopping,
     /// A fault in the daemon itself.

@@ -65,6 +65,10 @@ class LimitExceeded(LoaderdError):
     """A limit of the daemon is exceeded, such as slot memory: request less, or raise it."""
 
 
+class GpuUnavailable(LoaderdError):
+    """The GPU stopped answering: load the last checkpoint's state, iterate again on CPU cores."""
+
+
 class InternalError(LoaderdError):
     """A bug in loaderd. The daemon's log has the details; please report it."""
 
@@ -93,6 +97,7 @@ FAILURES: Mapping[str, type[LoaderdError]] = {
     "io": ReadError,
     "step_log": StepLogError,
     "limit": LimitExceeded,
+    "gpu": GpuUnavailable,
     "stopping": DaemonDied,
     "internal": InternalError,
 }

@@ -16,18 +16,25 @@ use loaderd_decode::cut::{Cuttable, Region};
 use loaderd_gpu::routing::{self, Route};
 use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Registered, Returned, Unit};
 use loaderd_plan::Draws;
-use loaderd_wire::message::Failure;
+use loaderd_wire::message::{Failure, FailureKind};
 use loaderd_wire::segment::Segment;
 
 use super::worker::learn;
 use super::{Encoded, NAP, Pieced, Rest, Session, Task};
 use crate::batch::{Place, Progress};
 use crate::gpu::{self, Gpu};
-use crate::job::{Job, Origin};
+use crate::job::{Job, Origin, failure};
 
 /// How long an image waits for room, where it waits; then a CPU core decodes it. A unit that
 /// works makes room all the time.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
+
+/// How late an image may come from the GPU where CPU cores may decode it instead: as late as the
+/// last of so many that one core decodes, one after the other. Batches are delivered in order, so a
+/// slow lane that is always given what it has room for holds up all of them, and slots run out: then
+/// all of it is slower than CPU cores alone. In a simulation of both lanes and up to eight cores, 32
+/// gave as many images/s as the best of 16 to 64 or nearly so, and always more than no bound.
+const IMAGES_LATE: u32 = 32;
 
 /// A session's part in the GPU.
 pub(super) struct OnGpu {
@@ -82,6 +89,38 @@ impl OnGpu {
     }
 }
 
+impl OnGpu {
+    /// Whether the GPU would have an image soon enough, by what CPU cores take for one.
+    fn is_prompt(&self, unit: &Unit, route: Route) -> bool {
+        let on_cpu = self.gpu.on_cpu();
+        on_cpu.is_none_or(|each| unit.is_prompt(route, each * IMAGES_LATE))
+    }
+
+    /// A CPU core has decoded an image of this session in that time.
+    pub(super) fn decoded_on_cpu(&self, took: Duration) {
+        self.gpu.decoded_on_cpu(took);
+    }
+
+    /// Why the session can't go on, where the GPU has had images of it for too long.
+    pub(super) fn stuck(&self, segment: &Segment) -> Option<Failure> {
+        let unit = self.unit.upgrade()?;
+        let start = NonNull::new(segment.slot_ptr(0)).expect("a segment is mapped");
+        let stuck = unit.stuck(start)?;
+        self.gpu.look_after(&unit);
+        Some(failure(
+            FailureKind::Gpu,
+            format!(
+                "the GPU has {} of this session's images, and nothing else may use their slots: {}; load the last \
+                 checkpoint's state and iterate again, which decodes on CPU cores (decode=\"auto\" or \"cpu\"); for the \
+                 GPU, {}, then start the daemon anew (`loaderd stop`)",
+                stuck.pictures,
+                stuck.why,
+                stuck.why.mend()
+            ),
+        ))
+    }
+}
+
 /// What the unit reads, and the CPU decoder once more where the unit fails.
 struct Held(Arc<Encoded>);
 
@@ -119,8 +158,8 @@ pub(super) fn offer(
     if route == Route::Cpu {
         return Some(encoded);
     }
-    // Before anything is done for a place that is not there.
-    if !on_gpu.waits && !unit.room(route, Duration::ZERO) {
+    // Before anything is done for a place that is not there, or comes too late.
+    if !on_gpu.waits && !(unit.room(route, Duration::ZERO) && on_gpu.is_prompt(&unit, route)) {
         on_gpu.gpu.look_after(&unit);
         return Some(encoded);
     }

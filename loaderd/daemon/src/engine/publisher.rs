@@ -1,19 +1,24 @@
 //! The publisher: one thread a session that hands finished batches to the client.
 //!
 //! Enters: finished batches, in any order. Leaves: events in step order, each batch only
-//! after its record is in the step log. It alone ends a stream early.
+//! after its record is in the step log. It alone ends a stream early, and the session where the GPU
+//! has some of its images and does not answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use loaderd_wire::message::{Failure, OnLogError};
 
 use super::{Event, Finished, Handed, Lent, Outlet, Session};
 use crate::batch::Batch;
 use crate::clock;
 use crate::steplog::{StepLog, StepLogError};
+
+/// How often a session that waits for the GPU asks whether that answers.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) struct Publisher {
     session: Arc<Session>,
@@ -40,7 +45,19 @@ impl Publisher {
 
     /// Runs until it is told to quit.
     pub(super) fn run(mut self, inbox: &Receiver<Finished>) {
-        for first in inbox.iter() {
+        let patience = match self.session.on_gpu {
+            Some(_) => LOOK,
+            None => Duration::MAX,
+        };
+        loop {
+            let first = match inbox.recv_timeout(patience) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             for finished in std::iter::once(first).chain(inbox.try_iter()) {
                 match finished {
                     Finished::Quit => return,
@@ -144,8 +161,32 @@ impl Publisher {
         true
     }
 
+    /// Ends the session where the GPU has some of its images and does not answer. Their slots stay
+    /// as they are, because it may yet write to them.
+    fn look(&mut self) {
+        let stream = self.session.stream.load(Ordering::Relaxed);
+        if stream == 0 {
+            return;
+        }
+        let on_gpu = self.session.on_gpu.as_ref();
+        if let Some(failure) = on_gpu.and_then(|it| it.stuck(&self.session.segment)) {
+            // Maybe none of its batches has come here.
+            self.stream = stream;
+            self.end(&[]);
+            (self.outlet)(Event::Failed(failure));
+        }
+    }
+
     /// Ends the current stream with a failure; its batches are dropped.
     fn end_stream(&mut self, failure: Failure, batches: &[Arc<Batch>]) {
+        self.end(batches);
+        (self.outlet)(Event::Failed(Failure {
+            stream: Some(self.stream),
+            ..failure
+        }));
+    }
+
+    fn end(&mut self, batches: &[Arc<Batch>]) {
         let stream = self.stream;
         // No stream counts from here on, unless the client has started the next already.
         let _ =
@@ -158,10 +199,6 @@ impl Publisher {
         for (_, batch) in std::mem::take(&mut self.waiting) {
             self.abandon(&batch);
         }
-        (self.outlet)(Event::Failed(Failure {
-            stream: Some(stream),
-            ..failure
-        }));
     }
 
     fn abandon(&self, batch: &Batch) {

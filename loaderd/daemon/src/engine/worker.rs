@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, select_biased};
 use loaderd_decode as decode;
@@ -111,6 +112,10 @@ fn decode_image(
             let mut draws = place.draws(*input);
             // SAFETY: the slot is FILLING, and this place was given to this task alone.
             let out = unsafe { place.bytes() };
+            let begun = session
+                .on_gpu
+                .as_ref()
+                .map(|on_gpu| (on_gpu, Instant::now()));
             let decoded = match encoded.pieced() {
                 Some(pieced) => {
                     let (pieces, parts) = (&pieced.pieces, pieced.parts());
@@ -126,6 +131,9 @@ fn decode_image(
                 None => decoder.decode(pipeline, encoded.bytes(), &mut draws, out),
             };
             decoded.map(|decoded| {
+                if let Some((on_gpu, begun)) = begun {
+                    on_gpu.decoded_on_cpu(begun.elapsed());
+                }
                 if let Some(timings) = &session.timings {
                     timings.image(&decoded.stages);
                 }

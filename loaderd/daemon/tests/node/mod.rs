@@ -272,9 +272,9 @@ impl Node {
         standins.break_device(ILLEGAL_ADDRESS);
     }
 
-    /// From now on, the GPU does nothing.
-    pub(crate) fn hang_gpu(&self) {
-        self.standins.as_ref().expect("a GPU").hang(true);
+    /// From now on, the GPU does nothing, or goes on.
+    pub(crate) fn hang_gpu(&self, does: bool) {
+        self.standins.as_ref().expect("a GPU").hang(does);
     }
 
     pub(crate) fn session(&self, request: &OpenRequest) -> Result<Session<'_>, Failure> {
@@ -390,6 +390,11 @@ impl Session<'_> {
         }
         epoch.records = self.records();
         epoch
+    }
+
+    /// By state: free, filling, ready, leased.
+    pub(crate) fn slots(&self) -> [u32; 4] {
+        self.handle.slots()
     }
 
     /// Why the epoch ends early.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::kernels::Kernels;
 use super::lane::{Shared, decoder_of};
-use super::queue::Held;
+use super::queue::{Held, lock};
 use super::scratch::Scratch;
 use super::{Outcome, Refusal};
 use crate::cuda::{Context, Event, Stream};
@@ -207,15 +207,22 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Dec
     let mut held = Vec::with_capacity(lane.queue.bounds().batch);
     let (mut decoder, mut bench) = (decoder, bench);
     let mut futile = 0;
+    // The first has to wait for what driver and nvJPEG load only when it is asked for.
+    let mut is_first = true;
     while lane.queue.gather(&mut held) {
-        watch.begin();
+        watch.begin(&held);
         let gone = bench.go(&mut decoder, &held);
         watch.end();
         let dead = gone.is_err();
         match gone {
             Ok(times) => {
+                let now = Instant::now();
                 let decode = times.decoded.duration_since(times.begun);
-                lane.counters.batch(decode, times.decoded.elapsed());
+                lane.counters
+                    .batch(decode, now.duration_since(times.decoded));
+                if !std::mem::replace(&mut is_first, false) {
+                    lock(&lane.pace).add(now.duration_since(times.begun), now);
+                }
             }
             Err(error) => shared.die(error),
         }
@@ -241,7 +248,7 @@ pub(super) fn run(shared: &Shared, route: Route, bench: Bench, decoder: impl Dec
             shared.give_up(route, why);
         }
     }
-    watch.begin();
+    watch.begin(&[]);
 }
 
 /// Sees to it that no picture waits for a thread that panicked.

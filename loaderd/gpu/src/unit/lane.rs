@@ -11,9 +11,10 @@ use loaderd_decode::coding::Coding;
 use loaderd_kernels as kernels;
 
 use super::counts::{Counters, Counts};
+use super::pace::{Load, Pace};
 use super::queue::{Bounds, Held, Queue, lock};
 use super::ranges::Ranges;
-use super::{NotTaken, Outcome, Picture, Refusal, Returned};
+use super::{NotTaken, Outcome, Picture, Refusal, Returned, Stuck};
 use crate::error::GpuError;
 use crate::routing::Route;
 
@@ -24,12 +25,37 @@ const ALIGNMENT: u64 = 256;
 
 /// How often a device that ends is asked whether it has.
 const NAP: Duration = Duration::from_millis(1);
+/// Time from the first look that finds a batch too old until it counts, as a part of how old that
+/// is: where all of this process stood still, its threads have had that much to catch up.
+const SECOND_LOOK: u32 = 16;
 
 pub(super) struct Lane {
     pub(super) queue: Queue,
     pub(super) counters: Arc<Counters>,
-    /// When each thread began what it waits for the device with; `None` while it does not.
-    watches: Mutex<Vec<Option<Instant>>>,
+    /// What each thread waits for the device with; `None` while it does not.
+    watches: Mutex<Vec<Option<Wait>>>,
+    pub(super) pace: Mutex<Pace>,
+}
+
+/// A thread waits for the device.
+struct Wait {
+    since: Instant,
+    /// By picture of its batch, where its registered memory starts.
+    ranges: Vec<usize>,
+    /// When it was first seen to take too long.
+    suspected: Option<Instant>,
+}
+
+impl Wait {
+    /// How long it has taken, where that is too long and no slip of this process's own.
+    fn silence(&mut self, limit: Duration) -> Option<Duration> {
+        let waited = self.since.elapsed();
+        if waited <= limit {
+            return None;
+        }
+        let suspected = self.suspected.get_or_insert_with(Instant::now);
+        (suspected.elapsed() >= limit / SECOND_LOOK).then_some(waited)
+    }
 }
 
 impl Lane {
@@ -38,6 +64,7 @@ impl Lane {
             queue: Queue::new(bounds),
             counters: Arc::default(),
             watches: Mutex::default(),
+            pace: Mutex::default(),
         }
     }
 
@@ -51,10 +78,37 @@ impl Lane {
         }
     }
 
-    /// How long the slowest of its threads has waited for the device.
-    fn waited(&self) -> Duration {
-        let begun = lock(&self.watches).iter().flatten().min().copied();
-        begun.map_or(Duration::ZERO, |begun| begun.elapsed())
+    /// How long its slowest thread has waited for the device, where that is too long.
+    fn silence(&self, limit: Duration) -> Option<Duration> {
+        let mut watches = lock(&self.watches);
+        let waits = watches.iter_mut().flatten();
+        waits.filter_map(|wait| wait.silence(limit)).max()
+    }
+
+    /// How many pictures bound for the memory from `start` on are with threads that have waited
+    /// too long, and how long the slowest of these has.
+    fn stuck(&self, start: usize, limit: Duration) -> Option<(usize, Duration)> {
+        let mut watches = lock(&self.watches);
+        let stuck = watches.iter_mut().flatten().filter_map(|wait| {
+            let count = wait.ranges.iter().filter(|&&range| range == start).count();
+            Some((count, wait.silence(limit)?)).filter(|_| count > 0)
+        });
+        stuck.reduce(|(a, waited), (b, other)| (a + b, waited.max(other)))
+    }
+
+    /// Whether a picture that comes now is expected to be finished `within` that time.
+    fn is_prompt(&self, within: Duration) -> bool {
+        let (threads, busy) = {
+            let watches = lock(&self.watches);
+            (watches.len(), watches.iter().flatten().count())
+        };
+        let load = Load {
+            waiting: self.queue.waiting(),
+            batch: self.queue.bounds().batch,
+            threads,
+            busy,
+        };
+        lock(&self.pace).is_prompt(load, within, Instant::now())
     }
 
     /// Takes no more pictures, and gives back those that wait.
@@ -72,16 +126,21 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    pub(super) fn begin(&self) {
-        self.set(Some(Instant::now()));
+    /// The thread waits with these.
+    pub(super) fn begin(&self, held: &[Held]) {
+        self.set(Some(Wait {
+            since: Instant::now(),
+            ranges: held.iter().filter_map(Held::range).collect(),
+            suspected: None,
+        }));
     }
 
     pub(super) fn end(&self) {
         self.set(None);
     }
 
-    fn set(&self, begun: Option<Instant>) {
-        lock(&self.lane.watches)[self.index] = begun;
+    fn set(&self, wait: Option<Wait>) {
+        lock(&self.lane.watches)[self.index] = wait;
     }
 }
 
@@ -97,6 +156,13 @@ pub(super) fn decoder_of(route: Route) -> &'static str {
         Route::Engine => "JPEG engines",
         Route::Cuda => "CUDA cores",
         Route::Cpu => "CPU cores",
+    }
+}
+
+fn silence(route: Route, waited: Duration) -> GpuError {
+    GpuError::Silent {
+        decoder: decoder_of(route),
+        seconds: waited.as_secs(),
     }
 }
 
@@ -194,6 +260,10 @@ impl Shared {
         (self.lane(route)).is_some_and(|lane| lane.queue.room(timeout))
     }
 
+    pub(super) fn is_prompt(&self, route: Route, within: Duration) -> bool {
+        (self.lane(route)).is_some_and(|lane| lane.is_prompt(within))
+    }
+
     pub(super) fn failure(&self) -> Option<GpuError> {
         lock(&self.failure).clone()
     }
@@ -222,17 +292,31 @@ impl Shared {
     /// Takes a device for dead that has not answered for too long. Says whether it is one.
     pub(super) fn is_silent(&self) -> bool {
         let silent = Route::ALL.into_iter().find_map(|route| {
-            let waited = self.lane(route)?.waited();
-            (waited > self.silence).then_some((route, waited))
+            let waited = self.lane(route)?.silence(self.silence)?;
+            Some(silence(route, waited))
         });
-        let Some((route, waited)) = silent else {
+        let Some(silent) = silent else {
             return false;
         };
-        self.die(GpuError::Silent {
-            decoder: decoder_of(route),
-            seconds: waited.as_secs(),
-        });
+        self.die(silent);
         true
+    }
+
+    /// What a silent device has of the memory that was registered from `start` on.
+    pub(super) fn stuck(&self, start: usize) -> Option<Stuck> {
+        if !self.is_silent() {
+            return None;
+        }
+        let lanes = Route::ALL.into_iter().filter_map(|route| {
+            let (pictures, waited) = self.lane(route)?.stuck(start, self.silence)?;
+            let why = silence(route, waited);
+            Some(Stuck { pictures, why })
+        });
+        // The first lane's words do for both.
+        lanes.reduce(|first, other| Stuck {
+            pictures: first.pictures + other.pictures,
+            ..first
+        })
     }
 
     /// Waits until `is_done` says so; false where the device does not answer.

@@ -65,6 +65,11 @@ impl Held {
         self.pixel_bytes + self.table_bytes
     }
 
+    /// Where the registered memory starts that it goes to.
+    pub(super) fn range(&self) -> Option<usize> {
+        self.place.as_ref().map(Place::range)
+    }
+
     /// The device has no more to do with it.
     pub(super) fn leave(&mut self) {
         if let Some(place) = self.place.take() {
@@ -146,6 +151,11 @@ impl Queue {
 
     pub(super) fn bounds(&self) -> &Bounds {
         &self.bounds
+    }
+
+    /// Pictures that wait.
+    pub(super) fn waiting(&self) -> usize {
+        lock(&self.inner).waiting.len()
     }
 
     /// Takes a picture, or gives it back and says why.

@@ -39,6 +39,13 @@ pub(super) struct Place {
     start: usize,
 }
 
+impl Place {
+    /// Where its range starts.
+    pub(super) fn range(&self) -> usize {
+        self.start
+    }
+}
+
 /// Registered memory. Dropped, it waits until no picture is on its way there, and lets it go: so
 /// never drop it in a picture's `done` while others of the same memory have yet to come. Where the
 /// device does not answer, it stays registered for ever.

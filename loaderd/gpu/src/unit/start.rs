@@ -17,7 +17,7 @@ use super::scratch::Scratch;
 use super::{Report, Settings, Unit};
 use crate::cuda::{Context, Driver};
 use crate::error::GpuError;
-use crate::nvjpeg::{Backend, BatchDecoder, Engines, Handle, Nvjpeg, Subsampling};
+use crate::nvjpeg::{Backend, BatchDecoder, Engines, Handle, JpegStream, Nvjpeg, Subsampling};
 use crate::places::Places;
 use crate::routing::{Abilities, Route};
 
@@ -28,6 +28,9 @@ const PIXEL_BYTES_MIN: u64 = 4 << 20;
 /// What nvJPEG allocates for each picture of a batch before the first comes; more is allocated
 /// when a larger one does.
 const PRE_ALLOCATED: (u32, u32) = (512, 512);
+/// The first major version of nvJPEG that "no longer crashes or exhibits undefined behavior when
+/// decoding malformed or truncated bitstreams" (release notes of CUDA 13.0).
+const NVJPEG_ROBUST: u32 = 13;
 /// Most pictures of a batch.
 const BATCH_MAX: u32 = 1024;
 
@@ -83,6 +86,14 @@ pub(super) fn start(places: &Places, settings: &Settings) -> Result<Unit, GpuErr
     };
     if engine.is_none() && cuda.is_none() {
         return Err(GpuError::NoDecoder { reasons: notes });
+    }
+
+    if nvjpeg.version()[0] < NVJPEG_ROBUST {
+        notes.push(format!(
+            "nvJPEG {}: versions before {NVJPEG_ROBUST}.0 may crash at damaged JPEGs, and take the daemon along; pip \
+             install nvidia-nvjpeg, or decode on CPU cores where files are not to be trusted",
+            nvjpeg.version().map(|part| part.to_string()).join(".")
+        ));
     }
 
     let share = Share::of(settings, &engine, &cuda)?;
@@ -152,7 +163,8 @@ fn plan_engines(
         // Without it, the first batches take longer. Batches are mixed: 4:4:4 takes the most.
         let allocated = decoder.pre_allocate(batch, width, height, Subsampling::S444);
         pre_allocated = pre_allocated.clone().and(allocated);
-        Ok(EngineLane { decoder })
+        let jpeg = JpegStream::new(&handle)?;
+        Ok(EngineLane { decoder, jpeg })
     });
     let decoders = decoders.collect::<Result<_, _>>()?;
     Ok((Plan { batch, decoders }, engines, handle, pre_allocated))

@@ -30,6 +30,8 @@ pub(crate) enum Fault {
     LeaveFour,
     /// nvJPEG refuses the batch that it is in.
     Fail,
+    /// So it does, and says that engines don't take it, where it is asked.
+    Unsupported,
 }
 
 impl Fault {
@@ -42,6 +44,7 @@ impl Fault {
             Fault::LeaveThree => b"stand-in: leave three words",
             Fault::LeaveFour => b"stand-in: leave four words",
             Fault::Fail => b"stand-in: fail me",
+            Fault::Unsupported => b"stand-in: not for engines",
         }
     }
 
@@ -133,21 +136,26 @@ impl Standins {
 
     /// The most bytes of device memory that were ever allocated at a time.
     pub(crate) fn device_bytes_most(&self) -> usize {
-        self.ask("standin_bytes_most")
+        ask(&self.cuda, "standin_bytes_most")
     }
 
     /// Ranges of host memory that are registered.
     pub(crate) fn registered(&self) -> usize {
-        self.ask("standin_registered")
+        ask(&self.cuda, "standin_registered")
     }
 
-    fn ask(&self, name: &str) -> usize {
-        // SAFETY: of this type in cuda.c.
-        let function = unsafe {
-            std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(symbol(&self.cuda, name))
-        };
-        function()
+    /// Batches that engines were asked to decode.
+    pub(crate) fn batches(&self) -> usize {
+        ask(&self.nvjpeg, "standin_batches")
     }
+}
+
+fn ask(library: &Path, name: &str) -> usize {
+    // SAFETY: of this type in cuda.c and nvjpeg.c.
+    let function = unsafe {
+        std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(symbol(library, name))
+    };
+    function()
 }
 
 /// Files that are skipped when they come again.
@@ -162,8 +170,12 @@ extern "C" fn decode(data: *const u8, length: usize, rgb: *mut u8, pitch: usize)
     let jpeg = unsafe { std::slice::from_raw_parts(data, length) };
     const SKIPPED: c_int = -1;
     const BAD_JPEG: c_int = 3;
+    const NOT_SUPPORTED: c_int = 4;
     if Fault::Fail.is_in(jpeg) {
         return BAD_JPEG;
+    }
+    if Fault::Unsupported.is_in(jpeg) {
+        return NOT_SUPPORTED;
     }
     if Fault::SkipAgain.is_in(jpeg) {
         if rgb.is_null() && !SEEN.lock().unwrap().insert(jpeg.to_vec()) {

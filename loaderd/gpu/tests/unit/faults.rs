@@ -99,6 +99,48 @@ fn a_picture_skipped_in_the_second_try_is_seen() {
     assert_eq!(unit.counts().engine.batches, 1);
 }
 
+/// A kind that the engines turn out not to take costs a second try, and not one for each half.
+#[test]
+fn nvjpeg_is_asked_which_pictures_of_a_refused_batch_it_takes() {
+    let standins = Standins::build("unsupported", &[]);
+    let one = Settings {
+        engine_batches: 1,
+        linger: Duration::from_millis(500),
+        ..settings()
+    };
+    let unit = start(&standins, &one);
+    let good: Vec<Vec<u8>> = (0..8)
+        .map(|seed| jpeg(&Encoder::default(), 100, 80, seed))
+        .collect();
+    let (mut files, mut expected) = (good.clone(), [Outcome::Finished; 8]);
+    for index in [0, 3, 4] {
+        files[index] = Fault::Unsupported.put(&files[index]);
+        expected[index] = Outcome::Refused(Refusal::Decoder);
+    }
+    assert_eq!(outcomes_of(&unit, &files), expected);
+    assert_eq!((standins.batches(), unit.counts().engine.batches), (2, 1));
+    // One that is bad as well is found by halves: 5, 2 and 3, 1 and 2.
+    files[6] = Fault::Fail.put(&files[6]);
+    expected[6] = Outcome::Refused(Refusal::Decoder);
+    assert_eq!(outcomes_of(&unit, &files), expected);
+    assert!(
+        (5..=9).contains(&(standins.batches() - 2)),
+        "{}",
+        standins.batches()
+    );
+    // And where none is taken, nothing is left to try.
+    let none: Vec<Vec<u8>> = good
+        .iter()
+        .map(|file| Fault::Unsupported.put(file))
+        .collect();
+    let before = standins.batches();
+    assert_eq!(
+        outcomes_of(&unit, &none),
+        [Outcome::Refused(Refusal::Decoder); 8]
+    );
+    assert_eq!(standins.batches() - before, 1);
+}
+
 /// nvJPEG writes as much as it reads in the header itself.
 #[test]
 fn a_picture_that_nvjpeg_reads_otherwise_is_refused() {
@@ -297,6 +339,45 @@ fn a_device_that_does_not_answer_keeps_nobody_waiting() {
         assert_eq!(outcome, Outcome::Finished);
         assert!(slots.bytes(index) == job.on_cpu());
     }
+}
+
+/// Where this process stood still for a while, all of its threads did.
+#[test]
+fn one_look_is_not_enough_to_call_a_device_silent() {
+    let standins = Standins::build("suspended", &[]);
+    let hasty = Settings {
+        silence: Duration::from_millis(800),
+        ..settings()
+    };
+    let unit = start(&standins, &hasty);
+    let file = jpeg(&Encoder::default(), 120, 90, 1);
+    let job = Job::new(&file, &pipelines()[0], 1);
+    let [busy, idle] = [0; 2].map(|_| Slots::new(&unit, [job.bytes()].into_iter()));
+    let (sender, outcomes) = mpsc::channel();
+    let offer = || {
+        let picture = job.picture(&unit, busy.place(0), 0, &sender).unwrap();
+        unit.offer(picture).map_err(|it| it.reason).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    standins.hang(true);
+    offer();
+    assert_eq!(unit.stuck(busy.place(0)), None);
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
+    assert_eq!(unit.failure(), None);
+    // It was no slip.
+    standins.hang(true);
+    offer();
+    assert_eq!(unit.stuck(busy.place(0)), None);
+    std::thread::sleep(Duration::from_millis(100));
+    let stuck = unit.stuck(busy.place(0)).unwrap();
+    assert_eq!((stuck.pictures, unit.failure()), (1, Some(stuck.why)));
+    assert_eq!(unit.stuck(idle.place(0)), None, "another's memory");
+    standins.hang(false);
+    let told = outcomes.recv_timeout(Duration::from_secs(10));
+    assert_eq!(told, Ok((0, Outcome::Finished)));
+    assert_eq!(unit.stuck(busy.place(0)), None);
 }
 
 /// The stand-in ends the process where a context goes before what was registered with it.

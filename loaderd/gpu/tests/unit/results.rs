@@ -329,6 +329,10 @@ fn what_is_missing_is_said() {
     check("none", &["INIT=100"], "cuInit: CUDA_ERROR_NO_DEVICE (100)");
     let old = Standins::build("old", &["OLD"]);
     assert!(!start(&old, &settings()).report().interpolates);
+    let frail = Standins::build("frail", &["MAJOR=12"]);
+    let notes = start(&frail, &settings()).report().notes.clone();
+    let said = "nvJPEG 12.1.2: versions before 13.0 may crash at damaged JPEGs";
+    assert!(notes[0].starts_with(said) && notes.len() == 1, "{notes:?}");
 }
 
 #[test]
