@@ -92,10 +92,12 @@ class Loader(Generic[BatchT]):
         session = self._connected()
         with self._turn:
             epoch, step = self._place(session)
+            # First, because it may fail: then the next attempt begins at the same place.
+            stream = session.start(epoch, step)
             self._wanted_epoch = None
             self._resumed = False
             self._done = (epoch, step)
-            return _Epoch(self, session, session.start(epoch, step))
+            return _Epoch(self, session, stream)
 
     def __len__(self) -> int:
         """The number of steps in a whole epoch, the same on every rank. Connects if needed."""
