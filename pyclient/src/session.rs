@@ -35,6 +35,9 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Session {
     connection: Arc<Connection>,
     slots: Mutex<State>,
+    /// A message that arrived together with a signal, for the next call: a handler that raises
+    /// must not lose it. Held for moments only.
+    kept: Mutex<Option<Received<ToClient>>>,
 }
 
 /// Whether there are slots.
@@ -78,6 +81,7 @@ impl Session {
                 reaped: AtomicU32::new(0),
             }),
             slots: Mutex::new(State::Unopened),
+            kept: Mutex::default(),
         };
         // As bare JSON: a daemon of another protocol may say hello in words unknown to us.
         match session.wait::<Value>(py, Some(timeout))? {
@@ -140,7 +144,7 @@ impl Session {
         timeout_s: Option<f64>,
     ) -> PyResult<Option<(Bound<'py, PyAny>, Option<Lease>)>> {
         let timeout = timeout_s.map(duration).transpose()?;
-        let Some(Received { message, fds }) = self.wait::<ToClient>(py, timeout)? else {
+        let Some(Received { message, fds }) = self.receive(py, timeout)? else {
             return Ok(None);
         };
         // A batch goes the short way: its user waits, perhaps on a machine whose caches are
@@ -245,6 +249,27 @@ impl Session {
         self.check_process()?;
         py.detach(|| self.connection.channel.send(message, &[]))
             .map_err(to_python)
+    }
+
+    /// As `wait`; a message that a signal's handler interrupts stays for the next call.
+    fn receive(
+        &self,
+        py: Python<'_>,
+        timeout: Option<Duration>,
+    ) -> PyResult<Option<Received<ToClient>>> {
+        self.check_process()?;
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(received) = kept().take() {
+                return Ok(Some(received));
+            }
+            let Some(received) = self.wait(py, timeout)? else {
+                return Ok(None);
+            };
+            *kept() = Some(received);
+            // Python runs handlers on the way out of this call, which then has no result.
+            py.check_signals()?;
+        }
     }
 
     /// The next message, or `None` after `timeout`, or once the reaper rings.

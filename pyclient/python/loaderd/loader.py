@@ -96,10 +96,12 @@ class Loader(Generic[BatchT]):
         session = self._connected()
         with self._turn:
             epoch, step = self._place(session)
+            # First, because it may fail: then the next attempt begins at the same place.
+            stream = session.start(epoch, step)
             self._wanted_epoch = None
             self._resumed = False
             self._done = (epoch, step)
-            return _Epoch(self, session, session.start(epoch, step))
+            return _Epoch(self, session, stream)
 
     def __len__(self) -> int:
         """The number of steps in a whole epoch, the same on every rank. Connects if needed."""
@@ -253,7 +255,7 @@ class _Epoch(Iterator[Any]):
     def __init__(self, loader: Loader[Any], session: Session, stream: int) -> None:
         self._loader = loader
         self._session = session
-        #: ``None`` once a batch could not be made: those after it must not hide that.
+        #: ``None`` once a batch could not be made, or was lost: those after it must not hide that.
         self._stream: int | None = stream
         self._ended = False
 
@@ -272,15 +274,16 @@ class _Epoch(Iterator[Any]):
             raise StopIteration
         loader, session = self._loader, self._session
         if loader._session is not session or session.stream != self._stream:
-            raise RuntimeError(
-                "this iterator has ended, because a batch of it could not be made, or its loader "
-                "began another iteration or was closed; one loader gives one stream of batches at "
-                "a time"
-            )
-        received = loader._next(session)
-        if received is None:
+            raise self._over()
+        epoch, steps = loader._done
+        # What says so may have been lost to an interrupt as well, and comes once.
+        received = None if steps == session.steps_per_epoch else loader._next(session)
+        if received is None and steps == session.steps_per_epoch:
             self._ended = True
             raise StopIteration
+        if received is None or (received[0]["epoch"], received[0]["epoch_step"]) != (epoch, steps):
+            self._stream = None
+            raise self._over()
         event, lease = received
         about = {
             "version": session.version,
@@ -295,5 +298,12 @@ class _Epoch(Iterator[Any]):
         batch = loader._make_batch(lease, about)
         self._stream = stream
         session.delivered(lease)
-        loader._done = (event["epoch"], event["epoch_step"] + 1)
+        loader._done = (epoch, steps + 1)
         return batch
+
+    def _over(self) -> RuntimeError:
+        return RuntimeError(
+            "this iterator has ended, because a batch of it could not be made or was lost to an "
+            "interrupt, or its loader began another iteration or was closed; one loader gives one "
+            "stream of batches at a time"
+        )
