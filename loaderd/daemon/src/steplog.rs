@@ -270,7 +270,8 @@ pub(crate) fn bad_rows(entries: &[BadRow]) -> usize {
 pub struct JobKey {
     /// Number of the job in the database.
     pub job: i64,
-    /// 0, and one more for each resumption of the run, and each change of its decoder.
+    /// 0, and one more for each resumption of the run, and each change of its decoder, of the
+    /// dataset's place, or of the rows that are read tiled.
     pub attempt: u32,
 }
 

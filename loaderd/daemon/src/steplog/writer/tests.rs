@@ -1,6 +1,6 @@
 //! The writer on whole and on full databases.
 
-use super::super::{LogReader, Query, file_in};
+use super::super::{BadRow, LogReader, Query, TiledRead, file_in};
 use super::*;
 
 fn job(run: &str) -> JobRecord {
@@ -101,6 +101,98 @@ fn another_decoder_opens_another_attempt() {
     let jobs = reader.jobs(Some("a")).unwrap();
     let decoders: Vec<&str> = jobs.iter().map(|job| &*job.record.decoder).collect();
     assert_eq!(decoders, ["CPU", "GPU", "GPU"]);
+}
+
+#[test]
+fn what_is_read_otherwise_opens_another_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    let log = StepLog::open(&path, None).unwrap();
+    let read = |rows| {
+        let column = "image \"tiled\"".into();
+        BTreeMap::from([("image".into(), TiledRead { column, rows })])
+    };
+    let with = |uri: &str, tiled: &BTreeMap<String, TiledRead>| JobRecord {
+        uri: uri.into(),
+        tiled: tiled.clone(),
+        ..job("a")
+    };
+    let none = BTreeMap::new();
+    let check = |record: JobRecord, attempt| {
+        let (key, _) = log.open_job(record, false).unwrap();
+        assert_eq!(key.attempt, attempt);
+    };
+    check(with("/a", &none), 0);
+    check(with("/a", &none), 0);
+    check(with("/a", &read(5)), 1);
+    check(with("/a", &read(5)), 1);
+    check(with("/a", &read(4)), 2);
+    check(with("/b", &read(4)), 3);
+    let reader = LogReader::open(&path).unwrap().unwrap();
+    let jobs = reader.jobs(Some("a")).unwrap();
+    let logged: Vec<_> = jobs.iter().map(|job| &job.record.tiled).collect();
+    assert_eq!(logged, [&none, &read(5), &read(4), &read(4)]);
+}
+
+#[test]
+fn bad_rows_of_a_step_that_is_prepared_again_are_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    let log = StepLog::open(&path, None).unwrap();
+    let (key, _) = log.open_job(job("a"), false).unwrap();
+    let bad = |cause: &str| {
+        let bad = BadRow {
+            position: 1,
+            row_address: 7,
+            replaced_by: None,
+            cause: cause.into(),
+        };
+        StepRecord {
+            bad: vec![bad],
+            ..step(key.job, 0, "x")
+        }
+    };
+    let good = step(key.job, 0, "x");
+    for (record, expected) in [
+        (good.clone(), None),
+        (bad("torn"), Some("torn")),
+        (good, Some("torn")),
+        (bad("gone"), Some("gone")),
+    ] {
+        log.prepare(vec![record]).unwrap();
+        log.delivered(key.job, 0, 0);
+        log.prepare(vec![step(key.job, 1, "y")]).unwrap();
+        let reader = LogReader::open(&path).unwrap().unwrap();
+        let shown = reader.steps(&Query::default()).unwrap();
+        let causes: Vec<&str> = shown[0].bad.iter().map(|bad| &*bad.cause).collect();
+        assert_eq!(causes, Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn daemons_that_share_a_folder_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    std::thread::scope(|scope| {
+        let daemons: Vec<_> = (0..4)
+            .map(|daemon| {
+                let path = &path;
+                scope.spawn(move || {
+                    let log = StepLog::open(path, None)?;
+                    for n in 0..100 {
+                        let (key, _) = log.open_job(job(&format!("{daemon}")), true)?;
+                        log.prepare(vec![step(key.job, n, "x")])?;
+                    }
+                    Ok::<_, StepLogError>(())
+                })
+            })
+            .collect();
+        for daemon in daemons {
+            daemon.join().unwrap().unwrap();
+        }
+    });
+    let reader = LogReader::open(&path).unwrap().unwrap();
+    assert_eq!(reader.jobs(None).unwrap().len(), 400);
 }
 
 /// A writer on a database without room for another page, which gives up after `full_wait`.
