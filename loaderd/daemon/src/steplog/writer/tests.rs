@@ -195,6 +195,36 @@ fn daemons_that_share_a_folder_do_not_disturb_each_other() {
     assert_eq!(reader.jobs(None).unwrap().len(), 400);
 }
 
+#[test]
+fn a_log_that_was_removed_or_moved_takes_no_records() {
+    for replace in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let path = file_in(&state);
+        let log = StepLog::open(&path, None).unwrap();
+        let (key, _) = log.open_job(job("a"), false).unwrap();
+        log.prepare(vec![step(key.job, 0, "x")]).unwrap();
+        std::fs::rename(&state, dir.path().join("away")).unwrap();
+        if replace {
+            std::fs::create_dir(&state).unwrap();
+            drop(StepLog::open(&path, None).unwrap());
+        }
+        let error = log.prepare(vec![step(key.job, 1, "x")]).unwrap_err();
+        assert!(matches!(error, StepLogError::Gone { .. }), "{error}");
+        let error = log.open_job(job("b"), false).unwrap_err();
+        assert!(matches!(error, StepLogError::Gone { .. }), "{error}");
+        // Who goes on without records is told so, and gets no row.
+        let (later, _) = log.open_later(job("b"), false, error).unwrap();
+        log.prepare(vec![step(later.job, 0, "x")]).unwrap_err();
+        // Back in its place, it goes on.
+        let _ = std::fs::remove_dir_all(&state);
+        std::fs::rename(dir.path().join("away"), &state).unwrap();
+        log.prepare(vec![step(key.job, 1, "x")]).unwrap();
+        log.prepare(vec![step(later.job, 0, "x")]).unwrap();
+    }
+}
+
 /// A writer on a database without room for another page, which gives up after `full_wait`.
 fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
     let path = file_in(folder);
@@ -207,6 +237,7 @@ fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
     let writer = Writer {
         db,
         feed: None,
+        file: file_at(&path),
         path,
         closing: Arc::new(AtomicBool::new(false)),
         full_wait,
