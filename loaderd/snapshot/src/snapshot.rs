@@ -152,6 +152,11 @@ impl Snapshot {
         self.tag.as_deref()
     }
 
+    /// The version's columns.
+    pub fn fields(&self) -> Vec<FieldInfo> {
+        fields(self.dataset.schema())
+    }
+
     /// What holds the version against clean-up.
     pub fn protection(&self) -> &Protection {
         self.hold.protection()
