@@ -169,7 +169,7 @@ class Loader(Generic[BatchT]):
         job = self._job
         if self._session is not None:
             # The version was resolved once, for the whole run.
-            job = replace(job, version=self._session.version)
+            job = replace(self._session.again(job), run=job.run)
             self.close()
         self._session = Session.open(
             job,
@@ -199,12 +199,21 @@ class Loader(Generic[BatchT]):
             )
         self._session.check_process()
         if self._session.closed:
-            self._session = Session.open(
-                replace(self._job, run=self._session.run, version=self._session.version),
+            before = self._session
+            session = Session.open(
+                before.again(self._job),
                 socket=self._socket,
                 autostart=self._autostart,
                 pinning=self._pinning,
             )
+            if not session.reads_the_same_as(before):
+                session.close()
+                raise ResumeRefused(
+                    f"version {before.version} of {self._job.uri} is not what run {before.run!r} "
+                    "has read so far: the dataset was replaced by another one; put the old one "
+                    "back, or make a new loader"
+                )
+            self._session = session
         return self._session
 
     def _place(self, session: Session) -> tuple[int, int]:
