@@ -27,6 +27,9 @@ pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(2);
 /// The same while a session whose client has gone is still ending: it may have the rank, and wait
 /// for a full disk, which is longest.
 const LEAVING_WAIT: Duration = Duration::from_secs(40);
+/// How often a dataset is opened of which every time another version with other columns is the
+/// one asked for.
+const OPENINGS_MAX: u32 = 10;
 
 /// See the module.
 pub struct Job {
@@ -95,20 +98,8 @@ impl Job {
         gpu: &Gpu,
     ) -> Result<Job, Failure> {
         check(request)?;
-        let fields = source::fields(&request.uri, request.version.as_ref())?;
-        let chosen = columns::choose(request, &fields)?;
-        let names = chosen.bytes.clone();
-        let source = source::open(SourceRequest {
-            uri: request.uri.clone(),
-            version: request.version.clone(),
-            filter: request.filter.clone(),
-            bytes_columns: chosen.bytes,
-            tiled_columns: chosen.tiled,
-            fixed_columns: chosen.fixed,
-            variable_columns: chosen.variable,
-            protect: request.protect,
-            run: run.into(),
-        })?;
+        let (chosen, source) = choose_and_open(request, run)?;
+        let names = chosen.bytes;
         let tiled = tiled(source.as_ref(), &names);
         let steps = Steps::new(StepsConfig {
             rows: source.rows(),
@@ -311,6 +302,40 @@ impl Job {
             daemon_log: None,
         }
     }
+}
+
+/// The columns and the rows of one version. Which one the latest is, or a tag's, may change between
+/// the look at its columns and its opening; then they are looked at again.
+fn choose_and_open(
+    request: &OpenRequest,
+    run: &str,
+) -> Result<(columns::Chosen, Box<dyn Source>), Failure> {
+    let mut fields = source::fields(&request.uri, request.version.as_ref())?;
+    for _ in 0..OPENINGS_MAX {
+        let chosen = columns::choose(request, &fields)?;
+        let source = source::open(SourceRequest {
+            uri: request.uri.clone(),
+            version: request.version.clone(),
+            filter: request.filter.clone(),
+            bytes_columns: chosen.bytes.clone(),
+            tiled_columns: chosen.tiled.clone(),
+            fixed_columns: chosen.fixed.clone(),
+            variable_columns: chosen.variable.clone(),
+            protect: request.protect,
+            run: run.into(),
+        })?;
+        match source.fields() {
+            Some(found) if found != fields => fields = found,
+            _ => return Ok((chosen, source)),
+        }
+    }
+    Err(failure(
+        FailureKind::Dataset,
+        format!(
+            "the columns of {} changed {OPENINGS_MAX} times while it was opened: pin it with version=<number>",
+            request.uri
+        ),
+    ))
 }
 
 /// Which of the source's bytes columns are read from their tiled form, and in how many rows.

@@ -54,13 +54,19 @@ pub fn note(text: impl std::fmt::Display) {
 /// From here on a panic of any thread, which is a bug, ends the process at once, behind its
 /// message. A daemon without one of its threads would leave its clients waiting for ever; of one
 /// that is gone they hear (`DaemonDied`), and resume from their last checkpoint. Only the GPU unit's
-/// threads (`gpu-…`) may panic: the unit gives up then, and its images go to the CPU cores.
+/// threads (`gpu-…`) may panic: the unit gives up then, and its images go to the CPU cores. And so
+/// may Lance, over a file that is damaged: who waits for it then gets an error.
 pub fn abort_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         tell(panic);
         let thread = std::thread::current();
         if thread.name().is_some_and(|name| name.starts_with("gpu-")) {
+            return;
+        }
+        #[cfg(feature = "lance")]
+        if loaderd_snapshot::is_lances_panic(panic) {
+            note("loaderd: lance panicked, see above; whoever waits for it gets an error");
             return;
         }
         note("loaderd: this is a bug of loaderd's, please report it with the lines above");

@@ -126,6 +126,10 @@ pub trait Source: Send + Sync {
     fn uri(&self) -> &str;
     /// The version that is read.
     fn version(&self) -> u64;
+    /// The columns of that version; None where [`fields`] can't have told of another one's.
+    fn fields(&self) -> Option<Vec<Field>> {
+        None
+    }
     /// The tag that was asked for.
     fn tag(&self) -> Option<&str>;
     /// Identity of this version's content, hex.

@@ -111,6 +111,17 @@ pub enum StepLogError {
         /// Digest now.
         now: String,
     },
+    /// The database's file is not where it was: what is written to it nobody will find.
+    #[error(
+        "step log {path}: it was moved or removed while it was open; no batch was published without its record. \
+         End the daemon (loaderd stop), and go on from the last checkpoint: the next daemon opens what is there, \
+         or begins a new log",
+        path = path.display()
+    )]
+    Gone {
+        /// The database file.
+        path: PathBuf,
+    },
     /// The writer thread is gone.
     #[error("the step log's writer has ended")]
     Ended,
@@ -128,6 +139,10 @@ impl StepLogError {
                 source,
                 system,
             } => format!("step log {}: {source}: {system}", path.display()),
+            StepLogError::Gone { path } => format!(
+                "step log {}: it was moved or removed while it was open (the next daemon begins a new one: loaderd stop)",
+                path.display()
+            ),
             other => other.to_string(),
         };
         format!(
@@ -270,7 +285,8 @@ pub(crate) fn bad_rows(entries: &[BadRow]) -> usize {
 pub struct JobKey {
     /// Number of the job in the database.
     pub job: i64,
-    /// 0, and one more for each resumption of the run, and each change of its decoder.
+    /// 0, and one more for each resumption of the run, and each change of its decoder, of the
+    /// dataset's place, or of the rows that are read tiled.
     pub attempt: u32,
 }
 

@@ -71,21 +71,24 @@ impl Cache {
     /// Where no file can be made in the folder.
     pub fn target(&self, key: &MapKey) -> Result<Target, MapError> {
         static WRITERS: AtomicU64 = AtomicU64::new(0);
-        // Only uniqueness matters, no other memory hangs on it.
-        let n = WRITERS.fetch_add(1, Ordering::Relaxed);
-        let temp = self.folder.join(format!(
-            "{}.{}.{n}.{TEMP_ENDING}",
-            key.stem(),
-            std::process::id()
-        ));
-        let failed = |e| MapError::cache("create the temporary file", &temp, e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temp)
-            .map_err(failed)?;
+        let (file, temp) = loop {
+            // Only uniqueness matters, no other memory hangs on it.
+            let n = WRITERS.fetch_add(1, Ordering::Relaxed);
+            let temp = self.folder.join(format!(
+                "{}.{}.{n}.{TEMP_ENDING}",
+                key.stem(),
+                std::process::id()
+            ));
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true).create_new(true);
+            match options.open(&temp) {
+                Ok(file) => break (file, temp),
+                // Of a container or machine that shares the folder, where processes have the same
+                // numbers.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(MapError::cache("create the temporary file", &temp, e)),
+            }
+        };
         // Where the file system has no locks, an old temporary file may be swept under its writer,
         // which then fails to rename it and says so.
         let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);

@@ -42,6 +42,21 @@ fn is_null(index: u64) -> bool {
     index % 100_000 > 99_990
 }
 
+#[test]
+fn writers_of_another_process_with_the_same_number_are_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let cache = Cache::open(folder.path()).unwrap();
+    let name = |n: u64| format!("{}.{}.{n}.tmp", key().stem(), std::process::id());
+    let theirs: Vec<_> = (0..1000).map(|n| folder.path().join(name(n))).collect();
+    for path in &theirs {
+        fs::write(path, "half a map").unwrap();
+    }
+    write(&cache, 8, &[1, 2, 3], &[1, 2, 3]);
+    for path in &theirs {
+        assert_eq!(fs::read(path).unwrap(), b"half a map", "{path:?}");
+    }
+}
+
 /// A map with one fixed column of `row_bytes` and these numbers as addresses and ids.
 fn write(cache: &Cache, row_bytes: usize, addresses: &[u64], ids: &[u64]) -> PageMap {
     let rows = addresses.len() as u64;

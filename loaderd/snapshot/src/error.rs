@@ -250,6 +250,15 @@ pub enum SnapshotError {
         /// Its error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Lance panicked while it was waited for.
+    #[error(
+        "lance panicked ({reason}): a file of the dataset may be damaged; compare it with another copy, and report \
+         it to lance if it is whole"
+    )]
+    Panic {
+        /// Its words.
+        reason: String,
+    },
     /// The threads that Lance runs on could not be started.
     #[error("cannot start the threads that lance runs on: {source}")]
     Runtime {

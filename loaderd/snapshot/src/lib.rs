@@ -50,6 +50,7 @@ pub use ingest::{
 pub use loaderd_pagemap::{MapError, Variable};
 pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};
+pub use runtime::is_lances_panic;
 pub use snapshot::{Payload, Snapshot};
 pub use tile::{SameFn, Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
 pub use tiled::{TILED_OF_KEY, UntiledSample, sample_untiled};

@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 use lance::Dataset;
 use lance::dataset::scanner::{DatasetRecordBatchStream, Scanner};
 use lance_core::datatypes::{BlobHandling, Schema};
+use lance_file::version::ConcreteFileVersion;
 use loaderd_pagemap::{MapKey, Target};
 
 use crate::SnapshotError;
@@ -107,6 +108,11 @@ async fn stream(
         .scan_in_order(true)
         .batch_size(BATCH_ROWS)
         .io_buffer_size(READ_AHEAD_BYTES);
+    let format = dataset.manifest().data_storage_format.lance_file_format();
+    if format == ConcreteFileVersion::V1 {
+        // Lance panics when an index is to find both row ids and addresses there.
+        scanner.use_scalar_index(false);
+    }
     let Some(filter) = filter else {
         return scanner.try_into_stream().await.map_err(failed);
     };

@@ -79,6 +79,7 @@ impl Snapshot {
     pub fn open(request: SnapshotRequest) -> Result<Self, SnapshotError> {
         let location = Location::parse(&request.uri)?;
         let dataset = Arc::new(wait(open(&location, &request.version))?);
+        let location = place_of(location, &dataset)?;
         let bytes = bytes_columns(&location, &dataset, &request.bytes_columns)?;
         let names = &request.bytes_columns;
         let tiled = wait(tiled_forms(
@@ -137,7 +138,8 @@ impl Snapshot {
         })
     }
 
-    /// The dataset's folder as an absolute path.
+    /// The dataset's folder as an absolute path; that of a branch where a tag led to one. It and
+    /// the version's number name what is read.
     pub fn uri(&self) -> &str {
         self.location.uri()
     }
@@ -150,6 +152,11 @@ impl Snapshot {
     /// The tag that was asked for, if one was.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
+    }
+
+    /// The version's columns.
+    pub fn fields(&self) -> Vec<FieldInfo> {
+        fields(self.dataset.schema())
     }
 
     /// What holds the version against clean-up.
@@ -424,6 +431,16 @@ impl fmt::Debug for Snapshot {
             .field("version", &self.version())
             .field("rows", &self.rows())
             .finish_non_exhaustive()
+    }
+}
+
+/// Where a dataset lies that was opened at a location: a tag may name a version of a branch, whose
+/// numbers are its own, and which has a folder of its own.
+fn place_of(location: Location, dataset: &Dataset) -> Result<Location, SnapshotError> {
+    let branch = dataset.branch_location();
+    match branch.branch {
+        None => Ok(location),
+        Some(_) => Location::parse(&branch.uri),
     }
 }
 

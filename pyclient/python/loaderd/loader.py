@@ -176,7 +176,7 @@ class Loader(Generic[BatchT]):
             job = self._job
             if self._session is not None:
                 # The version was resolved once, for the whole run.
-                job = replace(job, version=self._session.version)
+                job = replace(self._session.again(job), run=job.run)
                 self.close()
             session = self._session = Session.open(
                 job,
@@ -206,18 +206,26 @@ class Loader(Generic[BatchT]):
     def _connected(self) -> Session:
         self._check_place()
         with self._opening():
-            session = self._session
-            if session is not None:
-                session.check_process()
-                if not session.closed:
-                    return session
-            job = self._job
-            if session is not None:
-                job = replace(job, run=session.run, version=session.version)
-            self._session = Session.open(
-                job, socket=self._socket, autostart=self._autostart, pinning=self._pinning
+            before = self._session
+            if before is not None:
+                before.check_process()
+                if not before.closed:
+                    return before
+            session = Session.open(
+                self._job if before is None else before.again(self._job),
+                socket=self._socket,
+                autostart=self._autostart,
+                pinning=self._pinning,
             )
-            return self._session
+            if before is not None and not session.reads_the_same_as(before):
+                session.close()
+                raise ResumeRefused(
+                    f"version {before.version} of {self._job.uri} is not what run {before.run!r} "
+                    "has read so far: the dataset was replaced by another one; put the old one "
+                    "back, or make a new loader"
+                )
+            self._session = session
+            return session
 
     def _place(self, session: Session) -> tuple[int, int]:
         """Epoch and step that the next iteration begins at."""

@@ -15,6 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from loaderd import _native, launch
@@ -151,6 +152,19 @@ class Session:
     def run(self) -> str:
         """Run id."""
         return str(self._opened["run"])
+
+    def again(self, job: Job) -> Job:
+        """``job`` of the same run, at the version that is read, for another connection.
+
+        The tag of ``job`` may have led to a branch, whose versions have their own numbers.
+        """
+        uri = str(self._opened["uri"]) if isinstance(job.version, str) else job.uri
+        return replace(job, uri=uri, run=self.run, version=self.version)
+
+    def reads_the_same_as(self, other: Session) -> bool:
+        """Whether both read the same rows of the same dataset, wherever it lies."""
+        mine, others = (dict(one._cursor["fingerprint"]) for one in (self, other))
+        return {**mine, "uri": None} == {**others, "uri": None}
 
     @property
     def rows(self) -> int:

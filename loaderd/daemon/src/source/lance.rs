@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use loaderd_read::FileSet;
 use loaderd_snapshot as snapshot;
-use loaderd_snapshot::{FieldKind, Snapshot, SnapshotError, SnapshotRequest, VersionRef};
+use loaderd_snapshot::{
+    FieldInfo, FieldKind, Snapshot, SnapshotError, SnapshotRequest, VersionRef,
+};
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::{Protect, Version};
 
@@ -52,26 +54,27 @@ fn dtype(dtype: snapshot::DType) -> DType {
 
 pub(super) fn fields(uri: &str, version: Option<&Version>) -> Result<Vec<Field>, SourceError> {
     let fields = Snapshot::schema(uri, &version_ref(version)).map_err(dataset)?;
-    Ok(fields
-        .into_iter()
-        .map(|field| Field {
-            name: field.name,
-            kind: match field.kind {
-                FieldKind::Bytes { .. } => Kind::Bytes,
-                FieldKind::Fixed(fixed) => Kind::Fixed(
-                    dtype(fixed.dtype),
-                    fixed.shape.iter().map(|&side| side as u64).collect(),
-                ),
-                FieldKind::Ragged(ragged) => Kind::Ragged(RaggedKind {
-                    dtype: dtype(ragged.dtype),
-                    shape: ragged.shape.iter().map(|&side| side as u64).collect(),
-                    levels: ragged.levels,
-                    text: ragged.text,
-                }),
-                FieldKind::Other { arrow_type } => Kind::Other(arrow_type),
-            },
-        })
-        .collect())
+    Ok(fields.into_iter().map(field).collect())
+}
+
+fn field(field: FieldInfo) -> Field {
+    Field {
+        name: field.name,
+        kind: match field.kind {
+            FieldKind::Bytes { .. } => Kind::Bytes,
+            FieldKind::Fixed(fixed) => Kind::Fixed(
+                dtype(fixed.dtype),
+                fixed.shape.iter().map(|&side| side as u64).collect(),
+            ),
+            FieldKind::Ragged(ragged) => Kind::Ragged(RaggedKind {
+                dtype: dtype(ragged.dtype),
+                shape: ragged.shape.iter().map(|&side| side as u64).collect(),
+                levels: ragged.levels,
+                text: ragged.text,
+            }),
+            FieldKind::Other { arrow_type } => Kind::Other(arrow_type),
+        },
+    }
 }
 
 pub(super) fn open(request: SourceRequest) -> Result<Box<dyn Source>, SourceError> {
@@ -106,6 +109,9 @@ impl Source for Lance {
     }
     fn version(&self) -> u64 {
         self.0.version()
+    }
+    fn fields(&self) -> Option<Vec<Field>> {
+        Some(self.0.fields().into_iter().map(field).collect())
     }
     fn tag(&self) -> Option<&str> {
         self.0.tag()

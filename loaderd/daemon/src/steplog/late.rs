@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
+use super::store::Reading;
 use super::{JobKey, JobRecord, StepLogError, store};
 
 /// See the module.
@@ -50,13 +51,13 @@ impl Late {
             .rfind(|one| {
                 (&one.record.run, &one.record.plan_hash) == (&record.run, &record.plan_hash)
             })
-            .map(|one| (one.attempt, one.record.decoder.clone()))
+            .map(|one| (one.attempt, Reading::of(&one.record)))
             .or_else(|| {
-                let (key, decoder) = store::latest(db, &record).ok()??;
-                Some((key.attempt, decoder))
+                let (key, reading) = store::latest(db, &record).ok()??;
+                Some((key.attempt, reading))
             });
-        let attempt = latest.as_ref().map_or(0, |(attempt, decoder)| {
-            attempt + u32::from(resumed || *decoder != record.decoder)
+        let attempt = latest.as_ref().map_or(0, |(attempt, reading)| {
+            attempt + u32::from(resumed || *reading != Reading::of(&record))
         });
         self.number -= 1;
         self.waiting.push(Waiting {
@@ -71,7 +72,7 @@ impl Late {
             job: self.number,
             attempt,
         };
-        (key, latest.map(|(_, decoder)| decoder))
+        (key, latest.map(|(_, reading)| reading.decoder))
     }
 
     /// Gives rows to those that wait, until one of them can't have any.

@@ -3,13 +3,14 @@
 //! Enters: a connection and records. Leaves: rows. It never retries and never waits
 //! longer than SQLite's busy timeout.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::{JobKey, JobRecord, StepLogError, StepRecord};
+use super::{JobKey, JobRecord, StepLogError, StepRecord, TiledRead};
 
 /// Schema version, kept in SQLite's `user_version`.
 pub(crate) const SCHEMA: u32 = 1;
@@ -51,7 +52,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
         path: path.into(),
         source: Arc::new(error),
     };
-    let db = Connection::open(path).map_err(failed)?;
+    let mut db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
     // WAL lets readers go on while we write; NORMAL keeps the database whole through a
     // power cut, at the price of the last transactions, which resume prepares again.
@@ -59,7 +60,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
         .map_err(failed)?;
     db.pragma_update(None, "synchronous", "NORMAL")
         .map_err(failed)?;
-    migrate(&db, path)?;
+    migrate(&mut db, path)?;
     Ok(db)
 }
 
@@ -91,17 +92,23 @@ fn schema_of(db: &Connection) -> rusqlite::Result<u32> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
+/// Makes the tables where there are none. Daemons that share a folder may come here at once.
+fn migrate(db: &mut Connection, path: &Path) -> Result<(), StepLogError> {
     let failed = |error| StepLogError::Open {
         path: path.into(),
         source: Arc::new(error),
     };
+    let make = |db: &mut Connection| {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if schema_of(&transaction)? == 0 {
+            transaction.execute_batch(&format!("{TABLES} PRAGMA user_version = {SCHEMA};"))?;
+        }
+        transaction.commit()
+    };
+    if schema_of(db).map_err(failed)? == 0 {
+        make(db).map_err(failed)?;
+    }
     match schema_of(db).map_err(failed)? {
-        0 => db
-            .execute_batch(&format!(
-                "BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;"
-            ))
-            .map_err(failed),
         SCHEMA => Ok(()),
         found => Err(StepLogError::Newer {
             path: path.into(),
@@ -111,26 +118,53 @@ fn migrate(db: &Connection, path: &Path) -> Result<(), StepLogError> {
     }
 }
 
-/// The latest attempt of the record's run and plan, and its decoder.
+/// What a job's rows are read and decoded with. Its plan does not say so, because the rows are the
+/// same with others; an attempt has one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Reading {
+    pub(super) decoder: String,
+    uri: String,
+    tiled: BTreeMap<String, TiledRead>,
+}
+
+impl Reading {
+    pub(super) fn of(record: &JobRecord) -> Reading {
+        Reading {
+            decoder: record.decoder.clone(),
+            uri: record.uri.clone(),
+            tiled: record.tiled.clone(),
+        }
+    }
+}
+
+/// The latest attempt of the record's run and plan.
 pub(super) fn latest(
     db: &Connection,
     record: &JobRecord,
-) -> rusqlite::Result<Option<(JobKey, String)>> {
+) -> rusqlite::Result<Option<(JobKey, Reading)>> {
     db.prepare_cached(
-        "SELECT id, attempt, json_extract(record, '$.decoder') FROM jobs
-         WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
+        "SELECT id, attempt, json_extract(record, '$.decoder'), uri, json_extract(record, '$.tiled')
+         FROM jobs WHERE run = ?1 AND plan_hash = ?2 ORDER BY attempt DESC LIMIT 1",
     )?
     .query_row(params![record.run, record.plan_hash], |row| {
         let key = JobKey {
             job: row.get(0)?,
             attempt: row.get(1)?,
         };
-        Ok((key, row.get(2)?))
+        let tiled: Option<String> = row.get(4)?;
+        let reading = Reading {
+            decoder: row.get(2)?,
+            uri: row.get(3)?,
+            tiled: tiled
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
+        };
+        Ok((key, reading))
     })
     .optional()
 }
 
-/// Finds the job's latest attempt, or begins attempt 0; `resumed`, or another decoder than
+/// Finds the job's latest attempt, or begins attempt 0; `resumed`, or another [`Reading`] than
 /// that attempt's, begins the next one. Returns the decoder of the latest attempt before.
 pub(super) fn open_job(
     db: &mut Connection,
@@ -138,12 +172,13 @@ pub(super) fn open_job(
     resumed: bool,
     now_ms: i64,
 ) -> rusqlite::Result<(JobKey, Option<String>)> {
-    let transaction = db.transaction()?;
+    // A transaction that began with reading could not go on to write behind another daemon's.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (attempt, before) = match latest(&transaction, record)? {
-        Some((key, before)) if !resumed && before == record.decoder => {
-            return Ok((key, Some(before)));
+        Some((key, before)) if !resumed && before == Reading::of(record) => {
+            return Ok((key, Some(before.decoder)));
         }
-        Some((key, before)) => (key.attempt + 1, Some(before)),
+        Some((key, before)) => (key.attempt + 1, Some(before.decoder)),
         None => (0, None),
     };
     transaction
@@ -166,7 +201,8 @@ pub(super) fn open_job(
 }
 
 /// Writes one step as prepared. Returns the digest found where the step was recorded
-/// before with another one.
+/// before with another one. A step that had bad rows then and has none now, or the other way
+/// around, has had them: the rows are the same, what could be read of them was not.
 pub(super) fn prepare(
     db: &Connection,
     record: &StepRecord,
@@ -178,7 +214,8 @@ pub(super) fn prepare(
         .prepare_cached(
             "INSERT INTO steps (job, rank, step, epoch, epoch_step, first_position, rows, valid, digest, bad, prepared_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-             ON CONFLICT (job, rank, step) DO UPDATE SET prepared_ms = excluded.prepared_ms
+             ON CONFLICT (job, rank, step) DO UPDATE SET prepared_ms = excluded.prepared_ms,
+                 bad = coalesce(excluded.bad, bad)
              WHERE digest = excluded.digest",
         )?
         .execute(params![

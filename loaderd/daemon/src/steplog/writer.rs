@@ -5,6 +5,8 @@
 //! one transaction; a full disk is retried until it has been full for [`FULL_DISK_WAIT`].
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,6 +66,7 @@ impl StepLog {
             db,
             feed,
             path: path.into(),
+            file: file_at(path),
             closing: closing.clone(),
             full_wait: FULL_DISK_WAIT,
             full_since: None,
@@ -157,6 +160,8 @@ struct Writer {
     db: Connection,
     feed: Option<Feed>,
     path: PathBuf,
+    /// What lay there when it was opened.
+    file: Option<(u64, u64)>,
     closing: Arc<AtomicBool>,
     /// [`FULL_DISK_WAIT`], but in tests.
     full_wait: Duration,
@@ -189,7 +194,9 @@ impl Writer {
     /// Serves a group of requests, in order, in one transaction.
     fn serve(&mut self, group: Vec<Request>) {
         // In a transaction of its own: who has a row needs nothing of those who have none.
-        let _ = self.late.record(&mut self.db);
+        if file_at(&self.path) == self.file {
+            let _ = self.late.record(&mut self.db);
+        }
         let mut prepare = Vec::new();
         for request in group {
             match request {
@@ -269,8 +276,8 @@ impl Writer {
             }
             Err(error) => {
                 self.delivered = delivered;
-                let is_full = matches!(error, StepLogError::Full { .. });
-                if !is_full || !std::mem::replace(&mut self.full_said, true) {
+                let lasts = matches!(error, StepLogError::Full { .. } | StepLogError::Gone { .. });
+                if !lasts || !std::mem::replace(&mut self.full_said, true) {
                     crate::note(format_args!("loaderd: {error}"));
                 }
                 for (_, reply) in prepare {
@@ -280,12 +287,17 @@ impl Writer {
         }
     }
 
-    /// Runs `work` again while the disk is full, until it has been so for `full_wait`.
+    /// Runs `work` again while the disk is full, until it has been so for `full_wait`. SQLite goes
+    /// on with a file that was removed, so that is found here.
     fn retry<T>(
         &mut self,
         mut work: impl FnMut(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StepLogError> {
         loop {
+            if self.file.is_none() || file_at(&self.path) != self.file {
+                let path = self.path.clone();
+                return Err(StepLogError::Gone { path });
+            }
             let error = match work(&mut self.db) {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -342,6 +354,12 @@ impl Writer {
             }
         }
     }
+}
+
+/// Device and number of the file that lies at `path`.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// What the kernel said, where that is why SQLite's latest call failed.

@@ -1,6 +1,6 @@
 //! The writer on whole and on full databases.
 
-use super::super::{LogReader, Query, file_in};
+use super::super::{BadRow, LogReader, Query, TiledRead, file_in};
 use super::*;
 
 fn job(run: &str) -> JobRecord {
@@ -103,6 +103,128 @@ fn another_decoder_opens_another_attempt() {
     assert_eq!(decoders, ["CPU", "GPU", "GPU"]);
 }
 
+#[test]
+fn what_is_read_otherwise_opens_another_attempt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    let log = StepLog::open(&path, None).unwrap();
+    let read = |rows| {
+        let column = "image \"tiled\"".into();
+        BTreeMap::from([("image".into(), TiledRead { column, rows })])
+    };
+    let with = |uri: &str, tiled: &BTreeMap<String, TiledRead>| JobRecord {
+        uri: uri.into(),
+        tiled: tiled.clone(),
+        ..job("a")
+    };
+    let none = BTreeMap::new();
+    let check = |record: JobRecord, attempt| {
+        let (key, _) = log.open_job(record, false).unwrap();
+        assert_eq!(key.attempt, attempt);
+    };
+    check(with("/a", &none), 0);
+    check(with("/a", &none), 0);
+    check(with("/a", &read(5)), 1);
+    check(with("/a", &read(5)), 1);
+    check(with("/a", &read(4)), 2);
+    check(with("/b", &read(4)), 3);
+    let reader = LogReader::open(&path).unwrap().unwrap();
+    let jobs = reader.jobs(Some("a")).unwrap();
+    let logged: Vec<_> = jobs.iter().map(|job| &job.record.tiled).collect();
+    assert_eq!(logged, [&none, &read(5), &read(4), &read(4)]);
+}
+
+#[test]
+fn bad_rows_of_a_step_that_is_prepared_again_are_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    let log = StepLog::open(&path, None).unwrap();
+    let (key, _) = log.open_job(job("a"), false).unwrap();
+    let bad = |cause: &str| {
+        let bad = BadRow {
+            position: 1,
+            row_address: 7,
+            replaced_by: None,
+            cause: cause.into(),
+        };
+        StepRecord {
+            bad: vec![bad],
+            ..step(key.job, 0, "x")
+        }
+    };
+    let good = step(key.job, 0, "x");
+    for (record, expected) in [
+        (good.clone(), None),
+        (bad("torn"), Some("torn")),
+        (good, Some("torn")),
+        (bad("gone"), Some("gone")),
+    ] {
+        log.prepare(vec![record]).unwrap();
+        log.delivered(key.job, 0, 0);
+        log.prepare(vec![step(key.job, 1, "y")]).unwrap();
+        let reader = LogReader::open(&path).unwrap().unwrap();
+        let shown = reader.steps(&Query::default()).unwrap();
+        let causes: Vec<&str> = shown[0].bad.iter().map(|bad| &*bad.cause).collect();
+        assert_eq!(causes, Vec::from_iter(expected));
+    }
+}
+
+#[test]
+fn daemons_that_share_a_folder_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_in(dir.path());
+    std::thread::scope(|scope| {
+        let daemons: Vec<_> = (0..4)
+            .map(|daemon| {
+                let path = &path;
+                scope.spawn(move || {
+                    let log = StepLog::open(path, None)?;
+                    for n in 0..100 {
+                        let (key, _) = log.open_job(job(&format!("{daemon}")), true)?;
+                        log.prepare(vec![step(key.job, n, "x")])?;
+                    }
+                    Ok::<_, StepLogError>(())
+                })
+            })
+            .collect();
+        for daemon in daemons {
+            daemon.join().unwrap().unwrap();
+        }
+    });
+    let reader = LogReader::open(&path).unwrap().unwrap();
+    assert_eq!(reader.jobs(None).unwrap().len(), 400);
+}
+
+#[test]
+fn a_log_that_was_removed_or_moved_takes_no_records() {
+    for replace in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let path = file_in(&state);
+        let log = StepLog::open(&path, None).unwrap();
+        let (key, _) = log.open_job(job("a"), false).unwrap();
+        log.prepare(vec![step(key.job, 0, "x")]).unwrap();
+        std::fs::rename(&state, dir.path().join("away")).unwrap();
+        if replace {
+            std::fs::create_dir(&state).unwrap();
+            drop(StepLog::open(&path, None).unwrap());
+        }
+        let error = log.prepare(vec![step(key.job, 1, "x")]).unwrap_err();
+        assert!(matches!(error, StepLogError::Gone { .. }), "{error}");
+        let error = log.open_job(job("b"), false).unwrap_err();
+        assert!(matches!(error, StepLogError::Gone { .. }), "{error}");
+        // Who goes on without records is told so, and gets no row.
+        let (later, _) = log.open_later(job("b"), false, error).unwrap();
+        log.prepare(vec![step(later.job, 0, "x")]).unwrap_err();
+        // Back in its place, it goes on.
+        let _ = std::fs::remove_dir_all(&state);
+        std::fs::rename(dir.path().join("away"), &state).unwrap();
+        log.prepare(vec![step(key.job, 1, "x")]).unwrap();
+        log.prepare(vec![step(later.job, 0, "x")]).unwrap();
+    }
+}
+
 /// A writer on a database without room for another page, which gives up after `full_wait`.
 fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
     let path = file_in(folder);
@@ -115,6 +237,7 @@ fn full_writer(folder: &Path, full_wait: Duration) -> (Writer, i64) {
     let writer = Writer {
         db,
         feed: None,
+        file: file_at(&path),
         path,
         closing: Arc::new(AtomicBool::new(false)),
         full_wait,
