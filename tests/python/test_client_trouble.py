@@ -81,6 +81,17 @@ def test_a_failed_stream_leaves_the_session(fake_daemon: FakeDaemon) -> None:
     assert len(fake_daemon.said("open")) == 1
 
 
+def test_a_failure_of_a_stream_that_was_left_is_not_raised(fake_daemon: FakeDaemon) -> None:
+    def first_stream_only(daemon: FakeDaemon, step: int) -> None:
+        failure = {"type": "failed", "kind": "io", "message": "disk"}
+        daemon.instead = {1: failure} if len(daemon.said("start")) == 1 else {}
+
+    fake_daemon.before_batch = first_stream_only
+    dataset = connect(fake_daemon)
+    next(iter(dataset))
+    assert labels(dataset) == EPOCH
+
+
 def test_raised_errors_keep_no_slots(fake_daemon: FakeDaemon) -> None:
     fake_daemon.instead[2] = {"type": "failed", "kind": "io", "message": "disk"}
     dataset = connect(fake_daemon)
@@ -105,6 +116,18 @@ def test_last_words_of_the_daemon_are_raised(fake_daemon: FakeDaemon) -> None:
     next(batches)
     with pytest.raises(errors.DaemonDied, match="told to stop"):
         next(batches)
+
+
+def test_last_words_are_heard_by_who_only_speaks(fake_daemon: FakeDaemon) -> None:
+    failure = {"type": "failed", "kind": "stopping", "message": "told to stop", "stream": None}
+    fake_daemon.instead[1] = failure
+    dataset = connect(fake_daemon)
+    next(iter(dataset))
+    # It listens once it has said all that it has to say.
+    fake_daemon.wait_for("delivered", 1)
+    fake_daemon.stop()
+    with pytest.raises(errors.DaemonDied, match="told to stop"):
+        iter(dataset)
 
 
 @pytest.mark.parametrize(

@@ -456,6 +456,18 @@ mod tests {
     }
 
     #[test]
+    fn crops_that_fall_back_have_a_pixel() {
+        for (width, height, ratio, expected) in [
+            (1, 100, [3.0, 4.0], [49, 0, 1, 1]),
+            (100, 1, [0.2, 0.25], [0, 49, 1, 1]),
+        ] {
+            let drawn = [0; 2 * TRIES + 2];
+            let found = random_crop(width, height, [0.9, 1.0], ratio, &drawn);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn crops_compose_and_follow_a_flip() {
         let flip = Transform::RandomHorizontalFlip { p: 1.0 };
         let place = |list: &[Transform]| Placement::draw(list, 9, 9, &mut constant(0)).unwrap();
