@@ -456,9 +456,12 @@ mod tests {
     }
 
     #[test]
-    fn crops_that_fall_back_have_a_pixel() {
+    fn crops_fall_back_to_the_middle() {
         for (width, height, ratio, expected) in [
-            (1, 100, [3.0, 4.0], [49, 0, 1, 1]),
+            (11, 100, [0.75, 1.0], [42, 0, 15, 11]), // 14.7 rows
+            (2, 100, [0.8, 1.0], [49, 0, 2, 2]),     // 2.5
+            (100, 2, [1.0, 1.25], [0, 49, 2, 2]),    // 2.5 columns
+            (1, 100, [3.0, 4.0], [49, 0, 1, 1]),     // 0.3, and at least one
             (100, 1, [0.2, 0.25], [0, 49, 1, 1]),
         ] {
             let drawn = [0; 2 * TRIES + 2];

@@ -105,6 +105,6 @@ fn images_in_two_reads_never_wait_for_each_other() {
         let (batches, bytes) = epochs(&client, from);
         assert!(batches.iter().all(|batches| batches.len() as u64 == ROWS / 2));
         // Half of the rows are read whole, in vain, and as many replace them.
-        assert!(from == 1 || bytes.iter().all(|bytes| bytes < all), "{bytes:?}");
+        assert!(from == 1 || bytes.iter().all(|&bytes| bytes < all), "{bytes:?}");
     }
 }
