@@ -12,13 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from client_helpers import EPOCH, connect, labels
 from fake_daemon import BATCH, FakeDaemon
-from loaderd import errors
+from loaderd import errors, session
 from loaderd.session import Session
 
 torch = pytest.importorskip("torch")
@@ -81,6 +82,17 @@ def test_a_failed_stream_leaves_the_session(fake_daemon: FakeDaemon) -> None:
     assert len(fake_daemon.said("open")) == 1
 
 
+def test_a_failure_of_a_stream_that_was_left_is_not_raised(fake_daemon: FakeDaemon) -> None:
+    def first_stream_only(daemon: FakeDaemon, step: int) -> None:
+        failure = {"type": "failed", "kind": "io", "message": "disk"}
+        daemon.instead = {1: failure} if len(daemon.said("start")) == 1 else {}
+
+    fake_daemon.before_batch = first_stream_only
+    dataset = connect(fake_daemon)
+    next(iter(dataset))
+    assert labels(dataset) == EPOCH
+
+
 def test_raised_errors_keep_no_slots(fake_daemon: FakeDaemon) -> None:
     fake_daemon.instead[2] = {"type": "failed", "kind": "io", "message": "disk"}
     dataset = connect(fake_daemon)
@@ -105,6 +117,18 @@ def test_last_words_of_the_daemon_are_raised(fake_daemon: FakeDaemon) -> None:
     next(batches)
     with pytest.raises(errors.DaemonDied, match="told to stop"):
         next(batches)
+
+
+def test_last_words_are_heard_by_who_only_speaks(fake_daemon: FakeDaemon) -> None:
+    failure = {"type": "failed", "kind": "stopping", "message": "told to stop", "stream": None}
+    fake_daemon.instead[1] = failure
+    dataset = connect(fake_daemon)
+    next(iter(dataset))
+    # It listens once it has said all that it has to say.
+    fake_daemon.wait_for("delivered", 1)
+    fake_daemon.stop()
+    with pytest.raises(errors.DaemonDied, match="told to stop"):
+        iter(dataset)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +195,15 @@ def test_memory_that_could_shrink_is_refused(fake_daemon: FakeDaemon) -> None:
         len(connect(fake_daemon))
 
 
-def test_slots_beyond_the_segment_are_refused(fake_daemon: FakeDaemon) -> None:
-    ready = {"lease": 1, "slot": 3, "rows": 4, "epoch": 0, "epoch_step": 0, "step": 0}
+@pytest.mark.parametrize(("slot", "rows"), [(3, 4), (0, 5)])
+def test_batches_beyond_the_segment_are_refused(
+    fake_daemon: FakeDaemon, slot: int, rows: int
+) -> None:
+    ready = {"lease": 1, "slot": slot, "rows": rows, "epoch": 0, "epoch_step": 0, "step": 0}
     ready |= {"position": 4, "bad_rows": 0, "published_ns": 0}
     fake_daemon.instead[0] = {"type": "ready", **ready}
-    with pytest.raises(errors.InternalError, match="4 rows in slot 3; there are 3 slots"):
+    expected = f"{rows} rows in slot {slot}; there are 3 slots of 4 rows"
+    with pytest.raises(errors.InternalError, match=expected):
         next(iter(connect(fake_daemon)))
 
 
@@ -288,6 +316,56 @@ def test_a_long_wait_is_reported(fake_daemon: FakeDaemon, monkeypatch: pytest.Mo
     threading.Timer(1.0, release.set).start()
     with pytest.warns(RuntimeWarning, match="still waiting"):
         next(batches)
+
+
+class Clock:
+    """A session's clock and daemon, told what to do."""
+
+    asked_after_s, silent_after_s = 10.0, 120.0
+    stalled_after_s, exhausted_after_s = 60.0, 5.0
+    slot_count, held, reaped, daemon_pid, daemon_log, _socket = 3, 0, 0, 7, "log", "sock"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.answers = 0.0, True
+        native = SimpleNamespace(
+            Session=SimpleNamespace(connect=self.connect), __version__="", __file__=""
+        )
+        monkeypatch.setattr(session, "_native", native)
+        monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def connect(self, *_: object) -> tuple[Any, str]:
+        if not self.answers:
+            raise TimeoutError
+        return SimpleNamespace(close=lambda: None), ""
+
+    def _end(self) -> None:
+        pass
+
+
+def test_silence_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Any = Clock(monkeypatch)
+    pulse = session._Pulse(clock)
+    for clock.now in range(0, 600, 10):
+        pulse.feel()
+    clock.answers, clock.now = False, 600
+    with pytest.warns(RuntimeWarning, match=r"process 7\) has not answered for 10 s.*still waiting"):
+        pulse.feel()
+    # Said once.
+    for clock.now in range(610, 720, 10):
+        pulse.feel()
+    clock.now = 720
+    with pytest.raises(errors.DaemonUnavailable, match="not answered for 130 s.*kill -9 7"):
+        pulse.feel()
+
+
+def test_slots_are_exhausted_when_none_came_back_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Any = Clock(monkeypatch)
+    patience = session._Patience(clock)
+    for clock.now, clock.held in ((0, 3), (4, 3), (5, 2), (50, 3), (54, 3)):
+        patience.wait()
+    clock.now = 56
+    with pytest.raises(errors.SlotsExhausted, match="all 3 slots"):
+        patience.wait()
 
 
 def test_what_the_daemon_waits_for_is_told(

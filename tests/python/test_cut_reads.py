@@ -7,7 +7,6 @@ pylance, which writes the datasets.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from loaderd import RandomHorizontalFlip, RandomResizedCrop, errors
 np = pytest.importorskip("numpy")
 pytest.importorskip("torch")
 pytest.importorskip("lance")
-image_module = pytest.importorskip("PIL.Image")
+pytest.importorskip("PIL.Image")
 
 from daemon_process import Daemon, loaderd  # noqa: E402
 from test_tile import mixed, picture, tile, write  # noqa: E402
@@ -33,14 +32,6 @@ ENTRY_BYTES = 64
 def photos(path: Path, count: int = 60, side: int = 480) -> str:
     rows = {n: picture(n, side, quality=92, subsampling=n % 3) for n in range(count)}
     return write(path, rows)
-
-
-def noise(number: int) -> bytes:
-    """A picture that takes as many bytes as it can."""
-    pixels = np.random.default_rng(number).integers(0, 255, (1500, 1600, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    image_module.fromarray(pixels).save(file, "JPEG", quality=98, subsampling=0)
-    return file.getvalue()
 
 
 def epoch(dataset: Any, number: int) -> str:
@@ -140,29 +131,6 @@ def test_large_images_are_read_in_two_pieces(daemon: Daemon, tmp_path: Path) -> 
     assert [alone(daemon, uri, number) for number in range(3)] == digests
 
 
-def test_bad_rows_among_images_that_fill_the_reader(daemon: Daemon, tmp_path: Path) -> None:
-    """The reader has room for two images; halves, whole ones and replacements share it."""
-    rows = [noise(n) for n in range(6)]
-    assert min(map(len, rows)) > 6 << 20
-    rows += [image[:-5000] for image in rows[:3]]
-    uri = write(tmp_path / "huge", dict(enumerate(rows)))
-    tile(uri, "--column", "image")
-    dataset = daemon.dataset(
-        uri,
-        columns=["image", "id"],
-        transform=SMALL,
-        batch_size=2,
-        shuffle=True,
-        seed=5,
-        on_bad_sample="replace",
-        protect="none",
-    )
-    for number in range(4):
-        dataset.set_epoch(number)
-        assert sum(len(batch["id"]) for batch in dataset) == 9
-    dataset.close()
-
-
 def test_what_is_damaged_later_is_found_out(daemon: Daemon, tmp_path: Path) -> None:
     """Indices that are noise, torn or gone cost a whole read, and nothing else."""
     uri = photos(tmp_path / "photos", 40)
@@ -215,3 +183,15 @@ def test_untiled_images_leave_nothing_behind(daemon: Daemon, tmp_path: Path) -> 
     _, bytes_read = epochs(daemon, uri, 2)
     assert bytes_read[0] == bytes_read[1]
     assert cuts() == []
+
+
+def test_where_indices_can_t_be_kept_it_is_said_once(daemon: Daemon, tmp_path: Path) -> None:
+    uri = photos(tmp_path / "photos", 20)
+    tile(uri, "--column", "image")
+    digests, bytes_read = epochs(daemon, uri, 2)
+    [file] = cuts()
+    file.unlink()
+    file.mkdir()
+    assert epochs(daemon, uri, 2) == (digests, bytes_read[:1] * 2)
+    [line] = [line for line in daemon.log.read_text().splitlines() if str(file) in line]
+    assert "read whole; free some space, or give another folder with LOADERD_CACHE" in line

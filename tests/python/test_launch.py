@@ -93,6 +93,21 @@ def test_starts_a_daemon_of_its_own(starter: Starter) -> None:
     assert len(starter.starts()) == 1
 
 
+def test_folders_are_those_of_the_client(
+    starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon works elsewhere, where relative paths would lead to other folders."""
+    monkeypatch.chdir(starter.folder)
+    folders = {"LOADERD_STATE": "state", "LOADERD_CACHE": "cache"}
+    for name, folder in folders.items():
+        monkeypatch.setenv(name, folder)
+    says = f"print(*(os.environ[name] for name in {list(folders)}), sep='\\n', flush=True)"
+    monkeypatch.setenv("LOADERD_BIN", starter.script(before=says))
+    starter.open()
+    said = (starter.folder / "state" / "daemon.log").read_text().splitlines()
+    assert said == ["starting", *(str(starter.folder / folder) for folder in folders.values())]
+
+
 def test_ranks_that_race_start_one(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADERD_BIN", starter.script(before="time.sleep(0.3)"))
     pids = []

@@ -204,37 +204,13 @@ impl Session<'_> {
 
     /// The same, from the moment on when there is memory.
     fn rank(&self, rank: Rank, segment: &Arc<Segment>, client_pid: u32) -> Result<(), End> {
-        let outlet: Outlet = {
-            let channel = self.channel.clone();
-            Box::new(move |event| {
-                let mut oversize = None;
-                let message = match event {
-                    Event::Ready(ready, segment) => {
-                        oversize = segment;
-                        ToClient::Ready(ready)
-                    }
-                    Event::EndOfEpoch { stream, epoch } => ToClient::EndOfEpoch { stream, epoch },
-                    Event::Failed(failure) => {
-                        crate::note(format_args!("loaderd: {}", failure.message));
-                        ToClient::Failed(failure)
-                    }
-                };
-                let fds: Vec<_> = oversize.iter().map(Segment::fd).collect();
-                let is_sent = channel.send(&message, &fds).is_ok();
-                if !is_sent {
-                    // Or a client that is still there would wait for what can't come.
-                    channel.shutdown();
-                }
-                is_sent
-            })
-        };
         let (handle, reading) = self.shared.engine.session(
             rank.job.clone(),
             rank.rank,
             segment.clone(),
             self.shared.log.clone(),
             self.shared.config.read_mode,
-            outlet,
+            outlet(self.channel.clone()),
         )?;
         let handle = Arc::new(handle);
         let mut notices = rank.job.source.notices();
@@ -355,9 +331,78 @@ impl Session<'_> {
     }
 }
 
+/// Tells a client what becomes of its streams; false once that can't be.
+fn outlet(channel: Arc<Channel>) -> Outlet {
+    Box::new(move |event| {
+        let mut oversize = None;
+        let message = match event {
+            Event::Ready(ready, segment) => {
+                oversize = segment;
+                ToClient::Ready(ready)
+            }
+            Event::EndOfEpoch { stream, epoch } => ToClient::EndOfEpoch { stream, epoch },
+            Event::Failed(failure) => {
+                crate::note(format_args!("loaderd: {}", failure.message));
+                ToClient::Failed(failure)
+            }
+        };
+        let fds: Vec<_> = oversize.iter().map(Segment::fd).collect();
+        let is_sent = channel.send(&message, &fds).is_ok();
+        if !is_sent {
+            // Or a client that is still there would wait for what can't come.
+            channel.shutdown();
+        }
+        is_sent
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use loaderd_wire::message::Ready;
+    use loaderd_wire::ragged::{RaggedPart, Span};
+    use loaderd_wire::socket::FRAME_BYTES_MAX;
+
     use super::*;
+
+    fn ready(columns: usize) -> Ready {
+        let part = RaggedPart {
+            offsets: Vec::new(),
+            values: Span { at: 0, count: 0 },
+            shapes: None,
+        };
+        Ready {
+            stream: 1,
+            lease: 1,
+            slot: 0,
+            rows: 1,
+            epoch: 0,
+            epoch_step: 0,
+            step: 0,
+            position: 1,
+            bad_rows: 0,
+            published_ns: 0,
+            ragged: vec![part; columns],
+            oversize: None,
+        }
+    }
+
+    /// A client never waits for a batch that could not be sent.
+    #[test]
+    fn a_message_that_can_t_be_sent_ends_the_connection() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let [ours, theirs] = [ours, theirs].map(|end| Channel::from_fd(end.into()));
+        let tell = outlet(Arc::new(ours));
+        assert!(tell(Event::Ready(ready(1), None)));
+        let received = theirs.receive::<ToClient>(Some(HELLO_WAIT)).unwrap();
+        assert!(matches!(received.message, ToClient::Ready(_)));
+        // More than a frame may have.
+        assert!(!tell(Event::Ready(ready(FRAME_BYTES_MAX / 16), None)));
+        let gone = theirs.receive::<ToClient>(Some(HELLO_WAIT));
+        assert!(matches!(gone, Err(WireError::Closed)), "{gone:?}");
+        assert!(!tell(Event::EndOfEpoch { stream: 1, epoch: 0 }));
+    }
 
     #[test]
     fn the_session_lets_go_last_unless_somebody_never_does() {

@@ -456,6 +456,21 @@ mod tests {
     }
 
     #[test]
+    fn crops_fall_back_to_the_middle() {
+        for (width, height, ratio, expected) in [
+            (11, 100, [0.75, 1.0], [42, 0, 15, 11]), // 14.7 rows
+            (2, 100, [0.8, 1.0], [49, 0, 2, 2]),     // 2.5
+            (100, 2, [1.0, 1.25], [0, 49, 2, 2]),    // 2.5 columns
+            (1, 100, [3.0, 4.0], [49, 0, 1, 1]),     // 0.3, and at least one
+            (100, 1, [0.2, 0.25], [0, 49, 1, 1]),
+        ] {
+            let drawn = [0; 2 * TRIES + 2];
+            let found = random_crop(width, height, [0.9, 1.0], ratio, &drawn);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn crops_compose_and_follow_a_flip() {
         let flip = Transform::RandomHorizontalFlip { p: 1.0 };
         let place = |list: &[Transform]| Placement::draw(list, 9, 9, &mut constant(0)).unwrap();

@@ -277,8 +277,18 @@ mod tests {
         check(&[], u64::MAX, false);
         check(&[1 << 62], 0, false);
         // 2^64 elements, were it not for the 0.
-        check(&[1 << 32, 1 << 32, 0], 0, false);
+        check(&[0, 1 << 32, 1 << 32], 0, false);
         check(&[0], 0, true);
+        for (dense_bytes, slot_bytes, fits) in [(64, 64, true), (128, 64, false), (65, 128, false)]
+        {
+            let layout = Layout {
+                tensors: vec![],
+                batch_size: 4,
+                dense_bytes,
+                slot_bytes,
+            };
+            assert_eq!(layout.check().is_ok(), fits, "{layout:?}");
+        }
     }
 
     #[test]

@@ -253,6 +253,34 @@ mod tests {
         assert_eq!(unsafe { client.slot_ptr(0).read() }, 42);
     }
 
+    /// What the kernel says of the mapping that holds an address (VmFlags in proc(5)).
+    fn flags_at(address: usize) -> Vec<String> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_within = false;
+        for line in smaps.lines() {
+            let range = line.split(' ').next().and_then(|it| it.split_once('-'));
+            let hex = |text| usize::from_str_radix(text, 16).ok();
+            if let Some((Some(from), Some(to))) = range.map(|(from, to)| (hex(from), hex(to))) {
+                is_within = (from..to).contains(&address);
+            } else if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| is_within) {
+                return flags.split_whitespace().map(String::from).collect();
+            }
+        }
+        panic!("no mapping holds {address:#x}");
+    }
+
+    #[test]
+    fn core_dumps_leave_it_out() {
+        let daemon = Segment::create(SLOT, 3).unwrap();
+        let client = Segment::from_fd(reopened(&daemon), SLOT, 3).unwrap();
+        for segment in [daemon, client] {
+            for slot in 0..3 {
+                let flags = flags_at(segment.slot_ptr(slot) as usize);
+                assert!(flags.iter().any(|flag| flag == "dd"), "{flags:?}");
+            }
+        }
+    }
+
     #[test]
     fn nobody_can_resize_or_unseal() {
         let segment = Segment::create(SLOT, 2).unwrap();

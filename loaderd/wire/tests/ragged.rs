@@ -207,6 +207,36 @@ fn parts_that_lie_are_refused_in_words() {
     );
     let mut falling = memory.clone();
     falling[part.offsets[0].at as usize + 8] = 9;
-    let error = check(&lists, &part, 2, &falling, area).unwrap_err();
+    let error = check(&lists, &part, 2, &falling, area.clone()).unwrap_err();
     assert!(error.contains("the offsets fall"), "{error}");
+    let error = check(&lists, &part, 2, &memory, START..area.end - 64).unwrap_err();
+    assert!(error.contains("do not lie within"), "{error}");
+}
+
+#[test]
+fn shapes_that_lie_are_refused_in_words() {
+    let images = column(DType::Uint8, vec![], 1, true);
+    let image = Value::Image {
+        height: 5,
+        width: 2,
+        rgb: &[7; 30],
+    };
+    let (memory, part) = pack(&images, &[image, Value::Empty]);
+    let area = START..memory.len() as u64;
+    let refused = |sides: [i32; 3], count: u64, expected: &str| {
+        let (mut memory, mut part) = (memory.clone(), part.clone());
+        let shapes = part.shapes.as_mut().unwrap();
+        shapes.count = count;
+        for (side, bytes) in sides.iter().zip(memory[shapes.at as usize..].chunks_mut(4)) {
+            bytes.copy_from_slice(&side.to_ne_bytes());
+        }
+        let error = check(&images, &part, 2, &memory, area.clone()).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    };
+    let not_its = "not that of its row's pixels";
+    refused([5, 3, 3], 2, not_its);
+    refused([-5, -2, 3], 2, not_its);
+    refused([i32::MAX; 3], 2, not_its);
+    refused([5, 2, 3], 1, "one for each row");
+    refused([5, 2, 3], 3, "one for each row");
 }

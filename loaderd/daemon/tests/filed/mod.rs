@@ -27,6 +27,7 @@ struct Filed {
     inner: Box<dyn Source>,
     files: Arc<FileSet>,
     images: Vec<Extent>,
+    typical_length: u32,
 }
 
 impl Source for Filed {
@@ -64,7 +65,7 @@ impl Source for Filed {
         Payload::Extent(self.images[index as usize])
     }
     fn typical_length(&self) -> u32 {
-        self.inner.typical_length()
+        self.typical_length
     }
     fn variable(&self, column: usize, index: u64) -> Variable<'_> {
         self.inner.variable(column, index)
@@ -126,6 +127,8 @@ pub(crate) struct Node {
     files: Arc<FileSet>,
     /// Where each image lies.
     pub(crate) images: Vec<Extent>,
+    /// Bytes of an image that readers are made for.
+    pub(crate) typical_length: u32,
 }
 
 impl Node {
@@ -150,7 +153,9 @@ impl Node {
             ..Options::default()
         });
         let memory = SlotMemory::new(1 << 30);
+        let typical_length = images.iter().map(|image| image.length).max();
         Node {
+            typical_length: typical_length.unwrap_or(0),
             engine: Engine::start(2, Limits::default(), memory, None, gpu.clone()).unwrap(),
             log: Arc::new(StepLog::open(&file_in(folder), None).unwrap()),
             gpu,
@@ -175,6 +180,7 @@ impl Node {
             inner: open().source,
             files: self.files.clone(),
             images: self.images.clone(),
+            typical_length: self.typical_length,
         });
         job
     }

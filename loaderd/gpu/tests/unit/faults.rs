@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::connect::{Fault, Standins};
-use crate::jobs::{Job, Slots, jpeg, pipelines, settings, start};
+use crate::jobs::{Job, Slots, copies, jpeg, pipelines, settings, start};
 use loaderd_decode::encode::{Encoder, Subsampling};
 use loaderd_gpu::GpuError;
 use loaderd_gpu::routing::Route;
@@ -242,9 +242,7 @@ fn a_decoder_that_decodes_nothing_is_given_up() {
 fn a_dead_device_gives_everything_back() {
     let standins = Standins::build("dies", &["SLOW=100"]);
     let unit = start(&standins, &settings());
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 200));
+    let (job, slots) = copies(&unit, 200);
     let (sender, outcomes) = mpsc::channel();
     let (mut taken, mut dead) = (0, false);
     for index in 0..200 {
@@ -301,9 +299,7 @@ fn a_device_that_does_not_answer_keeps_nobody_waiting() {
         ..settings()
     };
     let unit = start(&standins, &hasty);
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 40));
+    let (job, slots) = copies(&unit, 40);
     let (sender, outcomes) = mpsc::channel();
     standins.hang(true);
     let (began, mut taken) = (Instant::now(), 0);
@@ -389,9 +385,7 @@ fn memory_stays_registered_for_a_device_that_does_not_answer() {
         ..settings()
     };
     let unit = start(&standins, &hasty);
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let [busy, idle] = [0; 2].map(|_| Slots::new(&unit, [job.bytes()].into_iter()));
+    let [(job, busy), (_, idle)] = [0; 2].map(|_| copies(&unit, 1));
     let (sender, outcomes) = mpsc::channel();
     standins.hang(true);
     let picture = job.picture(&unit, busy.place(0), 0, &sender).unwrap();
@@ -420,9 +414,7 @@ fn a_panic_leaves_nobody_waiting() {
             ..settings()
         },
     );
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 40));
+    let (job, slots) = copies(&unit, 40);
     let (sender, outcomes) = mpsc::channel();
     for index in 0..40 {
         let mut picture = (job.picture(&unit, slots.place(index), index, &sender)).unwrap();

@@ -134,6 +134,14 @@ impl fmt::Debug for Job<'_> {
     }
 }
 
+/// An ordinary picture, and places for so many finished ones.
+pub(crate) fn copies(unit: &Unit, count: usize) -> (Job<'static>, Slots) {
+    static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| jpeg(&Encoder::default(), 120, 90, 1));
+    let job = Job::new(&FILE, &pipelines()[0], 1);
+    let slots = Slots::new(unit, std::iter::repeat_n(job.bytes(), count));
+    (job, slots)
+}
+
 impl<'a> Job<'a> {
     pub(crate) fn new(file: &'a [u8], pipeline: &'a Pipeline, seed: u32) -> Job<'a> {
         Job {

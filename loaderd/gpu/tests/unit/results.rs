@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::connect::Standins;
-use crate::jobs::{Job, Slots, jpeg, orientations, pipelines, settings, start};
+use crate::jobs::{Job, Slots, copies, jpeg, orientations, pipelines, settings, start};
 use loaderd_decode::encode::{Encoder, Scans, Subsampling};
 use loaderd_gpu::routing::{Route, route};
 use loaderd_gpu::unit::{NotTaken, Outcome, Picture, Refusal, Settings, Unit};
@@ -189,9 +189,7 @@ fn dropped_in_mid_work_it_answers_for_everything() {
             ..settings()
         },
     );
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let slots = Slots::new(&unit, std::iter::repeat_n(job.bytes(), 200));
+    let (job, slots) = copies(&unit, 200);
     let (sender, outcomes) = mpsc::channel();
     let mut taken = 0;
     for index in 0..60 {
@@ -271,10 +269,8 @@ fn threads_share_a_unit_and_a_full_queue_gives_back() {
 fn memory_is_let_go_when_its_pictures_have_left() {
     let standins = Standins::build("let-go", &["SLOW=3000"]);
     let unit = start(&standins, &settings());
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
+    let (job, slots) = copies(&unit, 1);
     let (sender, outcomes) = mpsc::channel();
-    let slots = Slots::new(&unit, [job.bytes()].into_iter());
     let place = slots.place(0);
     let picture = job.picture(&unit, place, 0, &sender).unwrap();
     unit.offer(picture).map_err(|it| it.reason).unwrap();
@@ -371,9 +367,7 @@ fn contradictions_are_not_taken() {
 fn the_last_owner_may_be_a_picture() {
     let standins = Standins::build("owner", &[]);
     let unit = Arc::new(start(&standins, &settings()));
-    let file = jpeg(&Encoder::default(), 120, 90, 1);
-    let job = Job::new(&file, &pipelines()[0], 1);
-    let slots = Slots::new(&unit, [job.bytes()].into_iter());
+    let (job, slots) = copies(&unit, 1);
     let (sender, outcomes) = mpsc::channel();
     let mut picture = job.picture(&unit, slots.place(0), 0, &sender).unwrap();
     let (owner, (told, tell)) = (unit.clone(), mpsc::channel::<()>());

@@ -1,6 +1,7 @@
 //! Tiled images of which only what a crop takes is read: the pixels are those of the whole.
 
 use loaderd_decode::tile;
+use loaderd_wire::message::OnBadSample;
 use serde_json::Value;
 
 use self::filed::{Client, Node};
@@ -82,4 +83,28 @@ fn parts_of_images_have_the_pixels_of_the_whole() {
     let (parts, bytes) = epochs(&session("wrong", Some(wrong)), 1);
     assert_eq!(parts, whole);
     assert!(bytes.iter().all(|&bytes| bytes > all), "{bytes:?}");
+}
+
+/// Readers have room for two reads: headers, crops, whole images and replacements share it, and
+/// what one image holds is what another waits for.
+#[test]
+fn images_in_two_reads_never_wait_for_each_other() {
+    let mut encoded: Vec<Vec<u8>> = (0..ROWS).map(picture).collect();
+    for image in encoded.iter_mut().step_by(2) {
+        image.truncate(image.len() - 5000);
+    }
+    let all: u64 = encoded.iter().map(|image| image.len() as u64).sum();
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::new(folder.path(), &encoded);
+    node.typical_length = 1 << 30;
+    let mut job = node.job("two", crops());
+    job.cuts = vec![Cuts::of(folder.path(), &["two"], ROWS)];
+    job.request.on_bad_sample = OnBadSample::Replace;
+    let client = node.client(job);
+    for from in (1..40).step_by(EPOCHS as usize) {
+        let (batches, bytes) = epochs(&client, from);
+        assert!(batches.iter().all(|batches| batches.len() as u64 == ROWS / 2));
+        // Half of the rows are read whole, in vain, and as many replace them.
+        assert!(from == 1 || bytes.iter().all(|&bytes| bytes < all), "{bytes:?}");
+    }
 }
