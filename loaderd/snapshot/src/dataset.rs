@@ -10,10 +10,10 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::local::to_local_path;
+use loaderd_names::listed;
 
 use crate::SnapshotError;
 use crate::column::{Column, columns};
-use crate::error::{listed, nearest};
 use crate::location::Location;
 use crate::request::VersionRef;
 
@@ -143,14 +143,10 @@ pub(crate) fn column(
     if let Some(at) = all.iter().position(|column| column.name == name) {
         return Ok(all.swap_remove(at));
     }
-    let names: Vec<String> = all.into_iter().map(|column| column.name).collect();
     Err(SnapshotError::NoColumn {
         uri: location.uri().to_owned(),
         column: name.to_owned(),
-        hint: nearest(name, names.iter())
-            .map(|near| format!(" (did you mean {near:?}?)"))
-            .unwrap_or_default(),
-        have: listed(&names),
+        columns: all.into_iter().map(|column| column.name).collect(),
     })
 }
 

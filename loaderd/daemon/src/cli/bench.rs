@@ -163,8 +163,7 @@ impl Bench<'_> {
                 .find(|field| field.name == *name)
                 .with_context(|| {
                     let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-                    let (uri, have) = (&arguments.uri, names.join(", "));
-                    format!("{uri} has no column {name:?}: its columns are {have}")
+                    loaderd_names::no_column(&arguments.uri, name, &names, &[])
                 })?,
             None => fields
                 .iter()

@@ -56,6 +56,31 @@ fn no_column() {
 }
 
 #[test]
+fn a_filter_without_its_column() {
+    let place = Place::new();
+    place.write(&blob_batch(0, &values(0, 10, 100), packed()), |_| {});
+    for (filter, expected) in [
+        (
+            "imgae IS NULL",
+            "no column \"imgae\" (did you mean \"image\"?): its columns are id, image",
+        ),
+        (
+            "caption = 'x'",
+            "no column \"caption\": its columns are id, image",
+        ),
+        ("`the id` = 3", "no column \"the id\""),
+    ] {
+        let error = Snapshot::open(SnapshotRequest {
+            filter: Some(filter.into()),
+            ..place.request()
+        })
+        .unwrap_err();
+        assert!(matches!(error, SnapshotError::BadFilter { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn object_stores() {
     let place = Place::new();
     let request = SnapshotRequest {

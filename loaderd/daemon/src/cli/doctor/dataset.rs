@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "lance")]
+use loaderd_names::listed;
 use loaderd_read::{FileSet, Mode};
 #[cfg(feature = "lance")]
 use loaderd_snapshot::UntiledSample;
@@ -197,7 +199,7 @@ fn open(path: &Path, named: bool) -> Result<String> {
     }
     let fields = crate::source::fields(&path.display().to_string(), None)?;
     let names: Vec<String> = fields.into_iter().map(|field| field.name).collect();
-    Ok(format!("Lance dataset of {}, ", names.join(", ")))
+    Ok(format!("Lance dataset of {}, ", listed(&names)))
 }
 
 #[cfg(not(feature = "lance"))]
