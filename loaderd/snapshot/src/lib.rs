@@ -23,6 +23,7 @@ mod location;
 mod request;
 mod value;
 
+mod absent;
 mod dataset;
 mod protect;
 mod runtime;

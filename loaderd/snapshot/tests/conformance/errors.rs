@@ -25,8 +25,11 @@ fn no_dataset() {
     assert!(text.contains("no _versions"), "{text}");
     let file = place.folder.path().join("file");
     std::fs::write(&file, "text").unwrap();
+    let since = std::time::Instant::now();
     let text = refused(file.to_str().unwrap());
     assert!(text.contains("is a file"), "{text}");
+    // Lance, asked for it, tries for two seconds and more.
+    assert!(since.elapsed().as_millis() < 1000, "{:?}", since.elapsed());
     // Looking for a dataset makes none.
     assert!(!std::path::Path::new(&place.uri).exists());
 }
