@@ -53,7 +53,7 @@ pub use protect::{Protect, Protection, PrunedTag, prune_tags};
 pub use request::{ColumnRef, SnapshotRequest, VersionRef};
 pub use snapshot::{Payload, Snapshot};
 pub use tile::{SameFn, Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
-pub use tiled::{TILED_OF_KEY, UntiledSample, sample_untiled};
+pub use tiled::{TILED_OF_KEY, UntiledSample, sample_column, sample_untiled};
 pub use value::decode_value;
 
 /// Format of the page maps that this version writes and reads.
