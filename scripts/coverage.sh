@@ -49,7 +49,7 @@ else
     left_out="--ignore-glob=*test_e2e_lance* --ignore=tests/python/test_synthetic.py
         --ignore-glob=*test_tile*"
 fi
-crates="-p loaderd-pagemap -p loaderd-plan -p loaderd-read -p loaderd-decode -p loaderd-gpu -p loaderd-wire"
+crates="-p loaderd-names -p loaderd-pagemap -p loaderd-plan -p loaderd-read -p loaderd-decode -p loaderd-gpu -p loaderd-wire"
 
 instrumented() {
     RUSTC_WORKSPACE_WRAPPER="$OUT/instrument" cargo "$@"

@@ -6,7 +6,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which of our crates each of our crates may depend on, as ARCHITECTURE.md draws it.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 11] = [
+    ("loaderd-names", &[]),
     ("loaderd-plan", &[]),
     ("loaderd-read", &[]),
     ("loaderd-kernels", &[]),
@@ -14,12 +15,16 @@ const EDGES: [(&str, &[&str]); 10] = [
     ("loaderd-wire", &[]),
     ("loaderd-pagemap", &[]),
     ("loaderd-gpu", &["loaderd-decode", "loaderd-kernels"]),
-    ("loaderd-snapshot", &["loaderd-pagemap", "loaderd-read"]),
+    (
+        "loaderd-snapshot",
+        &["loaderd-names", "loaderd-pagemap", "loaderd-read"],
+    ),
     (
         "loaderd",
         &[
             "loaderd-decode",
             "loaderd-gpu",
+            "loaderd-names",
             "loaderd-plan",
             "loaderd-read",
             "loaderd-snapshot",

@@ -404,7 +404,8 @@ def test_slow_sources_give_the_same(daemon: Daemon, folders: tuple[Path, Path]) 
         ([Resize((8, 8)), RandAugment()], {}, "can't follow its shears"),
         ([Resize((8, 8)), Pad(2, padding_mode="reflect")], {}, "borders that repeat"),
         ([Resize((8, 8))], {"boxes": BoundingBoxes("label")}, "no column of images"),
-        ([Resize((8, 8))], {"boxes": BoundingBoxes("scene")}, "ask for it too"),
+        ([Resize((8, 8))], {"boxes": BoundingBoxes("tags")}, "ask for it too"),
+        ([Resize((8, 8))], {"boxes": BoundingBoxes("imgae")}, 'did you mean "image"'),
         ([Resize((8, 8))], {"mask": Mask("mask")}, "no column of images"),
         (
             [Resize((8, 8))],

@@ -227,6 +227,34 @@ def test_doctor_names_masks(tmp_path: Path) -> None:
     assert 'column "mask"' not in line()
 
 
+def grey_only(path: Path, name: str, values: list[bytes]) -> str:
+    """A dataset with one column of pictures."""
+    schema = pa.schema([pa.field(name, pa.large_binary())])
+    lance.write_dataset(pa.table([pa.array(values, pa.large_binary())], schema=schema), str(path))
+    return str(path)
+
+
+def test_grey_images_are_no_masks(tmp_path: Path) -> None:
+    """Nothing but their looks: `tile` asks for the column, `doctor` for an image beside it."""
+    uri = grey_only(tmp_path / "grey.lance", "image", [mask(number) for number in range(20)])
+    said = loaderd("tile", uri).stdout
+    assert "nothing to tile" in said and "20 not a JPEG" in said
+    assert "if they are masks, say --column image" in said
+    found = loaderd("doctor", uri, check=False).stdout.splitlines()
+    (line,) = [line for line in found if line.startswith("tiles")]
+    assert "no image that should be tiled" in line
+    assert tile(uri, "--column", "image")["tiled"] == 20
+
+
+def test_grey_images_among_jpegs_are_no_masks(tmp_path: Path) -> None:
+    images = [mask(number) if number % 2 else jpeg(number) for number in range(20)]
+    uri = grey_only(tmp_path / "mixed.lance", "image", images)
+    report = tile(uri, "--column", "image")
+    assert (report["tiled"], report["kept"]) == (10, {"not a JPEG": 10})
+    # Nor does it say so when only they are left.
+    assert tile(uri, "--column", "image")["version"] is None
+
+
 def test_drawn_masks_are_tiled(daemon: Daemon, tmp_path: Path) -> None:
     tiled, plain = (str(tmp_path / f"{name}.lance") for name in ("tiled", "plain"))
     loaderd("ingest", "--synthetic", "4", "--mask", tiled)

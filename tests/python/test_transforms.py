@@ -259,7 +259,8 @@ def test_request_is_by_column() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"img": [CenterCrop(3)]}, "'img', which is not among columns"),
+        ({"img": [CenterCrop(3)]}, "'img', which is not among columns: image$"),
+        ({"imgae": [CenterCrop(3)]}, "columns: image; did you mean 'image'"),
         ({"image": [CenterCrop(3), "flip"]}, "transform 1 of 'image' is 'flip'"),
         ({"image": len}, "transform 0 of 'image'"),
         ({"image": [CenterCrop(3), Pad]}, r"the class Pad: write Pad\(...\)"),

@@ -174,7 +174,8 @@ enum Rest {
 pub struct Reading {
     /// In words.
     pub how: String,
-    /// It is not the engine that was hoped for.
+    /// It costs more than it should: there is no ring. Buffers that are not registered cost next to
+    /// nothing, and most users may not lock enough memory for them.
     pub degraded: bool,
 }
 
@@ -182,7 +183,7 @@ impl Reading {
     fn new(report: &EngineReport, mode: Mode) -> Reading {
         Reading {
             how: format!("reading with {report}"),
-            degraded: report.backend != Backend::UringFixed && mode != Mode::Pread,
+            degraded: report.backend == Backend::Pread && mode != Mode::Pread,
         }
     }
 }

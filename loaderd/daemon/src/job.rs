@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use loaderd_names::{listed, nearest};
 use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
 use loaderd_wire::layout::Layout;
 use loaderd_wire::message::{Failure, FailureKind, OnLogError, OpenRequest, Opened};
@@ -393,9 +394,11 @@ fn check(request: &OpenRequest) -> Result<(), Failure> {
     }
     for column in request.transform.keys() {
         if !seen.contains(column) {
+            let near = nearest(column, &request.columns);
+            let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near:?}?)"));
             return wrong(format!(
-                "transform names column {column:?}, which is not among columns {:?}",
-                request.columns
+                "transform names column {column:?}{hint}, which is not among columns {}",
+                listed(&request.columns)
             ));
         }
     }

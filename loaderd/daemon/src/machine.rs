@@ -37,6 +37,11 @@ impl Memory {
         })
     }
 
+    /// What this process could ever have.
+    pub fn most(&self) -> u64 {
+        self.limit.map_or(self.total, |limit| limit.min(self.total))
+    }
+
     /// What this process can take.
     pub fn free(&self) -> u64 {
         self.headroom

@@ -10,12 +10,12 @@ use lance::Dataset;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::local::to_local_path;
+use loaderd_names::listed;
 
-use crate::SnapshotError;
 use crate::column::{Column, columns};
-use crate::error::{listed, nearest};
 use crate::location::Location;
 use crate::request::VersionRef;
+use crate::{SnapshotError, absent};
 
 /// Lance's caches, per open snapshot. Its defaults are 6 GiB and 1 GiB for a process; what we
 /// read through Lance is read once, so these hold only what one scan or take needs again.
@@ -40,6 +40,9 @@ pub(crate) async fn open(
     location: &Location,
     version: &VersionRef,
 ) -> Result<Dataset, SnapshotError> {
+    if let Some(reason) = absent::reason(location.path()) {
+        return Err(no_dataset(location, reason));
+    }
     let wanted = match version {
         VersionRef::Latest => builder(location),
         VersionRef::Number(number) => builder(location).with_version(*number),
@@ -51,21 +54,19 @@ pub(crate) async fn open(
     }
 }
 
+fn no_dataset(location: &Location, reason: impl Into<String>) -> SnapshotError {
+    SnapshotError::NoDataset {
+        uri: location.uri().to_owned(),
+        reason: reason.into(),
+    }
+}
+
 /// Why opening `version` failed, found by opening the latest one.
 async fn explain(location: &Location, version: &VersionRef, error: lance::Error) -> SnapshotError {
-    let nothing = |reason: String| SnapshotError::NoDataset {
-        uri: location.uri().to_owned(),
-        reason,
-    };
-    match std::fs::metadata(location.path()) {
-        Ok(found) if found.is_dir() => {}
-        Ok(_) => return nothing("it is a file, and a dataset is a folder".to_owned()),
-        Err(e) => return nothing(e.to_string().to_lowercase()),
-    }
     let latest = match builder(location).load().await {
         Ok(latest) => latest,
         Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => {
-            return nothing("the folder has no _versions with a manifest".to_owned());
+            return no_dataset(location, "the folder has no _versions with a manifest");
         }
         Err(error) => return SnapshotError::lance(format!("open {}", location.uri()), error),
     };
@@ -143,14 +144,10 @@ pub(crate) fn column(
     if let Some(at) = all.iter().position(|column| column.name == name) {
         return Ok(all.swap_remove(at));
     }
-    let names: Vec<String> = all.into_iter().map(|column| column.name).collect();
     Err(SnapshotError::NoColumn {
         uri: location.uri().to_owned(),
         column: name.to_owned(),
-        hint: nearest(name, names.iter())
-            .map(|near| format!(" (did you mean {near:?}?)"))
-            .unwrap_or_default(),
-        have: listed(&names),
+        columns: all.into_iter().map(|column| column.name).collect(),
     })
 }
 

@@ -60,16 +60,14 @@ pub enum SnapshotError {
         have: String,
     },
     /// The dataset does not have this column.
-    #[error("{uri} has no column {column:?}{hint}: its columns are {have}")]
+    #[error("{}", loaderd_names::no_column(uri, column, columns, &[]))]
     NoColumn {
         /// The resolved URI.
         uri: String,
         /// The column asked for.
         column: String,
-        /// Empty, or the nearest name as a question.
-        hint: String,
-        /// The columns there are, in words.
-        have: String,
+        /// The columns there are.
+        columns: Vec<String>,
     },
     /// The column is there, and of a type that cannot be used like this.
     #[error("column {column:?} is {found}: {wanted}")]
@@ -299,6 +297,16 @@ impl SnapshotError {
     }
 }
 
+/// The column that is not there, where that is what a filter was refused for: DataFusion's words, in
+/// front of a suggestion or a list of its own.
+pub(crate) fn missing_field(words: &str) -> Option<&str> {
+    let (_, rest) = words.split_once("No field named ")?;
+    let ends = [". Did you mean ", ". Valid fields are "];
+    let end = ends.iter().filter_map(|end| rest.find(end)).min();
+    let name = end.map_or(rest.trim_end_matches('.'), |end| &rest[..end]);
+    Some(name.trim_matches('"'))
+}
+
 /// Lance's message without the source line (`, path/file.rs:12:34`) at its end.
 pub(crate) fn words(error: &lance::Error) -> String {
     let mut text = error.to_string();
@@ -314,48 +322,6 @@ fn length_without_place(text: &str) -> Option<usize> {
     let (before, numbers) = text.rsplit_once(".rs:")?;
     let is_place = numbers.chars().all(|c| c.is_ascii_digit() || c == ':');
     is_place.then(|| before.rfind(", ")).flatten()
-}
-
-/// `names` as a list in words, shortened after twenty.
-pub(crate) fn listed(names: &[String]) -> String {
-    const SHOWN_MAX: usize = 20;
-    match names.len() {
-        0 => "none".to_owned(),
-        n if n <= SHOWN_MAX => names.join(", "),
-        n => format!(
-            "{}, and {} more",
-            names[..SHOWN_MAX].join(", "),
-            n - SHOWN_MAX
-        ),
-    }
-}
-
-/// The name nearest to `wanted`, if one is near enough to be what was meant.
-pub(crate) fn nearest<'a>(
-    wanted: &str,
-    names: impl Iterator<Item = &'a String>,
-) -> Option<&'a String> {
-    names
-        .map(|name| (edits(&wanted.to_lowercase(), &name.to_lowercase()), name))
-        .min()
-        .filter(|(distance, name)| *distance <= 1 + name.chars().count() / 3)
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein distance in characters.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -383,25 +349,20 @@ mod tests {
     }
 
     #[test]
-    fn nearest_is_near() {
-        let check = |wanted: &str, names: &[&str], expected: Option<&str>| {
-            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            assert_eq!(
-                nearest(wanted, names.iter()).map(String::as_str),
-                expected,
-                "{wanted}"
-            );
-        };
-        check("imgae", &["image", "label"], Some("image"));
-        check("Image", &["label", "image"], Some("image"));
-        check("caption", &["image", "label"], None);
-        check("x", &[], None);
-    }
-
-    #[test]
-    fn long_lists_are_shortened() {
-        let names: Vec<String> = (0..25).map(|i| i.to_string()).collect();
-        assert!(listed(&names).ends_with("19, and 5 more"));
-        assert_eq!(listed(&[]), "none");
+    fn the_missing_field_is_found_in_datafusions_words() {
+        for (text, expected) in [
+            (
+                "Schema error: No field named a. Did you mean 'b'?.",
+                Some("a"),
+            ),
+            (
+                "No field named \"a b\". Valid fields are c, d.e.",
+                Some("a b"),
+            ),
+            ("No field named a.", Some("a")),
+            ("type Int64 is not Struct", None),
+        ] {
+            assert_eq!(missing_field(text), expected, "{text}");
+        }
     }
 }

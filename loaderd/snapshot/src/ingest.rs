@@ -163,7 +163,7 @@ pub fn ingest(
 fn open_existing(location: &Location) -> Result<Option<Arc<Dataset>>, SnapshotError> {
     match wait(dataset::open(location, &VersionRef::Latest)) {
         Ok(existing) => Ok(Some(Arc::new(existing))),
-        Err(SnapshotError::NoDataset { .. }) => Ok(None),
+        Err(SnapshotError::NoDataset { .. }) if !location.path().is_file() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -23,6 +23,7 @@ mod location;
 mod request;
 mod value;
 
+mod absent;
 mod dataset;
 mod protect;
 mod runtime;
@@ -53,7 +54,7 @@ pub use request::{ColumnRef, SnapshotRequest, VersionRef};
 pub use runtime::is_lances_panic;
 pub use snapshot::{Payload, Snapshot};
 pub use tile::{SameFn, Tile, TileCounts, TileFn, TileOptions, TileReport, tile_column};
-pub use tiled::{TILED_OF_KEY, UntiledSample, sample_untiled};
+pub use tiled::{TILED_OF_KEY, UntiledSample, sample_column, sample_untiled};
 pub use value::decode_value;
 
 /// Format of the page maps that this version writes and reads.

@@ -14,8 +14,8 @@ use loaderd_pagemap::{MapKey, Target};
 
 use crate::SnapshotError;
 use crate::build::{Build, Columns, gathered};
-use crate::column::{Column, projection};
-use crate::error::words;
+use crate::column::{Column, fields, projection};
+use crate::error::{missing_field, words};
 use crate::field::RaggedKind;
 
 /// Rows per batch of the scan.
@@ -116,9 +116,17 @@ async fn stream(
     let Some(filter) = filter else {
         return scanner.try_into_stream().await.map_err(failed);
     };
-    let refused = |error: lance::Error| SnapshotError::BadFilter {
-        filter: filter.to_owned(),
-        reason: words(&error),
+    let refused = |error: lance::Error| {
+        let mut reason = words(&error);
+        if let Some(missing) = missing_field(&reason) {
+            let columns = fields(dataset.schema());
+            let names: Vec<&str> = columns.iter().map(|it| it.name.as_str()).collect();
+            reason = loaderd_names::no_column(uri, missing, &names, &[]);
+        }
+        SnapshotError::BadFilter {
+            filter: filter.to_owned(),
+            reason,
+        }
     };
     scanner.filter(filter).map_err(refused)?;
     scanner.get_expr_filter().map_err(refused)?;

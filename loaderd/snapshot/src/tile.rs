@@ -9,6 +9,7 @@
 //! taken over, Lance's clean-up removes.
 
 mod checkpoint;
+mod claim;
 mod commit;
 mod drop;
 mod fragment;
@@ -36,6 +37,7 @@ use crate::{SnapshotError, dataset};
 pub(crate) use fragment::live;
 
 use checkpoint::Checkpoint;
+use claim::Claim;
 use fragment::Work;
 
 /// Whether a tiled image is the same picture as an original, or what differs in a few words.
@@ -179,10 +181,10 @@ impl Target {
 ///
 /// Rows that have a tiled form already are left alone, so that running it again after an append does
 /// what is missing. An append or delete that is committed meanwhile stays; rows that it brought have
-/// no tiled form yet.
+/// no tiled form yet. Other columns may be tiled or added meanwhile, unless the original is dropped.
 ///
 /// # Errors
-/// A column that is no column of images, a tiled column of another name, files of the legacy format,
+/// A column that is no column of images, or that another run is at, a tiled column of another name, files of the legacy format,
 /// an original column that can't be dropped, the first error of `tile`, and whatever Lance could not
 /// read or write.
 pub fn tile_column(
@@ -193,6 +195,7 @@ pub fn tile_column(
 ) -> Result<TileReport, SnapshotError> {
     let location = Location::parse(uri)?;
     let dataset = Arc::new(wait(dataset::open(&location, &VersionRef::Latest))?);
+    let _claim = Claim::take(&location, options)?;
     let renamed = wait(drop::finish_rename(&location, &dataset, &options.column))?;
     let mut report = pass(&location, options, false, begin, tile)?;
     report.dropped = renamed.map(|renamed| renamed.version_id());
@@ -270,6 +273,15 @@ fn pass(
     Ok(report)
 }
 
+/// That a column can't hold encoded images.
+pub(crate) fn no_images(column: Column) -> SnapshotError {
+    SnapshotError::WrongType {
+        column: column.name,
+        found: column.kind.to_string(),
+        wanted: "images are tiled in blob, binary or large binary columns".to_owned(),
+    }
+}
+
 fn refused(location: &Location, column: &str, reason: impl Into<String>) -> SnapshotError {
     SnapshotError::Tile {
         uri: location.uri().to_owned(),
@@ -287,11 +299,7 @@ fn target(
     let name = &options.column;
     let source = dataset::column(location, dataset, name)?;
     let FieldKind::Bytes(source_layout) = source.kind else {
-        return Err(SnapshotError::WrongType {
-            column: source.name,
-            found: source.kind.to_string(),
-            wanted: "images are tiled in blob, binary or large binary columns".to_owned(),
-        });
+        return Err(no_images(source));
     };
     let no = |reason: String| refused(location, name, reason);
     let format = dataset.manifest().data_storage_format.lance_file_format();

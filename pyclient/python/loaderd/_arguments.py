@@ -1,4 +1,4 @@
-"""Checks of transforms' arguments.
+"""Checks of arguments, of transforms above all.
 
 Enters: what the user gave. Leaves: the one form of it that the daemon takes, or a
 :class:`~loaderd.errors.TransformError` that states the bound and the value. It knows no
@@ -7,6 +7,7 @@ transform.
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from loaderd.errors import TransformError
 
 DTYPES = ("uint8", "bfloat16", "float16", "float32")
 INTERPOLATIONS = ("bilinear", "bicubic")
+
+#: Columns that a message lists at most.
+COLUMNS_SHOWN = 20
 
 
 def put(transform: object, field: str, value: object) -> None:
@@ -42,6 +46,16 @@ def whole_number(value: object) -> int | None:
         return operator.index(value)
     except TypeError:  # Such as an array's, which has several numbers.
         return None
+
+
+def not_among(name: str, columns: Sequence[str]) -> str:
+    """The rest of a sentence about a column that was not asked for; bounded, however many were."""
+    shown = ", ".join(columns[:COLUMNS_SHOWN])
+    more = len(columns) - COLUMNS_SHOWN
+    listed = shown if more <= 0 else f"{shown}, and {more} more"
+    near = difflib.get_close_matches(name, columns, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f", which is not among columns: {listed}{hint}"
 
 
 def side(name: str, field: str, value: object) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loaderd._arguments import not_among
 from loaderd.errors import RequestError
 from loaderd.ragged import Ragged
 
@@ -26,9 +27,7 @@ def checked(lengths: Mapping[str, int] | None, columns: Sequence[str]) -> dict[s
         )
     for name, length in (lengths or {}).items():
         if name not in columns:
-            raise RequestError(
-                f"pad_ragged names {name!r}, which is not among columns: {', '.join(columns)}"
-            )
+            raise RequestError(f"pad_ragged names {name!r}{not_among(name, columns)}")
         if name + LENGTH in columns:
             raise RequestError(
                 f"{name + LENGTH!r} is what pad_ragged adds beside {name!r}: leave it out of "

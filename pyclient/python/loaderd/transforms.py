@@ -22,6 +22,7 @@ from loaderd._arguments import (
     interval,
     is_number,
     is_sequence,
+    not_among,
     one_of,
     probability,
     put,
@@ -337,9 +338,7 @@ def to_request(
     request = {}
     for column, given in transform.items():
         if column not in columns:
-            raise TransformError(
-                f"transform for {column!r}, which is not among columns={list(columns)}"
-            )
+            raise TransformError(f"transform for {column!r}{not_among(column, columns)}")
         steps: Sequence[Any] = given if is_sequence(given) else [given]
         for index, step in enumerate(steps):
             if not isinstance(step, Transform):

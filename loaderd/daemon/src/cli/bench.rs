@@ -163,8 +163,7 @@ impl Bench<'_> {
                 .find(|field| field.name == *name)
                 .with_context(|| {
                     let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-                    let (uri, have) = (&arguments.uri, names.join(", "));
-                    format!("{uri} has no column {name:?}: its columns are {have}")
+                    loaderd_names::no_column(&arguments.uri, name, &names, &[])
                 })?,
             None => fields
                 .iter()
@@ -208,6 +207,7 @@ impl Bench<'_> {
         std::fs::create_dir_all(&scratch)
             .with_context(|| format!("making {}", scratch.display()))?;
         let scratch = Scratch(scratch);
+        arguments.tuning.say_doubts();
         let mut config = arguments.tuning.config(scratch.0.join("sock"))?;
         // A bench is no training run: its steps don't belong in the user's log.
         config.state_dir = scratch.0.clone();

@@ -18,6 +18,11 @@ use crate::gpu;
 use crate::machine::Memory;
 use crate::server::{Config, Server};
 
+/// So many decode threads a core are not wondered at: some may wait for files.
+const THREADS_A_CORE: usize = 2;
+/// Of an image that is decoded whole: three channels.
+const PIXEL_BYTES: u64 = 3;
+
 /// Arguments of `loaderd serve`.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -44,10 +49,11 @@ pub(super) struct Tuning {
     read_mode: Mode,
     /// Memory for the batch slots of all sessions, e.g. 4G [default: half of the free
     /// memory, within cgroup limits]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = some_size)]
     slot_memory: Option<u64>,
     /// Largest image that is decoded, in pixels (width x height of its header)
-    #[arg(long, value_name = "PIXELS", default_value_t = Limits::default().pixels_max)]
+    #[arg(long, value_name = "PIXELS", default_value_t = Limits::default().pixels_max,
+        value_parser = clap::value_parser!(u64).range(1..))]
     image_pixels_max: u64,
     #[command(flatten)]
     gpu: GpuArguments,
@@ -102,6 +108,13 @@ fn given<T>(
     }
 }
 
+fn some_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        0 => Err("no batch fits into 0 bytes: give at least what one slot takes, e.g. 512M".into()),
+        bytes => Ok(bytes),
+    }
+}
+
 fn parse_decode(text: &str) -> Result<Decode, String> {
     serde_json::from_value(text.into()).map_err(|_| format!("`{text}` is none of auto, cpu, gpu"))
 }
@@ -112,6 +125,61 @@ fn parse_mode(text: &str) -> Result<Mode, String> {
 }
 
 impl Tuning {
+    /// What was asked for and this machine can't give, in words. No error: machines of several sizes
+    /// may share one command, and what is not there is refused when a session needs it.
+    pub(super) fn doubts(&self, cores: usize, memory: Option<&Memory>) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if let Some(threads) = self.decode_threads.map(usize::from)
+            && threads > cores * THREADS_A_CORE
+        {
+            doubts.push(format!(
+                "--decode-threads {threads} on {cores} cores: more threads than cores decode no faster, and each has \
+                 memory of its own"
+            ));
+        }
+        let Some(memory) = memory else {
+            return doubts;
+        };
+        let (most, free) = (memory.most(), memory.free());
+        let has = match memory.limit {
+            Some(limit) if limit < memory.total => {
+                format!("the {} of this control group's limit", size::show(most))
+            }
+            _ => format!("the {} that this machine has", size::show(most)),
+        };
+        if let Some(slots) = self.slot_memory {
+            let shown = size::show(slots);
+            if slots > most {
+                doubts.push(format!(
+                    "--slot-memory {shown} is more than {has}: sessions will be refused when memory runs short, not at \
+                     this limit"
+                ));
+            } else if slots > free {
+                doubts.push(format!(
+                    "--slot-memory {shown} is more than is free now ({}): sessions are refused until there is enough",
+                    size::show(free)
+                ));
+            }
+        }
+        let pixels = self.image_pixels_max;
+        let image = pixels.saturating_mul(PIXEL_BYTES);
+        if image > most {
+            doubts.push(format!(
+                "--image-pixels-max {pixels}: such an image takes {}, more than {has}",
+                size::show(image)
+            ));
+        }
+        doubts
+    }
+
+    /// Tells whoever starts it.
+    pub(super) fn say_doubts(&self) {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        for doubt in self.doubts(cores, Memory::read().as_ref()) {
+            crate::note(format_args!("loaderd: {doubt}"));
+        }
+    }
+
     /// The daemon's configuration.
     pub(super) fn config(&self, socket: PathBuf) -> Result<Config> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -148,6 +216,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         log_file: arguments.log_file.clone(),
         ..arguments.tuning.config(arguments.socket.path()?)?
     };
+    arguments.tuning.say_doubts();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         // SIGHUP is of a terminal that closes, which `nohup` has us outlive.
@@ -190,5 +259,87 @@ pub(super) fn raise_limits() {
         let mut limit = getrlimit(resource);
         limit.current = limit.maximum;
         let _ = setrlimit(resource, limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        tuning: Tuning,
+    }
+
+    fn parse(line: &str) -> Result<Tuning, String> {
+        let words = std::iter::once("serve").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        Ok(line.tuning)
+    }
+
+    #[test]
+    fn what_the_machine_cannot_give_is_told() {
+        let machine = Memory {
+            total: 16 << 30,
+            available: 8 << 30,
+            limit: None,
+            headroom: None,
+        };
+        let group = Memory {
+            limit: Some(4 << 30),
+            headroom: Some(3 << 30),
+            ..machine
+        };
+        for (line, memory, expected) in [
+            ("", machine, None),
+            ("--slot-memory 8G", machine, None),
+            (
+                "--slot-memory 10T",
+                machine,
+                Some("the 16.00 GiB that this machine has"),
+            ),
+            (
+                "--slot-memory 12G",
+                machine,
+                Some("more than is free now (8.00 GiB)"),
+            ),
+            (
+                "--slot-memory 8G",
+                group,
+                Some("the 4.00 GiB of this control group's limit"),
+            ),
+            ("--decode-threads 8", machine, None),
+            ("--decode-threads 1000", machine, Some("1000 on 4 cores")),
+            (
+                "--image-pixels-max 99999999999",
+                machine,
+                Some("such an image takes 279.40 GiB"),
+            ),
+        ] {
+            let doubts = parse(line).unwrap().doubts(4, Some(&memory));
+            assert_eq!(
+                doubts.len(),
+                usize::from(expected.is_some()),
+                "{line}: {doubts:?}"
+            );
+            for (doubt, expected) in doubts.iter().zip(expected) {
+                assert!(doubt.contains(expected), "{line}: {doubt}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_never_work_is_refused() {
+        for line in [
+            "--slot-memory 0",
+            "--decode-threads 0",
+            "--decode-threads 10000",
+            "--image-pixels-max 0",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 }

@@ -14,14 +14,18 @@ use indicatif::ProgressBar;
 use loaderd_decode::Limits;
 use loaderd_decode::tile::{NotTiled, tile, tiled_form, verify};
 use loaderd_snapshot::{
-    SameFn, SnapshotError, Tile, TileCounts, TileOptions, TileReport, tile_column,
+    SameFn, SnapshotError, Tile, TileCounts, TileOptions, TileReport, sample_column, tile_column,
 };
 use loaderd_wire::paths;
 
+use super::untiled::Looks;
 use super::{bar, say};
 
+/// Images by whose looks a column is one of masks.
+const SAMPLE: usize = 64;
+
 /// Of so many images one is compared under `--verify sample`.
-const SAMPLE: usize = 16;
+const VERIFIED: usize = 16;
 
 /// Arguments of `loaderd tile`.
 #[derive(clap::Args)]
@@ -29,9 +33,10 @@ const SAMPLE: usize = 16;
 pub(super) struct Arguments {
     /// The dataset
     uri: PathBuf,
-    /// The column of images, or of masks
-    #[arg(long, value_name = "NAME", default_value = "image")]
-    column: String,
+    /// The column of images, or of masks; PNGs are masks only in a column that is named here
+    /// [default: image]
+    #[arg(long, value_name = "NAME")]
+    column: Option<String>,
     /// Name of the column to add [default: the column's name with _tiled]
     #[arg(long, value_name = "NAME")]
     into: Option<String>,
@@ -64,9 +69,15 @@ form is the same PNG to every reader, with one more chunk (ldRN) that holds the 
 a Mask is sampled from them without inflating. A mask with more than one run per 8 pixels, or
 whose runs take over four times its file, is left unchanged. A Mask delivers what the chunk says, also
 if the column itself has it and with use_tiled=False; --verify all compares every value of it with the
-picture. PNGs that are read as images gain nothing from it and become larger: don't tile such a column.
+picture.
 
-Tile one column at a time, and drop originals (--drop-original) before a compaction.
+No PNG says that it is a mask, and PNGs that are read as images would gain nothing and become larger.
+So PNGs are tiled only in a column that --column names, and only if all of 64 images from all over it
+are PNGs, grey or with a palette. In a column with other images too, PNGs are images, and stay as
+they are.
+
+Columns may be tiled side by side, each by one run. --drop-original runs alone, and before a
+compaction.
 
 A tiled image is never used for an image that has changed. If images are replaced, or rows are
 rewritten because another column changed, loaders read the originals of the whole fragment, and say
@@ -94,11 +105,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         let path = arguments.uri.display();
         format!("the dataset's path {path} is not UTF-8")
     })?;
+    let looks = Looks::of(
+        sample_column(uri, arguments.column(), SAMPLE)?
+            .iter()
+            .map(Vec::as_slice),
+    );
+    let masks = looks.can_be_masks() && arguments.column.is_some();
     let options = TileOptions {
-        column: arguments.column.clone(),
+        column: arguments.column().to_owned(),
         into: arguments.into.clone(),
         drop_original: arguments.drop_original.then_some(same as SameFn),
-        settings: format!("{:?}", arguments.verify),
+        settings: format!("{:?} {masks}", arguments.verify),
         state_dir: paths::state_dir()?.join("tile"),
     };
     let bar = bar(0, "images");
@@ -111,18 +128,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             bar.set_length(images);
         },
         &mut |images| {
-            let tiles = tiles(images, seen, arguments.verify, &bar);
+            let tile = if masks { tile_image } else { tile_jpeg };
+            let tiles = tiles(images, seen, (tile, arguments.verify), &bar);
             seen += images.len();
             Ok::<_, SnapshotError>(tiles)
         },
     );
     bar.finish_and_clear();
     show(arguments, uri, &report?);
+    if looks.can_be_masks() && !masks && !arguments.json {
+        say(format_args!(
+            "its PNGs were left unchanged, as images: if they are masks, say --column {}",
+            arguments.column()
+        ));
+    }
     Ok(())
 }
 
+impl Arguments {
+    fn column(&self) -> &str {
+        self.column.as_deref().unwrap_or("image")
+    }
+}
+
+/// What tiles an image, which of them are verified.
+type How = (fn(&[u8], bool) -> Tile, Verify);
+
 /// The tiled forms of some images, made on all cores. `first`: number of the first.
-fn tiles(images: &[Vec<u8>], first: usize, verify: Verify, bar: &ProgressBar) -> Vec<Tile> {
+fn tiles(images: &[Vec<u8>], first: usize, (tile, verify): How, bar: &ProgressBar) -> Vec<Tile> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let work = || {
@@ -135,10 +168,10 @@ fn tiles(images: &[Vec<u8>], first: usize, verify: Verify, bar: &ProgressBar) ->
             };
             let is_verified = match verify {
                 Verify::All => true,
-                Verify::Sample => (first + at).is_multiple_of(SAMPLE),
+                Verify::Sample => (first + at).is_multiple_of(VERIFIED),
                 Verify::None => false,
             };
-            done.push((at, tile_image(image, is_verified)));
+            done.push((at, tile(image, is_verified)));
             bar.inc(1);
         }
     };
@@ -192,7 +225,7 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
             ..
         } = report;
         let mut json = serde_json::json!({
-            "uri": uri, "column": arguments.column, "into": report.into,
+            "uri": uri, "column": arguments.column(), "into": report.into,
             "stored": report.layout.name(), "version": report.version,
             "fragments_written": fragments_written, "fragments_resumed": fragments_resumed,
             "fragments_lost": fragments_lost, "fragments_anew": fragments_anew,
@@ -208,7 +241,7 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
     match report.version {
         Some(version) if *counts == TileCounts::default() => say(format_args!(
             "{uri}: nothing to tile in column {:?}; version {version}",
-            arguments.column
+            arguments.column()
         )),
         Some(version) => say(format_args!(
             "{uri}: {} in column {:?} ({}); version {version}",
@@ -218,11 +251,11 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
         )),
         None if *counts == TileCounts::default() => say(format_args!(
             "{uri}: nothing to do: every image of column {:?} has a tiled form",
-            arguments.column
+            arguments.column()
         )),
         None => say(format_args!(
             "{uri}: nothing to tile in column {:?}: {}",
-            arguments.column,
+            arguments.column(),
             summary(counts)
         )),
     }
@@ -253,7 +286,7 @@ fn show(arguments: &Arguments, uri: &str, report: &TileReport) {
     if let Some(version) = report.dropped {
         say(format_args!(
             "dropped the originals: column {:?} holds the tiled images; version {version}",
-            arguments.column
+            arguments.column()
         ));
     }
 }
@@ -319,7 +352,12 @@ mod tests {
                 _ => vec![i; 9],
             })
             .collect();
-        let tiles = tiles(&images, 0, Verify::All, &ProgressBar::hidden());
+        let tiles = tiles(
+            &images,
+            0,
+            (tile_image, Verify::All),
+            &ProgressBar::hidden(),
+        );
         let kept = |at: usize| match &tiles[at] {
             Tile::Kept(reason) => reason.clone(),
             other => panic!("{other:?}"),

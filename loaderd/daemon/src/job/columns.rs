@@ -461,12 +461,22 @@ fn image(
     Ok((Origin::Image { input, pipeline }, tensor))
 }
 
-fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> String {
+/// That there is no such column, or none that can say whether it is null.
+pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> String {
     let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+    let made = [ROW_ID, ROW_ADDRESS, VALID];
+    // What is misspelt in `name._valid` is the name.
+    let base = name.strip_suffix(MASK).unwrap_or(name);
+    if field_of(base, fields).is_some() {
+        return format!(
+            "{} has no column {name:?}: {base:?} can't be delivered, so nothing says where it is null",
+            request.uri
+        );
+    }
     format!(
-        "{} has no column {name:?}; it has {}, and {ROW_ID}, {ROW_ADDRESS}, {VALID} and <column>{MASK} can be asked for",
-        request.uri,
-        names.join(", ")
+        "{}; {}, and <column>{MASK} can be asked for too",
+        loaderd_names::no_column(&request.uri, base, &names, &made),
+        made.join(", ")
     )
 }
 

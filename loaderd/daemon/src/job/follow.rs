@@ -5,6 +5,7 @@
 //! says what to change. It sees no row.
 
 use loaderd_decode as decode;
+use loaderd_names::listed;
 use loaderd_wire::layout::DType;
 use loaderd_wire::message::OpenRequest;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ impl Follower {
         fields: &[Field],
     ) -> Result<(usize, decode::Pipeline), String> {
         let follows = self.follows();
-        let image = position(request, follows)?;
+        let image = position(request, fields, follows)?;
         let field = columns::field_of(follows, fields);
         let images = field.is_some_and(|field| match &field.kind {
             Kind::Bytes => true,
@@ -167,7 +168,7 @@ impl Boxes {
     ) -> Result<Vec<usize>, String> {
         let mut with = Vec::new();
         for name in &self.with_columns {
-            let column = position(request, name)?;
+            let column = position(request, fields, name)?;
             let lists = columns::field_of(name, fields).is_some_and(
                 |field| matches!(&field.kind, Kind::Ragged(kind) if !(kind.text && kind.levels == 1)),
             );
@@ -201,15 +202,14 @@ impl Boxes {
     }
 }
 
-fn position(request: &OpenRequest, name: &str) -> Result<usize, String> {
-    request
-        .columns
-        .iter()
-        .position(|column| column == name)
-        .ok_or_else(|| {
-            format!(
-                "{name:?} is not among columns {:?}: ask for it too",
-                request.columns
-            )
-        })
+/// The number of a column among those asked for.
+fn position(request: &OpenRequest, fields: &[Field], name: &str) -> Result<usize, String> {
+    let position = request.columns.iter().position(|column| column == name);
+    position.ok_or_else(|| match columns::field_of(name, fields) {
+        Some(_) => format!(
+            "{name:?} is not among columns {}: ask for it too",
+            listed(&request.columns)
+        ),
+        None => columns::missing(name, request, fields),
+    })
 }

@@ -108,7 +108,7 @@ fn ring(
         match ring.register_arena() {
             Ok(()) => report.backend = Backend::UringFixed,
             Err(error) => report.reasons.push(format!(
-                "buffers not registered: {}, {} to lock, memlock limit {}, raise it with `ulimit -l`",
+                "buffers not registered: {}, {} to lock, memlock limit {}",
                 error_name(&error),
                 kib(config.arena_bytes()),
                 memlock_max().map_or("none".into(), kib),

@@ -6,13 +6,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use lance::Dataset;
 use lance_io::local::to_local_path;
 use lance_table::format::{DataFile, DeletionFile, Fragment};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::{Target, TileCounts, TileOptions};
@@ -56,7 +54,7 @@ impl Entry {
     }
 }
 
-/// The file in the state folder. Locked while a run works.
+/// The file in the state folder. Whoever has the column's claim has it.
 pub(super) struct Checkpoint {
     file: File,
     path: PathBuf,
@@ -71,8 +69,6 @@ impl Checkpoint {
         copy: bool,
     ) -> Result<Self, SnapshotError> {
         let folder = &options.state_dir;
-        std::fs::create_dir_all(folder)
-            .map_err(|e| SnapshotError::record("create the state folder", folder, e))?;
         let key = serde_json::json!([
             FORMAT,
             location.uri(),
@@ -84,16 +80,10 @@ impl Checkpoint {
         ]);
         let name = blake3::hash(key.to_string().as_bytes()).to_hex();
         let path = folder.join(format!("{}.tile", &name[..32]));
-        let locked = locked(&path, || ());
-        let locked = locked
+        let mut open = OpenOptions::new();
+        let open = open.read(true).append(true).create(true).open(&path);
+        let mut file = open
             .map_err(|e| SnapshotError::record("open the record of tiled fragments", &path, e))?;
-        let Some(mut file) = locked else {
-            return Err(super::refused(
-                location,
-                &options.column,
-                "another loaderd is at it: wait for that one",
-            ));
-        };
         let mut lines = Vec::new();
         file.read_to_end(&mut lines)
             .map_err(|e| SnapshotError::record("read the record of tiled fragments", &path, e))?;
@@ -160,68 +150,10 @@ impl Checkpoint {
     }
 }
 
-/// The file at `path`, created where it is missing, with a lock that nobody else has; none where
-/// somebody has it. `opened` is called in the moment between opening and locking, in which whoever
-/// had the lock may finish and remove the file: then its successor is tried.
-fn locked(path: &Path, mut opened: impl FnMut()) -> std::io::Result<Option<File>> {
-    loop {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(path)?;
-        opened();
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        let mine = file.metadata()?;
-        match std::fs::metadata(path) {
-            Ok(found) if (found.dev(), found.ino()) == (mine.dev(), mine.ino()) => {
-                return Ok(Some(file));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// Whether clean-up has left a file that no version has.
 fn is_whole(data: &Path, file: &DataFile, layout: BytesLayout) -> bool {
     let size = std::fs::metadata(data.join(&file.path)).map_or(0, |found| found.len());
     let expected = file.file_size_bytes.get().map_or(1, |size| size.get());
     let stem = file.path.strip_suffix(".lance").unwrap_or(&file.path);
     size >= expected && (layout != BytesLayout::BlobV2 || data.join(stem).is_dir())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_on_a_file_that_was_removed_is_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("record");
-        let mut first = locked(&path, || ()).unwrap();
-        assert!(first.is_some());
-        assert!(locked(&path, || ()).unwrap().is_none());
-        // The first one is done in the moment in which the second has opened the file; a third one
-        // may come at once, or not.
-        for is_followed in [false, true] {
-            let mut third = None;
-            let mut calls = 0;
-            let second = locked(&path, || {
-                calls += 1;
-                if calls == 1 {
-                    std::fs::remove_file(&path).unwrap();
-                    first = None;
-                    third = is_followed.then(|| locked(&path, || ()).unwrap().unwrap());
-                }
-            });
-            let second = second.unwrap();
-            assert_eq!(second.is_none(), is_followed);
-            assert_eq!(calls, 2);
-            first = second.or(third);
-            assert!(first.is_some() && locked(&path, || ()).unwrap().is_none());
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
-use lance_core::datatypes::Schema;
+use lance_core::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
 
 use super::Target;
@@ -42,16 +42,18 @@ pub(super) async fn add(
     entries: &[Entry],
 ) -> Result<Committed, SnapshotError> {
     let (mut written, mut lost) = (0, 0);
-    let (images, tiles) = (target.source.field_id, target.field.id);
+    let images = target.source.field_id;
     let committed = retrying(location, async |latest| {
-        let mut schema = schema(location, target, latest)?;
+        let field = numbered(target, latest);
+        let (tiles, shift) = (field.id, field.id - target.field.id);
+        let mut schema = schema(location, target, &field, latest)?;
         let mut fragments = latest.fragments().to_vec();
         let mut stale = judge(latest, images, tiles).await.stale;
         (written, lost) = (0, 0);
         for entry in entries {
             match fragments.iter_mut().find(|it| entry.fits(it, target)) {
                 Some(fragment) => {
-                    put(fragment, target, entry);
+                    put(fragment, target, entry, shift);
                     stale.remove(&(fragment.id as u32));
                     written += u64::from(entry.file.is_some());
                 }
@@ -110,29 +112,67 @@ pub(super) fn conflict(location: &Location, reason: impl Into<String>) -> Snapsh
     }
 }
 
-/// The latest version's schema with the tiled column.
-fn schema(location: &Location, target: &Target, latest: &Dataset) -> Result<Schema, SnapshotError> {
+/// The tiled column with numbers that are its own in `latest`: another column may have been added
+/// since its files were written, another tiled one for example. Which number a file's column has, its
+/// fragment says, not the file.
+fn numbered(target: &Target, latest: &Dataset) -> Field {
+    let mut field = target.field.clone();
+    let taken = latest.manifest().max_field_id();
+    if target.existing.is_none() && taken >= field.id {
+        shift_ids(&mut field, taken + 1 - target.field.id);
+    }
+    field
+}
+
+fn shift_ids(field: &mut Field, by: i32) {
+    field.id += by;
+    for child in &mut field.children {
+        child.parent_id += by;
+        shift_ids(child, by);
+    }
+}
+
+/// The latest version's schema with the tiled column, which is `field` there.
+fn schema(
+    location: &Location,
+    target: &Target,
+    field: &Field,
+    latest: &Dataset,
+) -> Result<Schema, SnapshotError> {
     let mut schema = latest.schema().clone();
     let existing = tiled_form(&schema, &target.source.name).map(|(form, _)| form.field_id);
     let has_source = schema.field_by_id(target.source.field_id).is_some();
     let same = match target.existing {
         Some(_) => existing == Some(target.field.id),
-        None => existing.is_none() && latest.manifest().max_field_id() < target.field.id,
+        None => existing.is_none() && schema.fields.iter().all(|it| it.name != field.name),
     };
     if !same || !has_source {
         return Err(conflict(location, "its columns are others now"));
     }
     if target.existing.is_none() {
-        schema.fields.push(target.field.clone());
+        schema.fields.push(field.clone());
     }
     Ok(schema)
 }
 
 /// Puts a fragment's new file in the place of the one before, if there was one, or nothing where no
-/// image got a tiled form.
-fn put(fragment: &mut Fragment, target: &Target, entry: &Entry) {
-    take_out(fragment, &target.ids());
-    fragment.files.extend(entry.file.clone());
+/// image got a tiled form. `shift`: from the numbers of its columns to those in the dataset.
+fn put(fragment: &mut Fragment, target: &Target, entry: &Entry, shift: i32) {
+    let written = target.ids();
+    let ids: Vec<i32> = written.iter().map(|id| id + shift).collect();
+    take_out(fragment, &ids);
+    fragment.files.extend(entry.file.clone().map(|mut file| {
+        let fields = file.fields.iter();
+        let fields = fields.map(|id| {
+            if written.contains(id) {
+                id + shift
+            } else {
+                *id
+            }
+        });
+        file.fields = fields.collect();
+        file
+    }));
 }
 
 /// Takes fields out of a fragment's files, and files that hold no other out of the fragment.

@@ -25,8 +25,11 @@ fn no_dataset() {
     assert!(text.contains("no _versions"), "{text}");
     let file = place.folder.path().join("file");
     std::fs::write(&file, "text").unwrap();
+    let since = std::time::Instant::now();
     let text = refused(file.to_str().unwrap());
     assert!(text.contains("is a file"), "{text}");
+    // Lance, asked for it, tries for two seconds and more.
+    assert!(since.elapsed().as_millis() < 1000, "{:?}", since.elapsed());
     // Looking for a dataset makes none.
     assert!(!std::path::Path::new(&place.uri).exists());
 }
@@ -52,6 +55,31 @@ fn no_column() {
     assert!(!error.to_string().contains("did you mean"), "{error}");
     for error in [open("id", "id"), open("image", "image")] {
         assert!(matches!(error, SnapshotError::WrongType { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_filter_without_its_column() {
+    let place = Place::new();
+    place.write(&blob_batch(0, &values(0, 10, 100), packed()), |_| {});
+    for (filter, expected) in [
+        (
+            "imgae IS NULL",
+            "no column \"imgae\" (did you mean \"image\"?): its columns are id, image",
+        ),
+        (
+            "caption = 'x'",
+            "no column \"caption\": its columns are id, image",
+        ),
+        ("`the id` = 3", "no column \"the id\""),
+    ] {
+        let error = Snapshot::open(SnapshotRequest {
+            filter: Some(filter.into()),
+            ..place.request()
+        })
+        .unwrap_err();
+        assert!(matches!(error, SnapshotError::BadFilter { .. }), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
     }
 }
 

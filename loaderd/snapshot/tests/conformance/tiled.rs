@@ -350,3 +350,111 @@ fn what_was_written_under_other_settings_is_written_again() {
     assert_eq!((seen, report.unwrap().fragments_resumed), (100, 0));
     check(&place, &all);
 }
+
+/// A dataset of two columns of images, and what `image` and `mask` hold.
+fn two_columns(place: &Place) -> [Vec<Value>; 2] {
+    let all = [values(1, 60, 2_000), values(2, 60, 900)];
+    let one = binary_batch(1, &all[0], BytesLayout::LargeBinary);
+    let rows = all[1].iter().map(Option::as_deref);
+    let mask: ArrayRef = Arc::new(LargeBinaryArray::from_iter(rows));
+    let mut fields = one.schema().fields().to_vec();
+    fields.push(Arc::new(Field::new("mask", DataType::LargeBinary, true)));
+    let mut columns = one.columns().to_vec();
+    columns.push(mask);
+    let schema = Arc::new(arrow_schema::Schema::new(fields));
+    place.write(&RecordBatch::try_new(schema, columns).unwrap(), |_| {});
+    all
+}
+
+/// Tiles `image`, and calls `meanwhile` once it has begun.
+fn tile_while(
+    place: &Place,
+    options: &TileOptions,
+    meanwhile: impl Fn() + Sync,
+) -> Result<TileReport, SnapshotError> {
+    let mut is_first = true;
+    tile_column(&place.uri, options, &mut |_| {}, &mut |images| {
+        if std::mem::take(&mut is_first) {
+            std::thread::scope(|scope| scope.spawn(&meanwhile).join().unwrap());
+        }
+        Ok(images.iter().map(|image| tile_of(image)).collect())
+    })
+}
+
+#[test]
+fn columns_are_tiled_side_by_side() {
+    let place = Place::new();
+    let all = two_columns(&place);
+    let images = options(&place);
+    let masks = TileOptions {
+        column: "mask".into(),
+        ..options(&place)
+    };
+    let report = tile_while(&place, &images, || {
+        assert_eq!(tile(&place, &masks).fragments_lost, 0);
+    });
+    let report = report.unwrap();
+    assert_eq!((report.fragments_written, report.fragments_lost), (1, 0));
+    let open = |tiled: bool| {
+        let columns = vec!["image".to_owned(), "mask".to_owned()];
+        Snapshot::open(SnapshotRequest {
+            tiled_columns: if tiled { columns.clone() } else { vec![] },
+            bytes_columns: columns,
+            ..place.request()
+        })
+        .unwrap()
+    };
+    let snapshot = open(true);
+    for (column, values) in all.iter().enumerate() {
+        conform(&open(false), column, values);
+        let expected: Vec<Value> = values.iter().map(read_tiled).collect();
+        conform(&snapshot, column, &expected);
+    }
+    assert_eq!(
+        snapshot.tiled(0),
+        Some(("image_tiled", tiled_rows(&all[0])))
+    );
+    assert_eq!(snapshot.tiled(1), Some(("mask_tiled", tiled_rows(&all[1]))));
+    for options in [&images, &masks] {
+        assert_eq!(tile(&place, options).version, None);
+    }
+    // Nothing is left of the runs but what they wrote.
+    let left = std::fs::read_dir(&images.state_dir).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn what_runs_can_not_share_is_refused_at_once() {
+    let place = Place::new();
+    two_columns(&place);
+    let [images, masks] = ["image", "mask"].map(|column| TileOptions {
+        column: column.into(),
+        ..options(&place)
+    });
+    let refused = |options: &TileOptions, expected: &str| {
+        let (seen, report) = tile_up_to(&place, options, usize::MAX);
+        let error = report.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(seen, 0);
+    };
+    let dropping = |options: &TileOptions| TileOptions {
+        drop_original: Some(same),
+        ..options.clone()
+    };
+    let other_settings = TileOptions {
+        settings: "others".into(),
+        ..images.clone()
+    };
+    tile_while(&place, &images, || {
+        refused(&images, "another loaderd is at it");
+        refused(&other_settings, "another loaderd is at it");
+        refused(&dropping(&masks), "while another loaderd tiles a column");
+    })
+    .unwrap();
+    let report = tile_while(&place, &dropping(&masks), || {
+        refused(&images, "about to drop the originals of a column");
+    });
+    // Some images have no tiled form here, which is found out after all were tiled.
+    assert!(report.unwrap_err().to_string().contains("can't be dropped"));
+    assert_eq!(tile(&place, &images).version, None);
+}

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::Bench;
 use super::report::Stage;
-use crate::cli::untiled::{SAMPLE, worth_tiling};
+use crate::cli::untiled::{Looks, SAMPLE};
 use crate::clock;
 use crate::histogram::Histogram;
 use crate::source::Payload;
@@ -156,7 +156,7 @@ impl Bench<'_> {
         }
         let indices: Vec<u64> = self.indices().take(SAMPLE).collect();
         let images = self.bytes_of(&indices)?;
-        let found = worth_tiling(images.iter().flatten().map(|image| &**image), false);
+        let found = Looks::of(images.iter().flatten().map(|image| &**image)).worth_tiling(false);
         Ok(found.map(|found| {
             format!(
                 "tiling: {found}: `loaderd tile {uri} --column {column}` has crops cut out before they are decoded"

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+#[cfg(feature = "lance")]
+use loaderd_names::listed;
 use loaderd_read::{FileSet, Mode};
 #[cfg(feature = "lance")]
 use loaderd_snapshot::UntiledSample;
@@ -19,7 +21,7 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use super::Check;
 use super::kernel::trial;
 #[cfg(feature = "lance")]
-use crate::cli::untiled::{SAMPLE, worth_tiling};
+use crate::cli::untiled::{Looks, SAMPLE};
 
 /// Entries of the folder that are looked at.
 const ENTRIES_MAX: usize = 100_000;
@@ -141,7 +143,8 @@ pub(super) fn checks(place: &Place, files: &[PathBuf]) -> Vec<Check> {
         (Ok(_), Some((kind, device))) if named && !is_dataset(path) => Check::missing(
             "dataset",
             format!("{shown}: no Lance dataset, on {kind} ({device})"),
-            "name the dataset's own folder, the one that holds _versions",
+            "name the dataset's own folder, the one that holds _versions; `loaderd ingest` makes one of a folder of \
+             images",
         ),
         (Ok(what), Some((kind, device))) => {
             Check::ok("dataset", format!("{shown}: {what}on {kind} ({device})"))
@@ -159,8 +162,8 @@ fn tiles(path: &Path, named: bool) -> Option<Check> {
     if !named || !is_dataset(path) {
         return None;
     }
-    let uri = path.display();
-    let samples = match loaderd_snapshot::sample_untiled(&uri.to_string(), SAMPLE) {
+    let uri = path.display().to_string();
+    let samples = match loaderd_snapshot::sample_untiled(&uri, SAMPLE) {
         Ok(samples) => samples,
         Err(error) => {
             let mend = "check the dataset and its data files";
@@ -169,7 +172,14 @@ fn tiles(path: &Path, named: bool) -> Option<Check> {
     };
     let (mut found, mut mends) = (Vec::new(), Vec::new());
     for UntiledSample { column, images } in &samples {
-        if let Some(words) = worth_tiling(images.iter().map(Vec::as_slice), true) {
+        // A mask belongs to an image, which another column holds.
+        let others = samples.iter().map(|it| &it.column);
+        let be_masks = others.filter(|other| *other != column).any(|other| {
+            loaderd_snapshot::sample_column(&uri, other, SAMPLE)
+                .is_ok_and(|images| Looks::of(images.iter().map(Vec::as_slice)).are_images())
+        });
+        let looks = Looks::of(images.iter().map(Vec::as_slice));
+        if let Some(words) = looks.worth_tiling(be_masks) {
             found.push(format!("column {column:?}: {words}"));
             mends.push(format!("`loaderd tile {uri} --column {column}`"));
         }
@@ -197,7 +207,7 @@ fn open(path: &Path, named: bool) -> Result<String> {
     }
     let fields = crate::source::fields(&path.display().to_string(), None)?;
     let names: Vec<String> = fields.into_iter().map(|field| field.name).collect();
-    Ok(format!("Lance dataset of {}, ", names.join(", ")))
+    Ok(format!("Lance dataset of {}, ", listed(&names)))
 }
 
 #[cfg(not(feature = "lance"))]
