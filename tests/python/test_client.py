@@ -294,8 +294,7 @@ def test_a_session_that_is_over_keeps_no_memory_but_its_tensors(
     else:
         fake_daemon.stop()
         with pytest.raises(errors.DaemonDied):
-            for other in batches:
-                del other
+            labels(batches)
     settle_at(fake_daemon, 1)
     assert batch["label"].tolist() == EPOCH[0]
     del batch

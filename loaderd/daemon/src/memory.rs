@@ -125,6 +125,8 @@ impl Drop for Reserved {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -171,24 +173,29 @@ mod tests {
         assert_eq!(memory.turn().room(1, || 1), Room::Enough);
     }
 
-    /// As sessions do: free memory is looked at, and taken a moment later.
+    /// As sessions do: free memory is looked at, and taken a moment later; what is given back takes
+    /// the kernel a while.
     #[test]
     fn somebody_gets_memory_that_is_enough_for_one() {
         const WANTED: u64 = 40;
-        for _ in 0..50 {
+        for _ in 0..20 {
+            let together = std::sync::Barrier::new(3);
             let memory = SlotMemory::new(0);
             let free = AtomicU64::new(WANTED + WANTED / 2);
             let allocate = || {
+                together.wait();
                 let turn = memory.turn();
                 let mut taken = 0;
                 while taken < WANTED {
                     match turn.room(WANTED - taken, || free.load(Ordering::Relaxed)) {
                         Room::Enough => {
+                            std::thread::sleep(Duration::from_micros(100));
                             free.fetch_sub(1, Ordering::Relaxed);
                             taken += 1;
                         }
                         Room::Later => std::thread::yield_now(),
                         Room::Only(_) => {
+                            std::thread::sleep(Duration::from_millis(5));
                             free.fetch_add(taken, Ordering::Relaxed);
                             return false;
                         }
