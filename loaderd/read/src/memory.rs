@@ -1,11 +1,18 @@
 //! Memory that the kernel reads into: one arena of slabs per reader, and one-off blocks.
 //!
 //! Enters: sizes. Leaves: page-aligned addresses. Never: hands the same slab out twice;
-//! never unmaps an arena while a [`Lease`] on it is alive.
+//! never unmaps an arena while a [`Lease`] on it is alive; never lets an address be used for
+//! something else that the kernel may still write to.
+//!
+//! Of a ring that broke, nobody learns any more which reads are done: the kernel ends them some
+//! time after the ring is closed, and says nowhere when. Their memory is given back all the same,
+//! and only its addresses stay reserved: reads that copy fail at an address without memory, and
+//! those that don't have pinned the pages, which the kernel frees after them.
 
 use std::alloc::Layout;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +30,8 @@ pub(crate) struct Pool {
     // caches.
     free: Mutex<Vec<u32>>,
     returned: Condvar,
+    // Read in `drop` alone, which comes after all else: relaxed.
+    abandoned: AtomicBool,
 }
 
 // SAFETY: the mapping is plain anonymous memory, valid from any thread. Which thread may
@@ -56,6 +65,7 @@ impl Pool {
             slab_bytes: config.slab_bytes as usize,
             free: Mutex::new((0..config.slab_count).rev().collect()),
             returned: Condvar::new(),
+            abandoned: AtomicBool::new(false),
         }))
     }
 
@@ -99,10 +109,26 @@ impl Pool {
     pub(crate) fn slab_bytes(&self) -> usize {
         self.slab_bytes
     }
+
+    /// Has the arena's addresses stay reserved for good: the kernel may write there.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.abandoned.load(Ordering::Relaxed) {
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            let base = self.base.as_ptr().cast();
+            // SAFETY: the mapping is ours, whole, and nobody of us uses it any more, as below; the
+            // new one in its place has no memory. Where there is none, the old one stays.
+            unsafe {
+                rustix::mm::mmap_anonymous(base, self.arena_bytes, ProtFlags::empty(), flags)
+            }
+            .ok();
+            return;
+        }
         // SAFETY: the mapping is ours, whole, and unmapped only here; no lease is left,
         // because each holds an `Arc` of this pool.
         unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.arena_bytes) }.ok();
@@ -158,6 +184,19 @@ impl Aligned {
     pub(crate) fn base(&self) -> *mut u8 {
         self.base.as_ptr()
     }
+
+    /// Gives back the memory, and never the addresses: the kernel may write there.
+    pub(crate) fn abandon(self) {
+        let block = std::mem::ManuallyDrop::new(self);
+        let whole_pages = block.layout.size() / SLAB_ALIGN as usize * SLAB_ALIGN as usize;
+        // SAFETY: the pages are within the block, which is plain heap memory that nobody of us
+        // reads any more.
+        unsafe {
+            let base = block.base.as_ptr().cast();
+            rustix::mm::madvise(base, whole_pages, Advice::LinuxDontNeed)
+        }
+        .ok();
+    }
 }
 
 impl Drop for Aligned {
@@ -211,5 +250,69 @@ mod tests {
             pool.wait_free(Duration::from_secs(30));
             assert_eq!(pool.free_count(), 1);
         });
+    }
+
+    /// What may be done at an address of this process, in the kernel's letters.
+    fn permissions(base: *mut u8) -> String {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let hex = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        // `7f0000000000-7f0000002000 rw-p 00000000 00:00 0` (proc(5)).
+        let line = maps.lines().find(|line| {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            (hex(start)..hex(end)).contains(&(base as usize))
+        });
+        line.map_or("none", |line| line.split(' ').nth(1).unwrap())
+            .into()
+    }
+
+    #[test]
+    fn an_abandoned_arena_gives_back_its_memory_and_keeps_its_addresses() {
+        let pool = pool(64);
+        let lease = pool.take().unwrap();
+        let base = pool.base.as_ptr();
+        pool.abandon();
+        drop(pool);
+        // Somebody still reads.
+        // SAFETY: the lease has all of its slab.
+        unsafe { lease.base().write_bytes(7, 8192) };
+        assert_eq!(permissions(base), "rw-p");
+        drop(lease);
+        assert_eq!(permissions(base), "---p");
+    }
+
+    /// What the kernel does that holds a read without anybody to hear of its end.
+    #[test]
+    fn a_read_into_an_abandoned_arena_fails() {
+        let Ok(mut ring) = io_uring::IoUring::new(2) else {
+            eprintln!("skipped: no io_uring here");
+            return;
+        };
+        let pool = pool(1);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let fd = io_uring::types::Fd(std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let read = io_uring::opcode::Read::new(fd, pool.base.as_ptr(), 4096).build();
+        // SAFETY: the address is never used for anything else.
+        unsafe { ring.submission().push(&read) }.unwrap();
+        ring.submit().unwrap();
+        pool.abandon();
+        drop(pool);
+        std::io::Write::write_all(&mut writer, &[7; 4096]).unwrap();
+        ring.submit_and_wait(1).unwrap();
+        let answer = ring.completion().next().unwrap();
+        assert_eq!(answer.result(), -libc::EFAULT);
+    }
+
+    #[test]
+    fn an_abandoned_block_gives_back_its_memory() {
+        let bytes = 1 << 20;
+        let block = Aligned::new(bytes).unwrap();
+        let base = block.base();
+        // SAFETY: the block has so many bytes.
+        unsafe { base.write_bytes(7, bytes) };
+        block.abandon();
+        // SAFETY: the addresses are never freed.
+        let bytes = unsafe { std::slice::from_raw_parts(base, bytes) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
     }
 }

@@ -390,10 +390,14 @@ impl Drop for Reader {
         if self.engine.close() {
             return;
         }
-        // The kernel may still write into this memory, so it must never be freed. Happens
-        // where the ring broke, or another thread drops the reader than the one that used it.
-        for read in self.reads.iter_mut().filter_map(Option::take) {
-            std::mem::forget(read.memory);
+        // The kernel may still write into this memory. Happens where the ring broke, or another
+        // thread drops the reader than the one that used it.
+        self.pool.abandon();
+        let reads = self.reads.iter_mut().filter_map(Option::take);
+        for memory in reads.filter_map(|read| read.memory) {
+            if let Some(block) = memory.one_off {
+                block.abandon();
+            }
         }
     }
 }

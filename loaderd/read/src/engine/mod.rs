@@ -55,7 +55,7 @@ pub(crate) trait Engine: Send {
     fn group(&self) -> usize;
 
     /// Ends all reads, waiting for those that can't be stopped. False where it could not:
-    /// then their targets must never be freed.
+    /// then the addresses of their targets must never be used again.
     fn close(&mut self) -> bool;
 }
 
