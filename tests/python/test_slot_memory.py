@@ -1,4 +1,4 @@
-"""Slots of many GiB, whose memory takes the kernel long to zero: nobody waits for it in vain."""
+"""Slots of many GiB, which take the kernel long to zero and to free: nobody waits in vain."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def used(daemon: Daemon) -> int:
     return int(wire.status(daemon.socket)["slot_bytes"][0])
 
 
+def ask(client: socket.socket, slot_bytes: int, run: str | None = None) -> None:
+    """For two slots of so many bytes and a little."""
+    request: dict[str, Any] = {
+        "uri": "memory:rows=100",
+        "columns": ["label"],
+        "batch_size": 8,
+        "rank": 0,
+        "world_size": 1,
+        "slots": 2,
+        "variable_bytes": slot_bytes,
+        "run": run,
+    }
+    client.sendall(wire.frame({"type": "open", **request}))
+
+
 @pytest.fixture
 def opening(tmp_path: Path) -> Iterator[tuple[Daemon, socket.socket]]:
     """A daemon, and a client whose slots it has just begun to allocate."""
@@ -42,16 +57,7 @@ def opening(tmp_path: Path) -> Iterator[tuple[Daemon, socket.socket]]:
     with Daemon(tmp_path, f"--slot-memory={size}") as daemon:
         client, _ = wire.hello(daemon.socket)
         with client:
-            request: dict[str, Any] = {
-                "uri": "memory:rows=100",
-                "columns": ["label"],
-                "batch_size": 8,
-                "rank": 0,
-                "world_size": 1,
-                "slots": 2,
-                "variable_bytes": size // 2 - 8192,
-            }
-            client.sendall(wire.frame({"type": "open", **request}))
+            ask(client, size // 2 - 8192)
             deadline = time.monotonic() + 10
             while used(daemon) == 0:
                 assert time.monotonic() < deadline, daemon.log.read_text()
@@ -88,3 +94,18 @@ def test_memory_that_is_not_there_is_not_tried(tmp_path: Path) -> None:
         words = r"1024 slots of 1\.00 TiB need .* can be had, .*slots="
         with pytest.raises(errors.LimitExceeded, match=words):
             len(dataset)
+
+
+def test_memory_of_a_session_that_ends_is_waited_for(tmp_path: Path) -> None:
+    """It is there in a moment, so that nobody is told that it is in use."""
+    with Daemon(tmp_path, "--slot-memory=300M") as daemon:
+        client, _ = wire.hello(daemon.socket)
+        ask(client, 100 << 20)
+        for _ in range(5):
+            following, _ = wire.hello(daemon.socket)
+            assert wire.receive(client)["type"] == "opened"
+            client.close()
+            ask(following, 100 << 20)
+            client = following
+        assert wire.receive(client)["type"] == "opened"
+        client.close()

@@ -23,7 +23,10 @@ pub use columns::{Input, Origin};
 pub use follow::{BoxFormat, Boxes, Follower};
 
 /// How long a rank that is taken may need to come free.
-const CLAIM_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(2);
+/// The same while a session whose client has gone is still ending: it may have the rank, and wait
+/// for a full disk, which is longest.
+const LEAVING_WAIT: Duration = Duration::from_secs(40);
 
 /// See the module.
 pub struct Job {
@@ -220,14 +223,18 @@ impl Job {
 
     /// Takes a rank for a session; each may be taken once at a time. Waits for up to
     /// `CLAIM_WAIT`, because the session of a process that was just killed needs a
-    /// moment to end.
-    pub fn claim(&self, rank: u32) -> Result<(), Failure> {
+    /// moment to end; and as long as `may_come_free` says that one is ending, for up to
+    /// `LEAVING_WAIT`.
+    pub fn claim(&self, rank: u32, may_come_free: &dyn Fn() -> bool) -> Result<(), Failure> {
         let since = Instant::now();
         loop {
+            // Asked first: what ends in between has given it back.
+            let may_wait =
+                since.elapsed() < CLAIM_WAIT || (since.elapsed() < LEAVING_WAIT && may_come_free());
             if self.ranks.lock().expect("no panic while held").insert(rank) {
                 return Ok(());
             }
-            if since.elapsed() > CLAIM_WAIT {
+            if !may_wait {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -41,8 +41,15 @@ impl Drop for Rank {
 }
 
 impl Jobs {
-    /// Joins the job of this request, opening it where there is none; blocks.
-    pub fn join(&self, request: &OpenRequest, log: &StepLog, gpu: &Gpu) -> Result<Rank, Failure> {
+    /// Joins the job of this request, opening it where there is none; blocks. `may_come_free`
+    /// says whether a rank that is taken is worth waiting for: see [`Job::claim`].
+    pub fn join(
+        &self,
+        request: &OpenRequest,
+        log: &StepLog,
+        gpu: &Gpu,
+        may_come_free: &dyn Fn() -> bool,
+    ) -> Result<Rank, Failure> {
         let run = match &request.run {
             Some(run) => run.clone(),
             None => fresh_run(),
@@ -72,7 +79,9 @@ impl Jobs {
                 job
             }
         };
-        job.claim(request.rank)?;
+        // Other ranks need not wait for this one.
+        drop(held);
+        job.claim(request.rank, may_come_free)?;
         Ok(Rank {
             job,
             rank: request.rank,
@@ -124,10 +133,81 @@ fn fresh_run() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use loaderd_wire::message::{Decode, FailureKind};
+    use serde_json::json;
+
     use super::*;
+    use crate::gpu::Options;
+    use crate::job::CLAIM_WAIT;
+    use crate::steplog::file_in;
 
     #[test]
     fn runs_are_told_apart() {
         assert_ne!(fresh_run(), fresh_run());
+    }
+
+    /// The jobs of a daemon, and how a rank of two joins the only one.
+    struct Daemon {
+        jobs: Jobs,
+        log: StepLog,
+        gpu: Arc<Gpu>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Daemon {
+        fn new() -> Daemon {
+            let folder = tempfile::tempdir().unwrap();
+            Daemon {
+                jobs: Jobs::default(),
+                log: StepLog::open(&file_in(folder.path()), None).unwrap(),
+                gpu: Gpu::new(Options {
+                    decode: Decode::Cpu,
+                    ..Options::default()
+                }),
+                _folder: folder,
+            }
+        }
+
+        fn join(&self, rank: u32, is_any_leaving: bool) -> Result<Rank, Failure> {
+            let request = serde_json::from_value(json!({
+                "uri": "memory:rows=4", "columns": ["label"], "batch_size": 1, "rank": rank,
+                "world_size": 2, "run": "a",
+            }));
+            let request = request.unwrap();
+            self.jobs
+                .join(&request, &self.log, &self.gpu, &|| is_any_leaving)
+        }
+    }
+
+    #[test]
+    fn a_rank_is_waited_for_as_long_as_a_session_ends() {
+        let daemon = Daemon::new();
+        let first = daemon.join(0, false).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(CLAIM_WAIT + Duration::from_millis(500));
+                drop(first);
+            });
+            assert!(daemon.join(0, true).is_ok());
+        });
+    }
+
+    #[test]
+    fn ranks_that_are_taken_are_waited_for_side_by_side() {
+        let daemon = Daemon::new();
+        let _held = [0, 1].map(|rank| daemon.join(rank, false).unwrap());
+        let since = Instant::now();
+        std::thread::scope(|scope| {
+            for rank in [0, 1] {
+                let daemon = &daemon;
+                scope.spawn(move || {
+                    let refused = daemon.join(rank, false).err().unwrap();
+                    assert_eq!(refused.kind, FailureKind::Rank, "{refused:?}");
+                });
+            }
+        });
+        assert!(since.elapsed() < CLAIM_WAIT * 3 / 2, "one after the other");
     }
 }

@@ -114,6 +114,13 @@ impl Shared {
         }
     }
 
+    /// Whether a session is about to end because its connection has: what it holds comes free.
+    pub fn is_any_leaving(&self) -> bool {
+        self.entries()
+            .values()
+            .any(|entry| entry.channel.is_closed())
+    }
+
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Entry>> {
         self.sessions.lock().expect("no panic while held")
     }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loaderd_wire::WireError;
 use loaderd_wire::message::{
@@ -25,6 +25,9 @@ mod segment;
 
 /// How long a new connection may take to say `Hello`.
 const HELLO_WAIT: Duration = Duration::from_secs(5);
+/// How long workers may take for what they have begun for a session that has ended; a GPU that
+/// does not answer keeps its slots for good.
+const FINISH_WAIT: Duration = Duration::from_secs(5);
 /// How often a quiet session looks whether the daemon is leaving.
 const LOOK_UP: Duration = Duration::from_millis(250);
 /// Slots of a session that asks for no number: one that the user works on, one that
@@ -78,6 +81,14 @@ fn leaving() -> End {
     let text = "the daemon is leaving (it was asked to stop): what was delivered is in the step log; start again \
                 from the last state_dict()";
     End::Failed(failure(FailureKind::Stopping, text))
+}
+
+/// Waits until nobody else holds it, for so long at most.
+fn wait_for_others<T>(shared: &Arc<T>, wait: Duration) {
+    let since = Instant::now();
+    while Arc::strong_count(shared) > 1 && since.elapsed() < wait {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 struct Session<'a> {
@@ -173,9 +184,26 @@ impl Session<'_> {
     /// The life of a job's rank.
     fn job(&self, request: &OpenRequest, client_pid: u32) -> Result<(), End> {
         let shared = self.shared;
-        let rank = (shared.jobs).join(request, &shared.log, shared.engine.gpu())?;
+        let may_come_free = || {
+            let is_wanted = !shared.stopping.load(Ordering::Relaxed) && !self.channel.is_closed();
+            is_wanted && shared.is_any_leaving()
+        };
+        let gpu = shared.engine.gpu();
+        let rank = (shared.jobs).join(request, &shared.log, gpu, &may_come_free)?;
         let slot_count = request.slots.unwrap_or(SLOTS_DEFAULT);
-        let (segment, _reserved) = self.segment(&rank.job, slot_count)?;
+        let (segment, reserved) = self.segment(&rank.job, slot_count)?;
+        let end = self.rank(rank, &segment, client_pid);
+        // Freed here, because many GiB take the kernel seconds, in which workers have other sessions'
+        // batches to decode, and after the rank was given back, which may be wanted again at once.
+        // They count as long as they are there.
+        wait_for_others(&segment, FINISH_WAIT);
+        drop(segment);
+        drop(reserved);
+        end
+    }
+
+    /// The same, from the moment on when there is memory.
+    fn rank(&self, rank: Rank, segment: &Arc<Segment>, client_pid: u32) -> Result<(), End> {
         let outlet: Outlet = {
             let channel = self.channel.clone();
             Box::new(move |event| {
@@ -221,6 +249,7 @@ impl Session<'_> {
             }
             notices.push(reading.how);
         }
+        let slot_count = segment.slot_count();
         let mut opened = rank.job.describe(slot_count, notices, warnings);
         opened.daemon_log = self
             .shared
@@ -323,5 +352,28 @@ impl Session<'_> {
 
     fn send(&self, message: &ToClient) -> Result<(), End> {
         Ok(self.channel.send(message, &[])?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_lets_go_last_unless_somebody_never_does() {
+        let memory = Arc::new(());
+        let worker = memory.clone();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(worker);
+            });
+            wait_for_others(&memory, Duration::from_secs(20));
+            assert_eq!(Arc::strong_count(&memory), 1);
+        });
+        let _hung = memory.clone();
+        let since = Instant::now();
+        wait_for_others(&memory, Duration::from_millis(50));
+        assert!(since.elapsed() < Duration::from_secs(10));
     }
 }

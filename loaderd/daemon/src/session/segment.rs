@@ -3,7 +3,8 @@
 //! Enters: how many slots of which job, and what daemon and machine have to give. Leaves: the
 //! segment, or why there is none. To zero many GiB takes the kernel many seconds: meanwhile
 //! client and log are told, and it ends when the client goes, the daemon leaves, or memory
-//! runs short. It never takes what the machine does not have, which would be somebody's end.
+//! runs short. It waits for memory of sessions that are ending, and never takes what the machine
+//! does not have, which would be somebody's end.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,10 +17,15 @@ use super::{End, SLOTS_MAX, Session, leaving};
 use crate::cli::size;
 use crate::job::{Job, failure};
 use crate::machine::Memory;
-use crate::memory::Reserved;
+use crate::memory::{Reserved, Room, Turn};
 
 /// After how long to say what takes time; it is said again each time twice as much has passed.
 const TELL_AFTER: Duration = Duration::from_secs(2);
+/// How long to wait for the memory of sessions whose clients have gone: the kernel needs seconds
+/// for many GiB.
+const GIVEN_BACK_WAIT: Duration = Duration::from_secs(60);
+/// How often who waits looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Session<'_> {
     /// Memory for the session's slots, within the limits of daemon and machine; blocks as long
@@ -38,39 +44,80 @@ impl Session<'_> {
         }
         let slot_bytes = job.layout.slot_bytes;
         let bytes = slot_bytes.saturating_mul(u64::from(slot_count));
-        let reserved = self.shared.memory.reserve(bytes).map_err(|used| {
-            failure(
-                FailureKind::Limit,
-                format!(
-                    "{slot_count} slots of {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer \
-                     slots=, a smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
-                    size::show(slot_bytes),
-                    size::show(bytes),
-                    size::show(used),
-                    size::show(self.shared.memory.max())
-                ),
-            )
-        })?;
         let mut progress = Progress::new(slot_count, slot_bytes);
+        let memory = &self.shared.memory;
+        let reserved = loop {
+            // Asked first: what ends in between has given back its memory.
+            let may_wait = self.memory_comes_back(&progress);
+            match memory.reserve(bytes) {
+                Ok(reserved) => break reserved,
+                Err(_) if may_wait => self.look_again(&mut progress, 0)?,
+                Err(used) => {
+                    return Err(failure(
+                        FailureKind::Limit,
+                        format!(
+                            "{} need {}, and {} of the daemon's {} of slot memory are in use: use fewer slots=, a \
+                             smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
+                            progress.slots(),
+                            size::show(bytes),
+                            size::show(used),
+                            size::show(memory.max())
+                        ),
+                    )
+                    .into());
+                }
+            }
+        };
+        let turn = memory.turn();
         let segment = Segment::create_watched(slot_bytes, slot_count, |done| {
-            if self.shared.stopping.load(Ordering::Relaxed) {
-                return Err(leaving());
-            }
-            if self.channel.is_closed() {
-                return Err(End::Gone);
-            }
-            // Others take memory as well, so it is looked at anew each time.
-            if let Some(text) = Memory::read().and_then(|memory| progress.lack(done, memory.free()))
-            {
-                return Err(failure(FailureKind::Limit, text).into());
-            }
-            if let Some(message) = progress.news(done) {
-                crate::note(format_args!("loaderd: session {}: {message}", self.id));
-                self.channel.post(&ToClient::Waiting { message })?;
-            }
-            Ok(())
+            self.room(&turn, &mut progress, done)
         })?;
         Ok((Arc::new(segment), reserved))
+    }
+
+    /// Returns once there is room for the next piece, where so many bytes are done.
+    fn room(&self, turn: &Turn, progress: &mut Progress, done: u64) -> Result<(), End> {
+        self.heed(progress, done)?;
+        let left = progress.bytes() - done;
+        loop {
+            let may_wait = self.memory_comes_back(progress);
+            // Others take memory as well, so it is looked at anew each time.
+            let free = || Memory::read().map_or(u64::MAX, |memory| memory.free());
+            match turn.room(left, free) {
+                Room::Enough => return Ok(()),
+                Room::Only(room) if !may_wait => {
+                    return Err(failure(FailureKind::Limit, progress.lack(done, room)).into());
+                }
+                Room::Later | Room::Only(_) => self.look_again(progress, done)?,
+            }
+        }
+    }
+
+    /// True as long as waiting may bring memory: sessions whose clients have gone are giving theirs
+    /// back.
+    fn memory_comes_back(&self, progress: &Progress) -> bool {
+        progress.since.elapsed() < GIVEN_BACK_WAIT && self.shared.is_any_leaving()
+    }
+
+    /// Lets a moment pass.
+    fn look_again(&self, progress: &mut Progress, done: u64) -> Result<(), End> {
+        std::thread::sleep(LOOK_AGAIN);
+        self.heed(progress, done)
+    }
+
+    /// Ends it where the daemon leaves or the client has gone, and tells how far it is.
+    fn heed(&self, progress: &mut Progress, done: u64) -> Result<(), End> {
+        if self.shared.stopping.load(Ordering::Relaxed) {
+            return Err(leaving());
+        }
+        if self.channel.is_closed() {
+            return Err(End::Gone);
+        }
+        if let Some(message) = progress.news(done) {
+            crate::note(format_args!("loaderd: session {}: {message}", self.id));
+            self.channel.post(&ToClient::Waiting { message })?;
+        }
+        Ok(())
     }
 }
 
@@ -104,17 +151,15 @@ impl Progress {
         )
     }
 
-    /// Why there is not enough memory, where so many bytes are done and so many are free.
-    fn lack(&self, done: u64, free: u64) -> Option<String> {
-        (self.bytes() - done > free).then(|| {
-            format!(
-                "{} need {} of memory, and {} can be had, within the limits of control groups: use fewer slots=, a \
-                 smaller batch_size or variable_bytes=, or end what takes the memory",
-                self.slots(),
-                size::show(self.bytes()),
-                size::show(done + free)
-            )
-        })
+    /// There is not enough memory: so many bytes are done, and there is room for so many more.
+    fn lack(&self, done: u64, room: u64) -> String {
+        format!(
+            "{} need {} of memory, and {} can be had, within the limits of control groups: use fewer slots=, a \
+             smaller batch_size or variable_bytes=, or end what takes the memory",
+            self.slots(),
+            size::show(self.bytes()),
+            size::show(done + room)
+        )
     }
 
     /// What is to be said where so many bytes are done, if it is time to.
@@ -143,10 +188,8 @@ mod tests {
     #[test]
     fn memory_that_is_not_there_is_named() {
         let progress = Progress::new(4, 2 * GIB);
-        assert_eq!(progress.lack(0, 8 * GIB), None);
-        assert_eq!(progress.lack(5 * GIB, 3 * GIB), None);
-        for (done, free) in [(0, 5 * GIB), (3 * GIB, 2 * GIB)] {
-            let text = progress.lack(done, free).unwrap();
+        for (done, room) in [(0, 5 * GIB), (3 * GIB, 2 * GIB)] {
+            let text = progress.lack(done, room);
             let expected = "4 slots of 2.00 GiB need 8.00 GiB of memory, and 5.00 GiB can be had";
             assert!(text.starts_with(expected), "{text}");
         }
