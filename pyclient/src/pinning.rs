@@ -158,6 +158,8 @@ fn register(
     let segment = &slots.segment;
     let bytes = segment.slot_bytes() * u64::from(segment.slot_count());
     let start = NonNull::new(segment.slot_ptr(0)).expect("the kernel maps nothing at 0");
+    // In one go, however long it takes: between two pieces another thread may begin to copy from the
+    // first, which a refusal of the second, or Ctrl-C, would then have to unpin under the GPU.
     // SAFETY: the segment is mapped, and dropped after the registration: see `Slots`.
     unsafe { context.register(start, bytes as usize) }.map_err(|error| refused(&error))?;
     Ok(Some(Registered {

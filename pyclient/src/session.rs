@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
@@ -34,7 +34,15 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 #[pyclass(frozen, module = "loaderd._native")]
 pub(crate) struct Session {
     connection: Arc<Connection>,
-    slots: OnceLock<Arc<Slots>>,
+    slots: Mutex<State>,
+}
+
+/// Whether there are slots.
+enum State {
+    Unopened,
+    Open(Arc<Slots>),
+    /// They are gone, but for those with tensors.
+    Closed,
 }
 
 #[pymethods]
@@ -69,7 +77,7 @@ impl Session {
                 held: AtomicU32::new(0),
                 reaped: AtomicU32::new(0),
             }),
-            slots: OnceLock::new(),
+            slots: Mutex::new(State::Unopened),
         };
         // As bare JSON: a daemon of another protocol may say hello in words unknown to us.
         match session.wait::<Value>(py, Some(timeout))? {
@@ -142,7 +150,7 @@ impl Session {
             return Ok(Some((about(py, ready)?, Some(lease))));
         }
         if let ToClient::Opened(opened) = &message {
-            py.detach(|| self.map(opened, fds))?;
+            self.map(py, opened, fds)?;
         }
         let json = serde_json::to_value(&message)
             .map_err(|error| ProtocolError::new_err(error.to_string()))?;
@@ -158,7 +166,7 @@ impl Session {
         wanted: bool,
         streams: &Bound<'_, PyAny>,
     ) -> PyResult<Option<String>> {
-        let Some(slots) = self.slots.get().filter(|_| self.connection.is_ours()) else {
+        let Some(slots) = self.slots().filter(|_| self.connection.is_ours()) else {
             return Ok(None);
         };
         if slots.pinning.is_decided() {
@@ -169,15 +177,13 @@ impl Session {
         };
         // Asked last, because it may set up a device.
         let streams: Vec<u64> = streams.call0()?.extract()?;
-        Ok(py.detach(|| pinning::pin(slots, &place, wanted, &streams)))
+        Ok(py.detach(|| pinning::pin(&slots, &place, wanted, &streams)))
     }
 
     /// Whether the slots are pinned memory.
     #[getter]
     fn is_pinned(&self) -> bool {
-        self.slots
-            .get()
-            .is_some_and(|slots| slots.pinning.is_pinned())
+        self.slots().is_some_and(|slots| slots.pinning.is_pinned())
     }
 
     /// Leases without tensors, whose slots wait for the GPU.
@@ -192,12 +198,10 @@ impl Session {
         self.connection.held.load(Ordering::Relaxed)
     }
 
-    /// Slots of the job; 0 until it is open.
+    /// Slots of the job; 0 until it is open, and once it is closed.
     #[getter]
     fn slot_count(&self) -> u32 {
-        self.slots
-            .get()
-            .map_or(0, |slots| slots.segment.slot_count())
+        self.slots().map_or(0, |slots| slots.segment.slot_count())
     }
 
     /// The process that connected.
@@ -206,15 +210,37 @@ impl Session {
         self.connection.pid
     }
 
-    /// Ends the connection. Does nothing in a forked child.
-    fn close(&self) {
-        if self.connection.is_ours() {
-            self.connection.channel.shutdown();
-        }
+    /// Ends the connection, and lets go of the slots' memory, which the next session may need.
+    /// Does nothing in a forked child.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.end());
     }
 }
 
 impl Session {
+    fn end(&self) {
+        if !self.connection.is_ours() {
+            return;
+        }
+        let slots = std::mem::replace(&mut *self.state(), State::Closed);
+        // Before the daemon hears of it: the memory is free once neither of us maps it, and who
+        // waits for it waits for the daemon's session to end.
+        drop(slots);
+        self.connection.channel.shutdown();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Only ever replaced whole, so a poisoned lock is a lock.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> Option<Arc<Slots>> {
+        match &*self.state() {
+            State::Open(slots) => Some(Arc::clone(slots)),
+            State::Unopened | State::Closed => None,
+        }
+    }
+
     fn send(&self, py: Python<'_>, message: &ToDaemon) -> PyResult<()> {
         self.check_process()?;
         py.detach(|| self.connection.channel.send(message, &[]))
@@ -229,7 +255,7 @@ impl Session {
     ) -> PyResult<Option<Received<M>>> {
         self.check_process()?;
         let channel = &self.connection.channel;
-        let reaper = self.slots.get().and_then(|slots| slots.pinning.reaper());
+        let reaper = self.slots().and_then(|slots| slots.pinning.reaper());
         let started = Instant::now();
         loop {
             let mut has_rung = false;
@@ -267,7 +293,7 @@ impl Session {
         }
     }
 
-    fn map(&self, opened: &Opened, fds: Vec<OwnedFd>) -> PyResult<()> {
+    fn map(&self, py: Python<'_>, opened: &Opened, fds: Vec<OwnedFd>) -> PyResult<()> {
         let layout = opened.layout.clone();
         layout.check().map_err(ProtocolError::new_err)?;
         let mut fds = fds.into_iter();
@@ -276,27 +302,47 @@ impl Session {
                 "the daemon opened the job without exactly one segment",
             ));
         };
-        let segment =
-            Segment::from_fd(fd, layout.slot_bytes, opened.slot_count).map_err(to_python)?;
-        self.slots
-            .set(Arc::new(Slots {
-                pinning: Pinning::default(),
-                segment,
-                layout,
-            }))
-            .map_err(|_| ProtocolError::new_err("the daemon opened the job twice"))
+        let (slot_bytes, slot_count) = (layout.slot_bytes, opened.slot_count);
+        let segment = py
+            .detach(|| {
+                // Seconds for many GiB, in which Ctrl-C is to be heard.
+                Segment::from_fd_watched(fd, slot_bytes, slot_count, || {
+                    Python::attach(|py| py.check_signals()).map_err(Unmapped)
+                })
+            })
+            .map_err(|Unmapped(error)| error)?;
+        let mut state = self.state();
+        match *state {
+            State::Unopened => {}
+            State::Open(_) => {
+                return Err(ProtocolError::new_err("the daemon opened the job twice"));
+            }
+            // By another thread.
+            State::Closed => return Err(to_python(WireError::Closed)),
+        }
+        *state = State::Open(Arc::new(Slots {
+            pinning: Pinning::default(),
+            segment,
+            layout,
+        }));
+        Ok(())
     }
 
     fn lease(&self, ready: &Ready, fds: Vec<OwnedFd>) -> PyResult<Lease> {
-        let Some(slots) = self.slots.get() else {
-            return Err(ProtocolError::new_err(
-                "the daemon sent a batch before it opened the job",
-            ));
+        let slots = match &*self.state() {
+            State::Open(slots) => Arc::clone(slots),
+            State::Unopened => {
+                return Err(ProtocolError::new_err(
+                    "the daemon sent a batch before it opened the job",
+                ));
+            }
+            // It was under way.
+            State::Closed => return Err(to_python(WireError::Closed)),
         };
         let oversize =
             receipt::receive(&slots.layout, &slots.segment, ready, fds).map_err(to_python)?;
         let connection = Arc::clone(&self.connection);
-        let held = Held::new(connection, Arc::clone(slots), oversize, ready);
+        let held = Held::new(connection, slots, oversize, ready);
         Ok(Lease::new(held))
     }
 
@@ -311,10 +357,19 @@ impl Session {
     }
 }
 
+/// Why there is no mapping.
+struct Unmapped(PyErr);
+
+impl From<WireError> for Unmapped {
+    fn from(error: WireError) -> Unmapped {
+        Unmapped(to_python(error))
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // Leases may keep the descriptor open for long; the job ends now.
-        self.close();
+        self.end();
     }
 }
 

@@ -270,3 +270,32 @@ def test_memory_stays_mapped_until_the_last_tensor_dies(fake_daemon: FakeDaemon)
     assert row.flatten().tolist() == [6, 7, 8, 9, 10, 11]
     del row
     assert mappings(fake_daemon) == 0
+
+
+def settle_at(daemon: FakeDaemon, count: int) -> None:
+    """Waits until the slots are mapped so often: the fake daemon's thread needs a moment."""
+    deadline = time.monotonic() + 5
+    while mappings(daemon) != count:
+        assert time.monotonic() < deadline, mappings(daemon)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("end", ["closed", "died"])
+def test_a_session_that_is_over_keeps_no_memory_but_its_tensors(
+    fake_daemon: FakeDaemon, end: str
+) -> None:
+    """The next session, which the loader may open, needs as much."""
+    fake_daemon.slot_count = 2
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    batch = next(batches)
+    if end == "closed":
+        dataset.close()
+    else:
+        fake_daemon.stop()
+        with pytest.raises(errors.DaemonDied):
+            labels(batches)
+    settle_at(fake_daemon, 1)
+    assert batch["label"].tolist() == EPOCH[0]
+    del batch
+    settle_at(fake_daemon, 0)

@@ -23,7 +23,7 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
-/// What is allocated in one go: of the order of 100 ms where the kernel zeroes slowly.
+/// What is allocated or mapped in one go: of the order of 100 ms where the kernel zeroes slowly.
 pub const PIECE_BYTES: u64 = 64 << 20;
 
 /// Slots of one session, mapped for reading and writing.
@@ -91,29 +91,47 @@ impl Segment {
     /// The descriptor is refused unless it is sealed and exactly as large as announced:
     /// a file that can shrink would turn a read into SIGBUS.
     pub fn from_fd(fd: OwnedFd, slot_bytes: u64, slot_count: u32) -> Result<Segment, WireError> {
+        Segment::from_fd_watched(fd, slot_bytes, slot_count, || Ok(()))
+    }
+
+    /// The same, for who can't wait for the page tables of many GiB: before every piece of at
+    /// most [`PIECE_BYTES`] but the first, `watch` may end it with an error.
+    pub fn from_fd_watched<E: From<WireError>>(
+        fd: OwnedFd,
+        slot_bytes: u64,
+        slot_count: u32,
+        mut watch: impl FnMut() -> Result<(), E>,
+    ) -> Result<Segment, E> {
         let bytes = total_bytes(slot_bytes, slot_count)?;
         let foreign = |what: String| WireError::SegmentForeign { what };
         let seals = fcntl_get_seals(&fd)
             .map_err(|errno| foreign(format!("it has no seals to ask for ({errno})")))?;
         if !seals.contains(SEALS) {
-            return Err(foreign(format!("it is sealed with {seals:?} only")));
+            return Err(foreign(format!("it is sealed with {seals:?} only")).into());
         }
         if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
-            return Err(foreign("it is sealed against writing".into()));
+            return Err(foreign("it is sealed against writing".into()).into());
         }
         let found = fstat(&fd).map_err(WireError::io("fstat"))?.st_size;
         if u64::try_from(found).ok() != Some(bytes) {
             return Err(foreign(format!(
                 "it has {found} bytes, {slot_count} slots of {slot_bytes} bytes were announced"
-            )));
+            ))
+            .into());
         }
         let map = map(&fd, bytes).map_err(|source| WireError::Io {
             what: "mapping the segment",
             source,
         })?;
-        // The pages exist; this only fills the page tables ahead of the first batch, so
-        // where the kernel can't, the first pass over the slots does.
-        let _ = map.advise(Advice::PopulateWrite);
+        for from in (0..bytes).step_by(PIECE_BYTES as usize) {
+            if from > 0 {
+                watch()?;
+            }
+            // The pages exist; this only fills the page tables ahead of the first batch, so
+            // where the kernel can't, the first pass over the slots does.
+            let piece = PIECE_BYTES.min(bytes - from) as usize;
+            let _ = map.advise_range(Advice::PopulateWrite, from as usize, piece);
+        }
         Ok(Segment {
             map,
             fd,
@@ -298,6 +316,38 @@ mod tests {
         });
         assert_eq!(error.unwrap_err().to_string(), "enough");
         assert_eq!(told, [0, PIECE_BYTES, 2 * PIECE_BYTES]);
+    }
+
+    #[test]
+    fn who_maps_can_end_it_between_pieces() {
+        let slot_bytes = 2 * PIECE_BYTES + SLOT;
+        let daemon = Segment::create(slot_bytes, 1).unwrap();
+        let map = |calls_max: u32| {
+            let mut calls = 0;
+            let segment = Segment::from_fd_watched(reopened(&daemon), slot_bytes, 1, || {
+                calls += 1;
+                match calls > calls_max {
+                    true => Err(Box::<dyn std::error::Error>::from("enough")),
+                    false => Ok(()),
+                }
+            });
+            (segment, calls)
+        };
+        let (ended, calls) = map(1);
+        assert_eq!(
+            (ended.unwrap_err().to_string().as_str(), calls),
+            ("enough", 2)
+        );
+        let (mapped, calls) = map(2);
+        assert_eq!(calls, 2);
+        // All of it is in the page tables.
+        let mapped = mapped.unwrap();
+        let start = format!("{:x}-", mapped.slot_ptr(0) as usize);
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, ours) = maps.split_once(&start).unwrap();
+        let resident = ours.lines().find(|line| line.starts_with("Rss:")).unwrap();
+        let expected = format!(" {} kB", slot_bytes / 1024);
+        assert!(resident.ends_with(&expected), "{resident}");
     }
 
     #[test]

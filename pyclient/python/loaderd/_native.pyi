@@ -54,7 +54,10 @@ class Session:
         """
 
     def close(self) -> None:
-        """Ends the connection. Does nothing in a forked child."""
+        """Ends the connection and unmaps the slots; those with tensors stay.
+
+        Does nothing in a forked child.
+        """
 
     def pin(self, wanted: bool, streams: Callable[[], Sequence[int]]) -> str | None:
         """Decides about pinned memory, once a CUDA context is active in this process.
