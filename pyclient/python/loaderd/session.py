@@ -22,6 +22,7 @@ from loaderd.errors import (
     DaemonUnavailable,
     ForkedProcess,
     InternalError,
+    LimitExceeded,
     LoaderdError,
     ProtocolMismatch,
     RequestError,
@@ -329,6 +330,10 @@ class Session:
         except _native.ProtocolError as error:
             self._end()
             raise InternalError(f"{error}; {self._versions()}") from None
+        except OSError as error:
+            # Of memory to map, or of descriptors.
+            self._end()
+            raise LimitExceeded(str(error)) from None
         if received is None:
             return None
         event: dict[str, Any] = received[0]
