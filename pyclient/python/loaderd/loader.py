@@ -110,8 +110,8 @@ class Loader(Generic[BatchT]):
         last batch, nothing is left of it. Any other epoch begins at step 0.
         """
         number = whole_number(epoch)
-        if number is None or number < 0:
-            raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
+        if number is None or not 0 <= number < 2**63:
+            raise RequestError(f"epoch must be a whole number from 0 to 2**63 - 1, not {epoch!r}")
         self._wanted_epoch = number
 
     def close(self) -> None:

@@ -121,6 +121,8 @@ class Session:
             self._native.open(json.dumps(request))
         except ConnectionError:
             raise self._died() from None
+        except ValueError as error:
+            raise RequestError(f"the daemon can't be asked for this: {error}") from None
         pulse = _Pulse(self)
         while True:
             received = self._receive(_POLL_S)
