@@ -68,8 +68,9 @@ class Loader(Generic[BatchT]):
         self._resumed = False
         #: What ``set_epoch`` asks for.
         self._wanted_epoch: int | None = None
-        #: Held while a batch is taken or an epoch begins: threads that share an iterator take
-        #: turns, and none takes a batch of an iteration that another has just begun.
+        #: Held while it connects, while a batch is taken and while an epoch begins: threads that
+        #: share an iterator take turns, and none takes a batch of an iteration that another has
+        #: just begun.
         self._turn = threading.RLock()
 
     def __repr__(self) -> str:
@@ -192,22 +193,23 @@ class Loader(Generic[BatchT]):
 
     def _connected(self) -> Session:
         self._check_place()
-        if self._session is None:
-            self._session = Session.open(
-                self._job,
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
-            )
-        self._session.check_process()
-        if self._session.closed:
-            self._session = Session.open(
-                replace(self._job, run=self._session.run, version=self._session.version),
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
-            )
-        return self._session
+        session = self._session
+        if session is not None:
+            session.check_process()
+            if not session.closed:
+                return session
+        with self._turn:
+            session = self._session
+            if session is None or session.closed:
+                # It goes on as the run that it was.
+                job = self._job
+                if session is not None:
+                    job = replace(job, run=session.run, version=session.version)
+                session = Session.open(
+                    job, socket=self._socket, autostart=self._autostart, pinning=self._pinning
+                )
+                self._session = session
+            return session
 
     def _place(self, session: Session) -> tuple[int, int]:
         """Epoch and step that the next iteration begins at."""
