@@ -6,6 +6,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -169,6 +170,12 @@ class Loader(Generic[BatchT]):
         self._check_place()
         if not isinstance(state, Mapping) or "fingerprint" not in state:
             raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
+        try:
+            state = json.loads(json.dumps(dict(state)))
+        except (TypeError, ValueError) as error:
+            raise ResumeRefused(
+                f"a state has JSON's types only, and what saved this one changed them: {error}"
+            ) from None
         job = self._job
         if self._session is not None:
             # The version was resolved once, for the whole run.
