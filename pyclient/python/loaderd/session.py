@@ -113,7 +113,12 @@ class Session:
         path = os.path.abspath(socket) if socket is not None else _default_socket()
         native, welcome = _connect(path, autostart)
         session = cls(native, welcome, job, path, pinning)
-        session._open(job.request(resume, allow_changed))
+        try:
+            session._open(job.request(resume, allow_changed))
+        except BaseException:
+            # A traceback that is kept, as notebooks do, keeps the connection, and with it the rank.
+            session._end()
+            raise
         return session
 
     def _open(self, request: dict[str, Any]) -> None:
@@ -411,8 +416,8 @@ class _Pulse:
             native.close()
         except (TimeoutError, BlockingIOError):
             is_answered = False
-        except OSError:
-            # Nobody listens there any more, which says nothing about whom we talk to.
+        except (OSError, _native.ProtocolError):
+            # It listens there no more, which says nothing about whether it lives.
             pass
         self._asked = time.monotonic()
         if is_answered:
