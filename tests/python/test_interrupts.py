@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from client_helpers import EPOCH, connect, labels
+from daemon_process import ROWS, Daemon
 from fake_daemon import FakeDaemon
 from loaderd import errors
 from loaderd.session import Session
@@ -91,3 +93,71 @@ def test_the_end_of_an_epoch_is_never_lost(
     # Nothing is waited for: what would come may have been lost.
     monkeypatch.delattr(Session, "next")
     assert next(batches, None) is None
+
+
+def test_an_interrupt_while_it_opens_ends_the_connection(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(fake_daemon, "_answer", lambda request: is_over.wait(10))
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    # Its traceback is kept, as a notebook does.
+    with pytest.raises(KeyboardInterrupt) as kept:
+        len(connect(fake_daemon))
+    (connection,) = fake_daemon._connections
+    connection.settimeout(5)
+    assert connection.recv(1) == b""
+    is_over.set()
+    assert kept.value
+
+
+def test_threads_connect_once(fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = connect(fake_daemon)
+    answer = fake_daemon._answer
+    monkeypatch.setattr(fake_daemon, "_answer", lambda said: time.sleep(0.2) or answer(said))
+    threads = [threading.Thread(target=lambda: len(dataset)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fake_daemon.said("open")) == 1
+
+
+def test_a_state_in_other_types_leaves_the_connection(dataset: LanceIterableDataset) -> None:
+    numpy = pytest.importorskip("numpy")
+    batches = iter(dataset)
+    next(batches)
+    state = dataset.state_dict()
+    with pytest.raises(errors.ResumeRefused, match="int64 is not JSON"):
+        dataset.load_state_dict({**state, "position": numpy.int64(4)})
+    assert labels(batches) == EPOCH[1:]
+
+
+def test_another_server_at_the_socket_is_no_matter(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "asked_after_s", 0.0)
+    fake_daemon.before_batch = lambda daemon, step: time.sleep(0.3)
+    batches = iter(connect(fake_daemon))
+    fake_daemon.welcome = b"SSH-2.0-OpenSSH"
+    assert labels(batches) == EPOCH
+
+
+def test_too_many_open_files_are_named(daemon: Daemon) -> None:
+    dataset = daemon.dataset()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # One is left, for the connection.
+    unused = os.dup(0)
+    os.close(unused)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused + 1, limits[1]))
+    try:
+        with pytest.raises(errors.LimitExceeded, match=r"too many files open .*ulimit -n"):
+            len(dataset)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert sum(batch.rows for batch in dataset) == ROWS
+
+
+def test_epochs_have_a_bound(dataset: LanceIterableDataset) -> None:
+    with pytest.raises(errors.RequestError, match=r"to 2\*\*63 - 1"):
+        dataset.set_epoch(2**63)

@@ -185,11 +185,12 @@ def test_global_batch_size() -> None:
         ({"on_bad_sample": "skip"}, "raise, replace, zero"),
         ({"on_log_error": "ignore"}, "stop, continue"),
         ({"run": ""}, "run must be"),
+        ({"uri": os.fsdecode(b"/a/\xff.lance")}, r"must be UTF-8, not b'/a/\\xff.lance'"),
     ],
 )
 def test_arguments_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.RequestError, match=message):
-        Job.make("x", **{**NEEDED, **arguments})
+        Job.make(**{"uri": "x", **NEEDED, **arguments})
 
 
 def test_every_failure_has_a_class() -> None:

@@ -131,3 +131,10 @@ def test_numpy_arrays_do_as_well() -> None:
     column = Ragged(numpy.frombuffer(b"abc", dtype="uint8"), numpy.array([0, 2, 3]), text=True)
     assert column.tolist() == ["ab", "c"]
     assert column[:1].tobytes() == [b"ab"]
+
+
+def test_an_index_stays_as_it_is() -> None:
+    row = torch.tensor(-1)
+    column = Ragged(torch.arange(6), torch.tensor([0, 2, 6]))
+    assert column[row].tolist() == [2, 3, 4, 5]
+    assert row.item() == -1

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 from daemon_process import NUMBERS, ROWS, Daemon
 from faults import wire
+from loaderd import errors
 
 GOOD: dict[str, Any] = {
     "uri": NUMBERS,
@@ -74,6 +75,8 @@ START = {"type": "start", "stream": 1, "epoch": 0, "step": 0}
             "`hello` comes once",
         ),
         ([OPEN, {**START, "step": 26}], "step 26 is outside an epoch of 25 steps"),
+        ([OPEN, {**START, "epoch": 1 << 60}], f"epoch {1 << 60} of 25 steps is too far"),
+        ([OPEN, {**START, "epoch": (1 << 64) - 1}], "is too far"),
         ([OPEN, {**START, "stream": 0}], "stream 0 is not larger"),
         ([OPEN, {"type": "delivered", "lease": 9}], "lease 9"),
     ],
@@ -88,3 +91,18 @@ def test_messages_out_of_turn_end_the_session(
     while wire.status(daemon.socket)["slot_bytes"][0] > 0:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"filter": "label in (" + "1, " * 1_400_000 + "2)"}, "over the bound"),
+        ({"columns": ["label\udcff"]}, "can't be asked"),
+        ({"rank": 0, "world_size": 1 << 32}, "expected u32"),
+    ],
+)
+def test_what_cannot_be_said_is_a_wrong_request(
+    daemon: Daemon, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(errors.RequestError, match=words):
+        len(daemon.dataset(**arguments))

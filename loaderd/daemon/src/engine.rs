@@ -471,6 +471,18 @@ impl SessionHandle {
                 format!("step {step} is outside an epoch of {count} steps"),
             ));
         }
+        // Steps are numbered over all epochs, and the step log's numbers are signed.
+        let end = epoch
+            .checked_add(1)
+            .and_then(|epochs| epochs.checked_mul(count));
+        if end.is_none_or(|end| end > i64::MAX as u64) {
+            return Err(failure(
+                FailureKind::Request,
+                format!(
+                    "epoch {epoch} of {count} steps is too far: steps of a run are counted up to 2^63"
+                ),
+            ));
+        }
         let mut state = self.session.lock();
         if stream <= state.last_stream {
             return Err(failure(

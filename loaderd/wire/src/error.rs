@@ -61,6 +61,11 @@ pub enum WireError {
         /// What is wrong with it.
         what: String,
     },
+    /// A descriptor came with a message, and this process may have no more. Close the connection.
+    #[error(
+        "this process has too many files open to receive another: close some, or raise its limit (ulimit -n)"
+    )]
+    NoDescriptors,
     /// A message of our own is over the bound.
     #[error("message of {bytes} bytes is over the bound of {bytes_max}")]
     TooLarge {

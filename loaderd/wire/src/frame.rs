@@ -37,11 +37,16 @@ pub(crate) struct Inbox {
     fds: Vec<OwnedFd>,
     /// Once set, frame boundaries are lost and every receive fails.
     broken: Option<String>,
+    /// Once set, this process could not take descriptors that came, and every receive fails.
+    lacks_fds: bool,
 }
 
 impl Inbox {
     /// How many bytes of the frame are still to come; 0 when it is whole.
     pub(crate) fn missing_bytes(&mut self) -> Result<usize, WireError> {
+        if self.lacks_fds {
+            return Err(WireError::NoDescriptors);
+        }
         if self.broken.is_none()
             && let Some((header, _)) = self.frame.split_first_chunk::<HEADER_BYTES>()
         {
@@ -87,8 +92,12 @@ impl Inbox {
         if !in_header && self.fds.len() > fds_before {
             self.broken = Some("descriptors in the middle of a frame".into());
         }
-        if message.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FRAME_FDS_MAX {
+        let is_cut = message.flags.contains(ReturnFlags::CTRUNC);
+        if self.fds.len() > FRAME_FDS_MAX || is_cut && self.fds.len() == FRAME_FDS_MAX {
             self.broken = Some(format!("more than {FRAME_FDS_MAX} descriptors in a frame"));
+        } else if is_cut {
+            // There was room for more (`put_cmsg` and `scm_detach_fds` in the kernel's scm.c).
+            self.lacks_fds = true;
         }
         Ok(received)
     }

@@ -62,7 +62,7 @@ class StepLogError(LoaderdError):
 
 
 class LimitExceeded(LoaderdError):
-    """A limit of the daemon is exceeded, such as slot memory: request less, or raise it."""
+    """A limit of the daemon (such as slot memory) or of this process: request less, or raise it."""
 
 
 class GpuUnavailable(LoaderdError):

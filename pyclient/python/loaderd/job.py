@@ -182,6 +182,10 @@ def _absolute(uri: str | os.PathLike[str]) -> str:
         ) from None
     if not path:
         raise RequestError("uri is empty: name the dataset's folder")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"uri must be UTF-8, not {os.fsencode(path)!r}: rename it") from None
     # A scheme as in RFC 3986, section 3.1; `memory:` has no slashes, `file:` may have one, and a
     # path may have a colon.
     if re.match(r"memory:|file:/|[A-Za-z][A-Za-z0-9+.-]*://", path):

@@ -6,6 +6,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -114,8 +115,8 @@ class Loader(Generic[BatchT]):
         last batch, nothing is left of it. Any other epoch begins at step 0.
         """
         number = whole_number(epoch)
-        if number is None or number < 0:
-            raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
+        if number is None or not 0 <= number < 2**63:
+            raise RequestError(f"epoch must be a whole number from 0 to 2**63 - 1, not {epoch!r}")
         self._wanted_epoch = number
 
     def close(self) -> None:
@@ -172,6 +173,12 @@ class Loader(Generic[BatchT]):
         self._check_place()
         if not isinstance(state, Mapping) or "fingerprint" not in state:
             raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
+        try:
+            state = json.loads(json.dumps(dict(state)))
+        except (TypeError, ValueError) as error:
+            raise ResumeRefused(
+                f"a state has JSON's types only, and what saved this one changed them: {error}"
+            ) from None
         with self._opening():
             job = self._job
             if self._session is not None:

@@ -6,6 +6,7 @@ imports no framework: the arrays may be PyTorch's, NumPy's or JAX's.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class Ragged:
             if step != 1:
                 raise ValueError(f"rows of a ragged column are sliced in steps of 1, not {step}")
             return self._rows(start, max(start, stop))
+        row = operator.index(row)
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a ragged column of {len(self)} rows")
         row %= len(self)

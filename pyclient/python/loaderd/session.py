@@ -23,6 +23,7 @@ from loaderd.errors import (
     DaemonUnavailable,
     ForkedProcess,
     InternalError,
+    LimitExceeded,
     LoaderdError,
     ProtocolMismatch,
     RequestError,
@@ -113,7 +114,12 @@ class Session:
         path = os.path.abspath(socket) if socket is not None else _default_socket()
         native, welcome = _connect(path, autostart)
         session = cls(native, welcome, job, path, pinning)
-        session._open(job.request(resume, allow_changed))
+        try:
+            session._open(job.request(resume, allow_changed))
+        except BaseException:
+            # A traceback that is kept, as notebooks do, keeps the connection, and with it the rank.
+            session._end()
+            raise
         return session
 
     def _open(self, request: dict[str, Any]) -> None:
@@ -121,6 +127,8 @@ class Session:
             self._native.open(json.dumps(request))
         except ConnectionError:
             raise self._died() from None
+        except ValueError as error:
+            raise RequestError(f"the daemon can't be asked for this: {error}") from None
         pulse = _Pulse(self)
         while True:
             received = self._receive(_POLL_S)
@@ -338,6 +346,10 @@ class Session:
         except _native.ProtocolError as error:
             self._end()
             raise InternalError(f"{error}; {self._versions()}") from None
+        except OSError as error:
+            # Of memory to map, or of descriptors.
+            self._end()
+            raise LimitExceeded(str(error)) from None
         if received is None:
             return None
         event: dict[str, Any] = received[0]
@@ -422,8 +434,8 @@ class _Pulse:
             native.close()
         except (TimeoutError, BlockingIOError):
             is_answered = False
-        except OSError:
-            # Nobody listens there any more, which says nothing about whom we talk to.
+        except (OSError, _native.ProtocolError):
+            # It listens there no more, which says nothing about whether it lives.
             pass
         self._asked = time.monotonic()
         if is_answered:
