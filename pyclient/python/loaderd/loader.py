@@ -6,6 +6,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,22 @@ from loaderd.errors import RequestError, ResumeRefused
 from loaderd.job import Job
 from loaderd.pinning import Pinning
 from loaderd.session import Session
+
+
+logger = logging.getLogger("loaderd")
+
+#: At which beginning of one epoch in a row to say so.
+_BEGUN_OFTEN = 4
+#: What belongs to one process and its connection.
+_UNPICKLED = (
+    "_session",
+    "_done",
+    "_resumed",
+    "_wanted_epoch",
+    "_is_wanted_later",
+    "_begun",
+    "_turn",
+)
 
 
 class Loader(Generic[BatchT]):
@@ -60,14 +77,21 @@ class Loader(Generic[BatchT]):
     def _check_place(self) -> None:
         """Raises where the framework has this loader run in a place that it can't serve."""
 
+    def _processes(self) -> tuple[int, int] | None:
+        """This process's number and how many there are, once the framework knows."""
+        return None
+
     def _begin_unconnected(self) -> None:
         self._session: Session | None = None
         #: Epoch, and how many of its steps ``next()`` has handed out.
         self._done = (0, 0)
         #: Whether ``_done`` is where the next iteration goes on, mid-epoch or not.
         self._resumed = False
-        #: What ``set_epoch`` asks for.
+        #: What ``set_epoch`` asks for, and whether a batch was handed out since.
         self._wanted_epoch: int | None = None
+        self._is_wanted_later = False
+        #: The epoch that was begun last, and how often in a row.
+        self._begun = (-1, 0)
         #: Held while a batch is taken or an epoch begins: threads that share an iterator take
         #: turns, and none takes a batch of an iteration that another has just begun.
         self._turn = threading.RLock()
@@ -92,8 +116,8 @@ class Loader(Generic[BatchT]):
         session = self._connected()
         with self._turn:
             epoch, step = self._place(session)
+            self._count(epoch, step)
             self._wanted_epoch = None
-            self._resumed = False
             self._done = (epoch, step)
             return _Epoch(self, session, session.start(epoch, step))
 
@@ -111,6 +135,7 @@ class Loader(Generic[BatchT]):
         if number is None or number < 0:
             raise RequestError(f"epoch must be a whole number from 0, not {epoch!r}")
         self._wanted_epoch = number
+        self._is_wanted_later = False
 
     def close(self) -> None:
         """Closes the connection and releases all slots. Batches that you hold stay readable.
@@ -157,8 +182,9 @@ class Loader(Generic[BatchT]):
         session = self._session or self._connected()
         session.check_process()
         epoch, steps = self._done
-        if self._wanted_epoch is not None and not (self._resumed and self._wanted_epoch == epoch):
-            epoch, steps = self._wanted_epoch, 0
+        wanted = None if self._is_wanted_later else self._wanted_epoch
+        if wanted is not None and not (self._resumed and wanted == epoch):
+            epoch, steps = wanted, 0
         return session.cursor_at(epoch, steps)
 
     def _load_state(self, state: Mapping[str, Any], allow_changed: bool) -> None:
@@ -166,19 +192,12 @@ class Loader(Generic[BatchT]):
         self._check_place()
         if not isinstance(state, Mapping) or "fingerprint" not in state:
             raise ResumeRefused(f"this is no state of a loaderd dataset: {str(state)[:200]}")
-        job = self._job
+        job = self._job = self._job.among(self._processes())
         if self._session is not None:
             # The version was resolved once, for the whole run.
             job = replace(job, version=self._session.version)
             self.close()
-        self._session = Session.open(
-            job,
-            socket=self._socket,
-            autostart=self._autostart,
-            resume=state,
-            allow_changed=allow_changed,
-            pinning=self._pinning,
-        )
+        self._session = self._open(job, state, allow_changed)
         epoch, step = self._session.resume_at
         if step == 0 and epoch == state.get("epoch", epoch) + 1:
             # The end of an epoch and the start of the next are one place, unless
@@ -187,25 +206,56 @@ class Loader(Generic[BatchT]):
         self._done = (epoch, step)
         self._resumed = True
         self._wanted_epoch = None
+        self._begun = (-1, 0)
+
+    def _open(
+        self, job: Job, state: Mapping[str, Any] | None = None, allow_changed: bool = False
+    ) -> Session:
+        return Session.open(
+            job,
+            socket=self._socket,
+            autostart=self._autostart,
+            resume=state,
+            allow_changed=allow_changed,
+            pinning=self._pinning,
+        )
 
     def _connected(self) -> Session:
         self._check_place()
+        self._job = self._job.among(self._processes())
         if self._session is None:
-            self._session = Session.open(
-                self._job,
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
-            )
+            self._session = self._open(self._job)
         self._session.check_process()
+        if self._session.ranks != self._job.ranks:
+            self._join()
         if self._session.closed:
-            self._session = Session.open(
-                replace(self._job, run=self._session.run, version=self._session.version),
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
+            self._session = self._open(
+                replace(self._job, run=self._session.run, version=self._session.version)
             )
         return self._session
+
+    def _join(self) -> None:
+        """Connects anew, as the rank that this has become: a launcher began after ``len()``."""
+        assert self._session is not None
+        if self._resumed or self._done != (0, 0):
+            self._load_state(self._state(), False)
+        else:
+            self.close()
+            self._session = self._open(self._job)
+
+    def _count(self, epoch: int, step: int) -> None:
+        """Says so when a shuffled epoch begins over and over, and nobody asked for it."""
+        before, times = self._begun
+        is_again = epoch == before and step == 0 and self._wanted_epoch is None
+        self._begun = (epoch, times + 1 if is_again else 1)
+        if self._job.shuffle and self._begun[1] == _BEGUN_OFTEN:
+            logger.warning(
+                "epoch %d begins once more, with the same batches as %d times before: an iteration "
+                "that was left before its end is repeated by the next one, unless set_epoch() "
+                "selects another epoch",
+                epoch,
+                times,
+            )
 
     def _place(self, session: Session) -> tuple[int, int]:
         """Epoch and step that the next iteration begins at."""
@@ -220,7 +270,7 @@ class Loader(Generic[BatchT]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in ("_session", "_done", "_resumed", "_wanted_epoch", "_turn"):
+        for name in _UNPICKLED:
             del state[name]
         return state
 
@@ -278,4 +328,6 @@ class _Epoch(Iterator[Any]):
         self._stream = stream
         session.delivered(lease)
         loader._done = (event["epoch"], event["epoch_step"] + 1)
+        loader._resumed = False
+        loader._is_wanted_later = True
         return batch
