@@ -178,7 +178,8 @@ class LanceLoader(Loader[Batch]):
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
         world_size: The number of processes that share the dataset. By default both are
             ``jax.process_index()`` and ``jax.process_count()`` if ``jax.distributed`` is
-            initialised when the loader connects, else the environment's ``RANK`` and ``WORLD_SIZE``, else 0 and 1.
+            initialised when the loader connects, else the environment's ``RANK`` and
+            ``WORLD_SIZE``, else 0 and 1.
         run: Run id in the step log, the same on all ranks. By default derived from the
             launcher's id, or generated.
         protect: Protects the dataset version from cleanup with a Lance tag: ``"run"`` (default)
@@ -212,6 +213,8 @@ class LanceLoader(Loader[Batch]):
             ``NamedSharding(mesh, PartitionSpec("data"))``. Arrays are then global, ``[rows of
             all processes, ...]``, and this process's devices hold its ``batch_size`` rows, once
             or replicated. By default arrays are local to this process, on JAX's default device.
+            Where ``jit`` is to derive the shardings of what it computes, make the mesh with
+            ``axis_types=(jax.sharding.AxisType.Auto,)``.
         partial: What to do with the incomplete batch at the end of an epoch, so that shapes stay
             the same. ``"drop"`` (default) leaves it out. ``"pad"`` fills it up with rows of
             zeros and adds ``_valid`` (``[batch_size]`` bool) to every batch, which is false for

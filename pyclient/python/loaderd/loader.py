@@ -21,7 +21,6 @@ from loaderd.job import Job
 from loaderd.pinning import Pinning
 from loaderd.session import Session
 
-
 logger = logging.getLogger("loaderd")
 
 #: At which beginning of one epoch in a row to say so.
