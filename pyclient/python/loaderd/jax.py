@@ -178,7 +178,8 @@ class LanceLoader(Loader[Batch]):
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
         world_size: The number of processes that share the dataset. By default both are
             ``jax.process_index()`` and ``jax.process_count()`` if ``jax.distributed`` is
-            initialised by now, else the environment's ``RANK`` and ``WORLD_SIZE``, else 0 and 1.
+            initialised when the loader connects, else the environment's ``RANK`` and
+            ``WORLD_SIZE``, else 0 and 1.
         run: Run id in the step log, the same on all ranks. By default derived from the
             launcher's id, or generated.
         protect: Protects the dataset version from cleanup with a Lance tag: ``"run"`` (default)
@@ -212,6 +213,8 @@ class LanceLoader(Loader[Batch]):
             ``NamedSharding(mesh, PartitionSpec("data"))``. Arrays are then global, ``[rows of
             all processes, ...]``, and this process's devices hold its ``batch_size`` rows, once
             or replicated. By default arrays are local to this process, on JAX's default device.
+            Where ``jit`` is to derive the shardings of what it computes, make the mesh with
+            ``axis_types=(jax.sharding.AxisType.Auto,)``.
         partial: What to do with the incomplete batch at the end of an epoch, so that shapes stay
             the same. ``"drop"`` (default) leaves it out. ``"pad"`` fills it up with rows of
             zeros and adds ``_valid`` (``[batch_size]`` bool) to every batch, which is false for
@@ -267,7 +270,6 @@ class LanceLoader(Loader[Batch]):
         partial: Partial = "drop",
         pad_ragged: Mapping[str, int] | None = None,
     ) -> None:
-        rank, world_size = _processes(rank, world_size)
         job = Job.make(
             uri,
             columns=_with_valid(columns, partial),
@@ -291,6 +293,7 @@ class LanceLoader(Loader[Batch]):
             decode=decode,
             slots=slots,
             variable_bytes=variable_bytes,
+            processes=self._processes(),
         )
         _check_wide(job.columns)
         if sharding is not None and not isinstance(sharding, Sharding):
@@ -322,6 +325,12 @@ class LanceLoader(Loader[Batch]):
         these too, on the same condition.
         """
         self._load_state(state, allow_changed)
+
+    def _processes(self) -> tuple[int, int] | None:
+        # Asked only where there is a count of JAX's own, because asking starts backends.
+        if jax.distributed.is_initialized():
+            return jax.process_index(), jax.process_count()
+        return None
 
     def _next(self, session: Session) -> tuple[dict[str, Any], Lease] | None:
         try:
@@ -477,13 +486,6 @@ def _cpu() -> jax.Device:
 def _bounds(side: slice, length: int) -> tuple[int, int]:
     start, stop, _ = side.indices(length)
     return start, stop
-
-
-def _processes(rank: int | None, world_size: int | None) -> tuple[int | None, int | None]:
-    """JAX's own count where there is one; asked only then, because asking starts backends."""
-    if rank is None and world_size is None and jax.distributed.is_initialized():
-        return jax.process_index(), jax.process_count()
-    return rank, world_size
 
 
 def _with_valid(columns: Sequence[str], partial: Partial) -> Sequence[str]:

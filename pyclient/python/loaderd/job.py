@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from loaderd._arguments import is_sequence, whole_number
 from loaderd.errors import RequestError
-from loaderd.ranks import Ranks, find_ranks, launcher_id
+from loaderd.ranks import Ranks, find_ranks, is_half_told, launcher_id
 from loaderd.transforms import Transform, to_request
 
 Protect = Literal["run", "keep", "none"]
@@ -38,10 +38,14 @@ class Job:
     version: int | str | None
     transform: dict[str, list[dict[str, Any]]]
     batch_size: int
+    #: What ``batch_size`` follows from, if the user gave this.
+    global_batch_size: int | None
     shuffle: bool
     seed: int
     drop_last: bool
     ranks: Ranks
+    #: Whether the user gave the ranks; others may still change, see :meth:`among`.
+    are_ranks_given: bool
     run: str | None
     protect: Protect
     on_bad_sample: OnBadSample
@@ -79,9 +83,15 @@ class Job:
         decode: Decode = "auto",
         slots: int | None = None,
         variable_bytes: int | None = None,
+        processes: tuple[int, int] | None = None,
     ) -> Job:
-        """Checks all that can be checked without the dataset."""
-        ranks = find_ranks(rank, world_size)
+        """Checks all that can be checked without the dataset; ``processes`` as in ``among``."""
+        are_ranks_given = rank is not None or world_size is not None
+        if not are_ranks_given and processes is None and is_half_told():
+            # The rest is told by the time the job is opened, or that is an error then.
+            ranks = Ranks(0, 1)
+        else:
+            ranks = find_ranks(rank, world_size, processes=processes)
         names = _columns(columns)
         if version is not None and not isinstance(version, str):
             if whole_number(version) is None:
@@ -117,10 +127,12 @@ class Job:
             version=version,
             transform=to_request(transform, names),
             batch_size=_batch_size(batch_size, global_batch_size, ranks.world_size),
+            global_batch_size=global_batch_size,
             shuffle=shuffle,
             seed=seed,
             drop_last=drop_last,
             ranks=ranks,
+            are_ranks_given=are_ranks_given,
             run=run,
             protect=protect,
             on_bad_sample=on_bad_sample,
@@ -132,6 +144,20 @@ class Job:
             slots=slots,
             variable_bytes=variable_bytes,
         )
+
+    def among(self, processes: tuple[int, int] | None) -> Job:
+        """The job with the ranks that there are by now, unless the user gave them.
+
+        Launchers may begin after the constructor, and a pickled job lands in another process.
+        ``processes`` are this process's number and how many there are, where a framework knows.
+        """
+        if self.are_ranks_given:
+            return self
+        ranks = find_ranks(None, None, processes=processes)
+        batch_size = self.batch_size
+        if self.global_batch_size is not None:
+            batch_size = _batch_size(None, self.global_batch_size, ranks.world_size)
+        return replace(self, ranks=ranks, batch_size=batch_size)
 
     def request(
         self, resume: Mapping[str, Any] | None = None, allow_changed: bool = False

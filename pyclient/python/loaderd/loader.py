@@ -7,6 +7,7 @@ batches in order, and cursors. It holds no tensors and imports no framework.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,23 @@ from loaderd.errors import RequestError, ResumeRefused
 from loaderd.job import Job
 from loaderd.pinning import Pinning
 from loaderd.session import Session
+
+logger = logging.getLogger("loaderd")
+
+#: At which beginning of one epoch in a row to say so.
+_BEGUN_OFTEN = 4
+#: What belongs to one process and its connection.
+_UNPICKLED = (
+    "_session",
+    "_done",
+    "_resumed",
+    "_wanted_epoch",
+    "_is_wanted_later",
+    "_begun",
+    "_turn",
+    "_connecting",
+    "_connecting_in",
+)
 
 
 class Loader(Generic[BatchT]):
@@ -61,14 +79,21 @@ class Loader(Generic[BatchT]):
     def _check_place(self) -> None:
         """Raises where the framework has this loader run in a place that it can't serve."""
 
+    def _processes(self) -> tuple[int, int] | None:
+        """This process's number and how many there are, once the framework knows."""
+        return None
+
     def _begin_unconnected(self) -> None:
         self._session: Session | None = None
         #: Epoch, and how many of its steps ``next()`` has handed out.
         self._done = (0, 0)
         #: Whether ``_done`` is where the next iteration goes on, mid-epoch or not.
         self._resumed = False
-        #: What ``set_epoch`` asks for.
+        #: What ``set_epoch`` asks for, and whether a batch was handed out since.
         self._wanted_epoch: int | None = None
+        self._is_wanted_later = False
+        #: The epoch that was begun last, and how often in a row.
+        self._begun = (-1, 0)
         #: Held while a batch is taken or an epoch begins: threads that share an iterator take
         #: turns, and none takes a batch of an iteration that another has just begun.
         self._turn = threading.RLock()
@@ -99,8 +124,8 @@ class Loader(Generic[BatchT]):
             epoch, step = self._place(session)
             # First, because it may fail: then the next attempt begins at the same place.
             stream = session.start(epoch, step)
+            self._count(epoch, step)
             self._wanted_epoch = None
-            self._resumed = False
             self._done = (epoch, step)
             return _Epoch(self, session, stream)
 
@@ -118,6 +143,7 @@ class Loader(Generic[BatchT]):
         if number is None or not 0 <= number < 2**63:
             raise RequestError(f"epoch must be a whole number from 0 to 2**63 - 1, not {epoch!r}")
         self._wanted_epoch = number
+        self._is_wanted_later = False
 
     def close(self) -> None:
         """Closes the connection and releases all slots. Batches that you hold stay readable.
@@ -164,8 +190,9 @@ class Loader(Generic[BatchT]):
         session = self._session or self._connected()
         session.check_process()
         epoch, steps = self._done
-        if self._wanted_epoch is not None and not (self._resumed and self._wanted_epoch == epoch):
-            epoch, steps = self._wanted_epoch, 0
+        wanted = None if self._is_wanted_later else self._wanted_epoch
+        if wanted is not None and not (self._resumed and wanted == epoch):
+            epoch, steps = wanted, 0
         return session.cursor_at(epoch, steps)
 
     def _load_state(self, state: Mapping[str, Any], allow_changed: bool) -> None:
@@ -180,19 +207,12 @@ class Loader(Generic[BatchT]):
                 f"a state has JSON's types only, and what saved this one changed them: {error}"
             ) from None
         with self._opening():
-            job = self._job
+            job = self._job = self._job.among(self._processes())
             if self._session is not None:
                 # The version was resolved once, for the whole run.
                 job = replace(self._session.again(job), run=job.run)
                 self.close()
-            session = self._session = Session.open(
-                job,
-                socket=self._socket,
-                autostart=self._autostart,
-                resume=state,
-                allow_changed=allow_changed,
-                pinning=self._pinning,
-            )
+            session = self._session = self._open(job, state, allow_changed)
         epoch, step = session.resume_at
         if step == 0 and epoch == state.get("epoch", epoch) + 1:
             # The end of an epoch and the start of the next are one place, unless
@@ -201,6 +221,19 @@ class Loader(Generic[BatchT]):
         self._done = (epoch, step)
         self._resumed = True
         self._wanted_epoch = None
+        self._begun = (-1, 0)
+
+    def _open(
+        self, job: Job, state: Mapping[str, Any] | None = None, allow_changed: bool = False
+    ) -> Session:
+        return Session.open(
+            job,
+            socket=self._socket,
+            autostart=self._autostart,
+            resume=state,
+            allow_changed=allow_changed,
+            pinning=self._pinning,
+        )
 
     def _opening(self) -> threading.RLock:
         """The lock under which sessions open."""
@@ -213,17 +246,15 @@ class Loader(Generic[BatchT]):
     def _connected(self) -> Session:
         self._check_place()
         with self._opening():
+            self._job = self._job.among(self._processes())
             before = self._session
             if before is not None:
                 before.check_process()
+                if before.ranks != self._job.ranks:
+                    return self._join(before)
                 if not before.closed:
                     return before
-            session = Session.open(
-                self._job if before is None else before.again(self._job),
-                socket=self._socket,
-                autostart=self._autostart,
-                pinning=self._pinning,
-            )
+            session = self._open(self._job if before is None else before.again(self._job))
             if before is not None and not session.reads_the_same_as(before):
                 session.close()
                 raise ResumeRefused(
@@ -233,6 +264,30 @@ class Loader(Generic[BatchT]):
                 )
             self._session = session
             return session
+
+    def _join(self, before: Session) -> Session:
+        """Connects anew, as the rank that this has become: a launcher began after ``len()``."""
+        if self._resumed or self._done != (0, 0):
+            self._load_state(self._state(), False)
+        else:
+            before.close()
+            self._session = self._open(self._job)
+        assert self._session is not None
+        return self._session
+
+    def _count(self, epoch: int, step: int) -> None:
+        """Says so when a shuffled epoch begins over and over, and nobody asked for it."""
+        before, times = self._begun
+        is_again = epoch == before and step == 0 and self._wanted_epoch is None
+        self._begun = (epoch, times + 1 if is_again else 1)
+        if self._job.shuffle and self._begun[1] == _BEGUN_OFTEN:
+            logger.warning(
+                "epoch %d begins once more, with the same batches as %d times before: an iteration "
+                "that was left before its end is repeated by the next one, unless set_epoch() "
+                "selects another epoch",
+                epoch,
+                times,
+            )
 
     def _place(self, session: Session) -> tuple[int, int]:
         """Epoch and step that the next iteration begins at."""
@@ -247,15 +302,7 @@ class Loader(Generic[BatchT]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        for name in (
-            "_session",
-            "_done",
-            "_resumed",
-            "_wanted_epoch",
-            "_turn",
-            "_connecting",
-            "_connecting_in",
-        ):
+        for name in _UNPICKLED:
             del state[name]
         return state
 
@@ -314,6 +361,8 @@ class _Epoch(Iterator[Any]):
         self._stream = stream
         session.delivered(lease)
         loader._done = (epoch, steps + 1)
+        loader._resumed = False
+        loader._is_wanted_later = True
         return batch
 
     def _over(self) -> RuntimeError:

@@ -32,6 +32,7 @@ from loaderd.errors import (
 )
 from loaderd.job import Job
 from loaderd.pinning import Pinning
+from loaderd.ranks import Ranks
 
 logger = logging.getLogger("loaderd")
 
@@ -155,6 +156,11 @@ class Session:
                     for text in event["warnings"]:
                         logger.warning("%s", text)
                 return
+
+    @property
+    def ranks(self) -> Ranks:
+        """The rank that this is, of how many."""
+        return self._job.ranks
 
     @property
     def run(self) -> str:

@@ -1,8 +1,8 @@
 """Batches for PyTorch: finished, in tensors that own their slot.
 
 Enters: leases from :mod:`loaderd.session`. Leaves: :class:`~loaderd.batch.Batch` objects
-of ``torch.Tensor``. It decodes nothing, has no workers, and never touches
-``torch.distributed``.
+of ``torch.Tensor``. It decodes nothing, has no workers, and asks ``torch.distributed``
+for its ranks and nothing else.
 """
 
 from __future__ import annotations
@@ -105,8 +105,10 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
         drop_last: Drop the last batch of an epoch if it is short. Default: ``False``.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
-        world_size: The number of ranks. By default both come from the environment's ``RANK``
-            and ``WORLD_SIZE``, else they are 0 and 1.
+        world_size: The number of ranks. By default both are those of ``torch.distributed`` if
+            it is initialised when the dataset connects, else the environment's ``RANK`` and
+            ``WORLD_SIZE``, else 0 and 1. If processes share a batch (tensor or pipeline
+            parallelism), give those of the data-parallel group.
         run: Run id in the step log, the same on all ranks. By default derived from the
             launcher's id, or generated.
         protect: Protects the dataset version from cleanup with a Lance tag: ``"run"`` (default)
@@ -215,6 +217,7 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             decode=decode,
             slots=slots,
             variable_bytes=variable_bytes,
+            processes=self._processes(),
         )
         super().__init__(
             job,
@@ -242,6 +245,21 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         these too, on the same condition.
         """
         self._load_state(state, allow_changed)
+
+    @property
+    def sampler(self) -> LanceIterableDataset:
+        """The dataset itself: Lightning calls ``set_epoch`` of a loader's ``sampler``."""
+        return self
+
+    @property
+    def batch_sampler(self) -> None:
+        """``None``: Lightning asks for it where there is a ``sampler``."""
+        return None
+
+    def _processes(self) -> tuple[int, int] | None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return None
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
         return Batch._made([(name, column(lease, name, _tensor)) for name in lease.names], about)
