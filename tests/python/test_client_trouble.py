@@ -131,6 +131,24 @@ def test_last_words_are_heard_by_who_only_speaks(fake_daemon: FakeDaemon) -> Non
         iter(dataset)
 
 
+def test_the_way_out_of_a_silent_gpu_is_to_iterate_again(fake_daemon: FakeDaemon) -> None:
+    message = "the GPU has 12 of this session's images"
+    told = {"type": "failed", "kind": "gpu", "message": message, "stream": None}
+    fake_daemon.instead[1] = told
+    dataset = connect(fake_daemon)
+    batches = iter(dataset)
+    assert next(batches)["label"].tolist() == EPOCH[0]
+    state = dataset.state_dict()
+    for _ in range(2):
+        with pytest.raises(errors.GpuUnavailable, match=message):
+            next(batches)
+    fake_daemon.instead.clear()
+    dataset.load_state_dict(state)
+    assert labels(dataset) == EPOCH[1:]
+    # The slots of the first session are the GPU's.
+    assert len(fake_daemon.said("open")) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

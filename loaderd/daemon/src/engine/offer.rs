@@ -159,7 +159,8 @@ pub(super) fn offer(
         return Some(encoded);
     }
     // Before anything is done for a place that is not there, or comes too late.
-    if !on_gpu.waits && !(unit.room(route, Duration::ZERO) && on_gpu.is_prompt(&unit, route)) {
+    let takes = || unit.room(route, Duration::ZERO) && on_gpu.is_prompt(&unit, route);
+    if !on_gpu.waits && !takes() {
         on_gpu.gpu.look_after(&unit);
         return Some(encoded);
     }
