@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -366,13 +367,17 @@ def test_silence_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) ->
     for clock.now in range(0, 600, 10):
         pulse.feel()
     clock.answers, clock.now = False, 600
-    with pytest.warns(RuntimeWarning, match=r"process 7\) has not answered for 10 s.*still waiting"):
+    with pytest.warns(
+        RuntimeWarning, match=r"process 7\) has not answered for 10 s.*still waiting"
+    ):
         pulse.feel()
     # Said once.
-    for clock.now in range(610, 720, 10):
-        pulse.feel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for clock.now in range(610, 720, 10):
+            pulse.feel()
     clock.now = 720
-    with pytest.raises(errors.DaemonUnavailable, match="not answered for 130 s.*kill -9 7"):
+    with pytest.raises(errors.DaemonUnavailable, match=r"not answered for 130 s.*kill -9 7"):
         pulse.feel()
 
 

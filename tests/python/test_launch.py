@@ -93,9 +93,7 @@ def test_starts_a_daemon_of_its_own(starter: Starter) -> None:
     assert len(starter.starts()) == 1
 
 
-def test_folders_are_those_of_the_client(
-    starter: Starter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_are_those_of_the_client(starter: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon works elsewhere, where relative paths would lead to other folders."""
     monkeypatch.chdir(starter.folder)
     folders = {"LOADERD_STATE": "state", "LOADERD_CACHE": "cache"}

@@ -401,7 +401,10 @@ mod tests {
         assert!(!tell(Event::Ready(ready(FRAME_BYTES_MAX / 16), None)));
         let gone = theirs.receive::<ToClient>(Some(HELLO_WAIT));
         assert!(matches!(gone, Err(WireError::Closed)), "{gone:?}");
-        assert!(!tell(Event::EndOfEpoch { stream: 1, epoch: 0 }));
+        assert!(!tell(Event::EndOfEpoch {
+            stream: 1,
+            epoch: 0
+        }));
     }
 
     #[test]

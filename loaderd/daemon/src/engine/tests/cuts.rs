@@ -90,7 +90,7 @@ fn parts_of_images_have_the_pixels_of_the_whole() {
 #[test]
 fn images_in_two_reads_never_wait_for_each_other() {
     let mut encoded: Vec<Vec<u8>> = (0..ROWS).map(picture).collect();
-    for image in encoded.iter_mut().step_by(2) {
+    for image in encoded.iter_mut().step_by(4) {
         image.truncate(image.len() - 5000);
     }
     let all: u64 = encoded.iter().map(|image| image.len() as u64).sum();
@@ -103,8 +103,15 @@ fn images_in_two_reads_never_wait_for_each_other() {
     let client = node.client(job);
     for from in (1..40).step_by(EPOCHS as usize) {
         let (batches, bytes) = epochs(&client, from);
-        assert!(batches.iter().all(|batches| batches.len() as u64 == ROWS / 2));
-        // Half of the rows are read whole, in vain, and as many replace them.
-        assert!(from == 1 || bytes.iter().all(|&bytes| bytes < all), "{bytes:?}");
+        assert!(
+            batches
+                .iter()
+                .all(|batches| batches.len() as u64 == ROWS / 2)
+        );
+        // A quarter of the rows are read whole, in vain, and others replace them.
+        assert!(
+            from == 1 || bytes.iter().all(|&bytes| bytes < all),
+            "{bytes:?}"
+        );
     }
 }
