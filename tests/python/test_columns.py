@@ -275,7 +275,11 @@ def test_files_that_cannot_be_read(daemon: Daemon, photos: Path, instead: Any, m
             r"\[Decode\(\)\]",
         ),
         ({"columns": ["texts._valid"]}, errors.DatasetError, "no column"),
-        ({"columns": ["lable"]}, errors.DatasetError, r'no column "lable" \(did you mean "label"\?\)'),
+        (
+            {"columns": ["lable"]},
+            errors.DatasetError,
+            r'no column "lable" \(did you mean "label"\?\)',
+        ),
         ({"columns": ["scores._valid"]}, errors.DatasetError, 'did you mean "score"'),
         (
             {"columns": ["text"], "transform": {"text": [Decode()]}},

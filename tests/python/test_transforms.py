@@ -259,7 +259,7 @@ def test_request_is_by_column() -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        ({"img": [CenterCrop(3)]}, "'img', which is not among columns: image$"),
+        ({"photo": [CenterCrop(3)]}, "'photo', which is not among columns: image$"),
         ({"imgae": [CenterCrop(3)]}, "columns: image; did you mean 'image'"),
         ({"image": [CenterCrop(3), "flip"]}, "transform 1 of 'image' is 'flip'"),
         ({"image": len}, "transform 0 of 'image'"),

@@ -220,3 +220,25 @@ fn sessions_share_a_pool_and_each_gets_its_own_rows() {
         assert_eq!(reader.steps(&query).unwrap().len(), 32, "{run}");
     }
 }
+
+#[test]
+fn only_a_missing_ring_is_warned_of() {
+    let check = |backend, mode, expected| {
+        let report = loaderd_read::EngineReport {
+            backend,
+            files_registered: true,
+            direct: false,
+            align: 1,
+            reasons: vec![],
+        };
+        assert_eq!(
+            Reading::new(&report, mode).degraded,
+            expected,
+            "{backend:?}"
+        );
+    };
+    check(Backend::UringFixed, Mode::Auto, false);
+    check(Backend::UringPlain, Mode::Auto, false);
+    check(Backend::Pread, Mode::Auto, true);
+    check(Backend::Pread, Mode::Pread, false);
+}
