@@ -111,10 +111,27 @@ pub(crate) fn wait<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Set where this program runs as the process in which Lance panics: all who wait hear of it,
+    /// other tests too.
+    const PANICKING: &str = "LOADERD_TEST_LANCE_PANICS";
 
     #[test]
     fn a_panic_is_an_error_of_who_waits() {
+        if std::env::var_os(PANICKING).is_none() {
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "runtime::tests::a_panic_is_an_error_of_who_waits",
+                ])
+                .env(PANICKING, "1")
+                .status();
+            assert!(status.unwrap().success());
+            return;
+        }
         let tell = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if !is_lances_panic(panic) {

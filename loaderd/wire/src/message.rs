@@ -250,7 +250,7 @@ pub struct Opened {
     /// Run id, given or made.
     pub run: String,
     /// 0, and one more for each `load_state_dict` into the same run, and for each change of
-    /// its decoder.
+    /// its decoder, of the dataset's place, or of the rows that are read tiled.
     pub attempt: u32,
     /// What decodes its images, with versions.
     pub decoder: String,
