@@ -67,7 +67,7 @@ CURSOR = {
     "position": 16,
 }
 MESSAGES = [
-    {"type": "hello", "protocol": 5, "version": "0.1.0", "binary": "/b"},
+    {"type": "hello", "protocol": 6, "version": "0.1.0", "binary": "/b"},
     OPEN,
     {"type": "start", "stream": 1, "epoch": 0, "step": 3},
     {"type": "release", "lease": 5},
@@ -75,7 +75,7 @@ MESSAGES = [
     {"type": "failed", "kind": "io", "message": "two\nlines", "stream": 4},
     {"type": "waiting", "message": "preparing 8 GiB of slots"},
     {"type": "end_of_epoch", "stream": 1, "epoch": 0},
-    {"type": "welcome", "protocol": 5, "version": "0.1.0", "binary": "/b", "pid": 9},
+    {"type": "welcome", "protocol": 6, "version": "0.1.0", "binary": "/b", "pid": 9},
 ]
 TRANSFORMS = [
     [{"name": "RandomResizedCrop", "size": [8, 8], "scale": [0.1, 1], "ratio": [0.5, 2]}],

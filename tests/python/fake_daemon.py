@@ -45,7 +45,7 @@ class FakeDaemon:
         self.path = path
         self.welcome: dict[str, Any] | bytes = {
             "type": "welcome",
-            "protocol": 5,
+            "protocol": 6,
             "version": "fake",
             "binary": "/fake/loaderd",
             "pid": os.getpid(),

@@ -173,7 +173,7 @@ def test_a_daemon_of_another_protocol_is_named(fake_daemon: FakeDaemon) -> None:
     fake_daemon.welcome.update(protocol=99, version="9.9")
     with pytest.raises(errors.ProtocolMismatch) as caught:
         len(connect(fake_daemon))
-    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 5", "loaderd stop"):
+    for part in ("/fake/loaderd", "9.9", "protocol 99", "_native", "protocol 6", "loaderd stop"):
         assert part in str(caught.value)
 
 

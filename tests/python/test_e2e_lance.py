@@ -397,7 +397,7 @@ def test_the_command_line_helps() -> None:
         ({"version": 9}, "no version 9: it has version 1"),
         # Not where in Lance's source, which lay on the machine that built it.
         ({"filter": "label = 'cat'"}, r"\"label = 'cat'\" is not valid here: (?!.*\.rs:)"),
-        ({"filter": "lable = 1"}, r"Did you mean 'label'\?(?!.*\.rs:)"),
+        ({"filter": "lable = 1"}, r"no column \"lable\" \(did you mean \"label\"\?\)(?!.*\.rs:)"),
     ],
 )
 def test_what_a_dataset_does_not_have_is_said(

@@ -266,7 +266,7 @@ def test_tiles_of_what_is_no_jpeg_now_go(daemon: Daemon, tmp_path: Path) -> None
     dataset.merge_insert("id").when_matched_update_all().execute(table(pictures))
     check(daemon, uri)
     report = tile(uri)
-    assert (report["tiled"], report["kept"]) == (0, {"a PNG that is no mask": ROWS})
+    assert (report["tiled"], report["kept"]) == (0, {"not a JPEG": ROWS})
     assert left_alone(daemon, uri) is None
     assert not any(stored(uri, "image_tiled").values())
     check(daemon, uri)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use loaderd_names::{listed, nearest};
 use loaderd_plan::{Cursor, Fingerprint, Steps, StepsConfig};
 use loaderd_wire::layout::Layout;
-use loaderd_wire::message::{Failure, FailureKind, OnLogError, OpenRequest, Opened};
+use loaderd_wire::message::{Failure, FailureKind, OnLogError, OpenRequest, Opened, Version};
 
 use crate::cuts::Cuts;
 use crate::gpu::{Decoder, Gpu};
@@ -29,7 +29,7 @@ pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(2);
 /// for a full disk, which is longest.
 const LEAVING_WAIT: Duration = Duration::from_secs(40);
 /// How often a dataset is opened of which every time another version with other columns is the
-/// one asked for.
+/// one that its tag names.
 const OPENINGS_MAX: u32 = 10;
 
 /// See the module.
@@ -306,17 +306,19 @@ impl Job {
 }
 
 /// The columns and the rows of one version. Which one the latest is, or a tag's, may change between
-/// the look at its columns and its opening; then they are looked at again.
+/// the look at its columns and its opening; then they are looked at again. The latest is the one
+/// that was opened first.
 fn choose_and_open(
     request: &OpenRequest,
     run: &str,
 ) -> Result<(columns::Chosen, Box<dyn Source>), Failure> {
     let mut fields = source::fields(&request.uri, request.version.as_ref())?;
+    let mut version = request.version.clone();
     for _ in 0..OPENINGS_MAX {
         let chosen = columns::choose(request, &fields)?;
         let source = source::open(SourceRequest {
             uri: request.uri.clone(),
-            version: request.version.clone(),
+            version: version.clone(),
             filter: request.filter.clone(),
             bytes_columns: chosen.bytes.clone(),
             tiled_columns: chosen.tiled.clone(),
@@ -326,7 +328,10 @@ fn choose_and_open(
             run: run.into(),
         })?;
         match source.fields() {
-            Some(found) if found != fields => fields = found,
+            Some(found) if found != fields => {
+                fields = found;
+                version.get_or_insert(Version::Number(source.version()));
+            }
             _ => return Ok((chosen, source)),
         }
     }

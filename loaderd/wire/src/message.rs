@@ -19,7 +19,7 @@ use crate::layout::Layout;
 use crate::ragged::RaggedPart;
 
 /// Version of this contract. Both sides must have the same.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// What a client says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

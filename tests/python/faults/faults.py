@@ -126,7 +126,7 @@ def garbage_is_sent(world: World, dice: random.Random) -> None:
 
 @fault
 def half_a_frame_and_silence(world: World, dice: random.Random) -> None:
-    bytes_ = wire.frame({"type": "hello", "protocol": 5, "version": "1", "binary": "b"})
+    bytes_ = wire.frame({"type": "hello", "protocol": 6, "version": "1", "binary": "b"})
     connection = wire.connect(world.socket)
     world.held.append(connection)
     if dice.random() < 0.5:
