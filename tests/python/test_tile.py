@@ -411,10 +411,7 @@ def test_originals_that_have_no_tiled_form_are_not_dropped(daemon: Daemon, tmp_p
     uri = write(tmp_path / "a.lance", rows)
     refused = loaderd("tile", uri, "--drop-original", check=False)
     assert refused.returncode == 1
-    assert (
-        "4 of its images have no tiled form (2 cut short, 2 not a JPEG)"
-        in refused.stderr
-    )
+    assert "4 of its images have no tiled form (2 cut short, 2 not a JPEG)" in refused.stderr
     # What was tiled stays.
     assert lance.dataset(uri).version == 2
     assert stored(uri, "image") == rows
