@@ -101,6 +101,27 @@ def test_a_batch_that_is_lost_is_no_secret(
     assert labels(dataset) == EPOCH
 
 
+def test_a_batch_that_is_lost_as_the_turn_ends_is_no_secret_either(
+    dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turn:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    batches = iter(dataset)
+    next(batches)
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_turn", Turn())
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+    with pytest.raises(RuntimeError, match="lost to an interrupt"):
+        next(batches)
+    assert labels(dataset) == EPOCH
+
+
 def test_the_end_of_an_epoch_is_never_lost(
     dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

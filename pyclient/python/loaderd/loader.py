@@ -339,8 +339,15 @@ class _Epoch(Iterator[Any]):
         loader = self._loader
         # Before a lock that a thread of the parent may have held when this process was forked.
         self._session.check_process()
-        with loader._turn:
-            batch = self._take()
+        batch = None
+        try:
+            with loader._turn:
+                batch = self._take()
+        except BaseException:
+            if batch is not None:
+                # By an interrupt as the turn ended: it is counted, and nobody has it.
+                self._stream = None
+            raise
         if loader._batch_transform is not None:
             return loader._batch_transform(batch)
         return batch
