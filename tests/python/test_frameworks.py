@@ -103,6 +103,39 @@ def test_a_place_is_kept_when_a_process_group_begins(
     assert [message["resume"] for message in fake_daemon.said("open")] == [None, state, state]
 
 
+def test_a_batch_looked_at_before_a_process_group_begins_is_no_place(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = daemon.dataset()
+    next(iter(dataset))
+    start_group(monkeypatch, 0, 2)
+    # Row 8 begins no step of 16 rows.
+    assert labels(dataset)[0] == list(range(8))
+    assert next(iter(dataset)).epoch == 1
+
+
+def test_an_epoch_read_before_a_process_group_begins_is_not_read_again(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = connect(fake_daemon)
+    assert labels(dataset) == EPOCH
+    start_group(monkeypatch, 0, 2)
+    assert [batch.epoch for batch in dataset] == [1, 1, 1]
+    assert [message["resume"] for message in fake_daemon.said("open")] == [None, None]
+
+
+def test_a_rank_outlives_the_process_group(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = [daemon.dataset(run="both") for _ in range(2)]
+    for rank, dataset in enumerate(datasets):
+        start_group(monkeypatch, rank, 2)
+        next(iter(dataset))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    assert [len(dataset) for dataset in datasets] == [7, 7]
+    for dataset in datasets:
+        dataset.close()
+    assert [len(dataset) for dataset in datasets] == [7, 7]
+
+
 def test_a_batch_that_ranks_cannot_share_is_an_error(
     fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,8 +156,8 @@ def test_pickled_datasets_take_the_ranks_of_their_process(daemon: Daemon, tmp_pa
         for rank in range(2)
     ]
     found = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    # 100 rows in steps of 14. Alone again at the end, a process has all rows for itself.
-    assert [length for length, _ in found] == [15, 15]
+    # 100 rows in steps of 14, also when the group is over: alone, both would be the same rank.
+    assert [length for length, _ in found] == [8, 8]
     assert sorted(found[0][1] + found[1][1]) == list(range(ROWS))
 
 

@@ -60,6 +60,23 @@ def test_an_interrupt_takes_no_batch(fake_daemon: FakeDaemon) -> None:
     assert found == EPOCH
 
 
+def test_errors_of_a_handler_are_its_own(fake_daemon: FakeDaemon) -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError("enough")
+
+    fake_daemon.before_batch = lambda daemon, step: time.sleep(0.6 if step == 1 else 0)
+    batches = iter(connect(fake_daemon))
+    found = labels(islice(batches, 1))
+    handler = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError, match="enough"):
+            next(batches)
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert found + labels(batches) == EPOCH
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_batch_that_is_lost_is_no_secret(
     dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch, lost: int
@@ -84,6 +101,27 @@ def test_a_batch_that_is_lost_is_no_secret(
     assert labels(dataset) == EPOCH
 
 
+def test_a_batch_that_is_lost_as_the_turn_ends_is_no_secret_either(
+    dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Turn:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    batches = iter(dataset)
+    next(batches)
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_turn", Turn())
+        with pytest.raises(KeyboardInterrupt):
+            next(batches)
+    with pytest.raises(RuntimeError, match="lost to an interrupt"):
+        next(batches)
+    assert labels(dataset) == EPOCH
+
+
 def test_the_end_of_an_epoch_is_never_lost(
     dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +137,8 @@ def test_an_interrupt_while_it_opens_ends_the_connection(
     fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_over = threading.Event()
-    monkeypatch.setattr(fake_daemon, "_answer", lambda request: is_over.wait(10))
+    late = {"type": "waiting", "message": ""}
+    monkeypatch.setattr(fake_daemon, "_answer", lambda request: is_over.wait(10) and late)
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     # Its traceback is kept, as a notebook does.
     with pytest.raises(KeyboardInterrupt) as kept:
@@ -121,6 +160,25 @@ def test_threads_connect_once(fake_daemon: FakeDaemon, monkeypatch: pytest.Monke
     for thread in threads:
         thread.join()
     assert len(fake_daemon.said("open")) == 1
+
+
+def test_a_place_comes_with_its_session(
+    dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = next(iter(dataset)).state
+    is_open = threading.Event()
+
+    def resume_at(session: Session) -> tuple[int, int]:
+        is_open.set()
+        time.sleep(0.2)
+        return 0, 1
+
+    monkeypatch.setattr(Session, "resume_at", property(resume_at))
+    thread = threading.Thread(target=dataset.load_state_dict, args=[state])
+    thread.start()
+    assert is_open.wait(10)
+    assert labels(dataset) == EPOCH[1:]
+    thread.join()
 
 
 def test_a_state_in_other_types_leaves_the_connection(dataset: LanceIterableDataset) -> None:

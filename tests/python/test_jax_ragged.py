@@ -106,6 +106,7 @@ def test_numbers_that_do_not_fit_are_not_cut_off_in_lists_either(daemon: Daemon)
             {"boxs": 3},
             "names 'boxs', which is not among columns: label, boxes, tags; did you mean 'boxes'",
         ),
+        ({0: 3}, "names 0, which is not among columns: label, boxes, tags$"),
         ({"boxes": 0}, r"pad_ragged\['boxes'\] must be at least 1 value a row, not 0"),
         ({"boxes": 2.0}, r"pad_ragged\['boxes'\] must be .* not 2.0"),
         ({"boxes": True}, r"pad_ragged\['boxes'\] must be .* not True"),

@@ -261,6 +261,7 @@ def test_request_is_by_column() -> None:
     [
         ({"photo": [CenterCrop(3)]}, "'photo', which is not among columns: image$"),
         ({"imgae": [CenterCrop(3)]}, "columns: image; did you mean 'image'"),
+        ({0: [CenterCrop(3)]}, "transform for 0, which is not among columns: image$"),
         ({"image": [CenterCrop(3), "flip"]}, "transform 1 of 'image' is 'flip'"),
         ({"image": len}, "transform 0 of 'image'"),
         ({"image": [CenterCrop(3), Pad]}, r"the class Pad: write Pad\(...\)"),

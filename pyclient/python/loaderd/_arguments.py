@@ -48,12 +48,12 @@ def whole_number(value: object) -> int | None:
         return None
 
 
-def not_among(name: str, columns: Sequence[str]) -> str:
+def not_among(name: object, columns: Sequence[str]) -> str:
     """The rest of a sentence about a column that was not asked for; bounded, however many were."""
     shown = ", ".join(columns[:COLUMNS_SHOWN])
     more = len(columns) - COLUMNS_SHOWN
     listed = shown if more <= 0 else f"{shown}, and {more} more"
-    near = difflib.get_close_matches(name, columns, n=1)
+    near = difflib.get_close_matches(str(name), columns, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f", which is not among columns: {listed}{hint}"
 

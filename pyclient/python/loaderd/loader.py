@@ -20,6 +20,7 @@ from loaderd.batch import BatchT
 from loaderd.errors import RequestError, ResumeRefused
 from loaderd.job import Job
 from loaderd.pinning import Pinning
+from loaderd.ranks import is_told
 from loaderd.session import Session
 
 logger = logging.getLogger("loaderd")
@@ -207,21 +208,24 @@ class Loader(Generic[BatchT]):
                 f"a state has JSON's types only, and what saved this one changed them: {error}"
             ) from None
         with self._opening():
-            job = self._job = self._job.among(self._processes())
+            job = self._job = self._job_by_now()
             if self._session is not None:
                 # The version was resolved once, for the whole run.
                 job = replace(self._session.again(job), run=job.run)
                 self.close()
-            session = self._session = self._open(job, state, allow_changed)
-        epoch, step = session.resume_at
-        if step == 0 and epoch == state.get("epoch", epoch) + 1:
-            # The end of an epoch and the start of the next are one place, unless
-            # `set_epoch` asks for either.
-            epoch, step = epoch - 1, session.steps_per_epoch
-        self._done = (epoch, step)
-        self._resumed = True
-        self._wanted_epoch = None
-        self._begun = (-1, 0)
+            session = self._open(job, state, allow_changed)
+            epoch, step = session.resume_at
+            if step == 0 and epoch == state.get("epoch", epoch) + 1:
+                # The end of an epoch and the start of the next are one place, unless
+                # `set_epoch` asks for either.
+                epoch, step = epoch - 1, session.steps_per_epoch
+            # At once, or another thread would begin the session at the place before.
+            with self._turn:
+                self._session = session
+                self._done = (epoch, step)
+                self._resumed = True
+                self._wanted_epoch = None
+                self._begun = (-1, 0)
 
     def _open(
         self, job: Job, state: Mapping[str, Any] | None = None, allow_changed: bool = False
@@ -246,7 +250,7 @@ class Loader(Generic[BatchT]):
     def _connected(self) -> Session:
         self._check_place()
         with self._opening():
-            self._job = self._job.among(self._processes())
+            self._job = self._job_by_now()
             before = self._session
             if before is not None:
                 before.check_process()
@@ -265,13 +269,23 @@ class Loader(Generic[BatchT]):
             self._session = session
             return session
 
+    def _job_by_now(self) -> Job:
+        """The job, with its ranks. Those of a connection outlive the group of processes."""
+        processes = self._processes()
+        if self._session is not None and processes is None and not is_told():
+            return self._job
+        return self._job.among(processes)
+
     def _join(self, before: Session) -> Session:
         """Connects anew, as the rank that this has become: a launcher began after ``len()``."""
-        if self._resumed or self._done != (0, 0):
+        if self._resumed:
             self._load_state(self._state(), False)
         else:
+            # Batches that were looked at before don't count, as in any epoch begun again.
+            place = self._place(before)
             before.close()
             self._session = self._open(self._job)
+            self._done = place
         assert self._session is not None
         return self._session
 
@@ -325,8 +339,15 @@ class _Epoch(Iterator[Any]):
         loader = self._loader
         # Before a lock that a thread of the parent may have held when this process was forked.
         self._session.check_process()
-        with loader._turn:
-            batch = self._take()
+        batch = None
+        try:
+            with loader._turn:
+                batch = self._take()
+        except BaseException:
+            if batch is not None:
+                # By an interrupt as the turn ended: it is counted, and nobody has it.
+                self._stream = None
+            raise
         if loader._batch_transform is not None:
             return loader._batch_transform(batch)
         return batch

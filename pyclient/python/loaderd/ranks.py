@@ -68,6 +68,11 @@ def find_ranks(
     return Ranks(rank, world_size, local)
 
 
+def is_told(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``RANK`` or ``WORLD_SIZE`` says anything."""
+    return bool(environment.get("RANK")) or bool(environment.get("WORLD_SIZE"))
+
+
 def is_half_told(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether one of ``RANK`` and ``WORLD_SIZE`` is missing: Lightning's launcher leaves
     ``RANK`` to the process group.

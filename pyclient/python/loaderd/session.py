@@ -353,6 +353,9 @@ class Session:
             self._end()
             raise InternalError(f"{error}; {self._versions()}") from None
         except OSError as error:
+            if type(error) is not OSError:
+                # Of a signal's handler, such as the TimeoutError of one that ends long waits.
+                raise
             # Of memory to map, or of descriptors.
             self._end()
             raise LimitExceeded(str(error)) from None
