@@ -206,6 +206,11 @@ fn who_waits_for_a_silent_gpu_is_told() {
         .session(&request(&photos, json!({"run": "c"})))
         .unwrap();
     assert_eq!(later.epoch(), expected);
+    // So does a rank that joins a job from before, and it does not wait for the device.
+    let registered = node.registered();
+    let joined = node.rank(hung.job.clone()).unwrap();
+    assert_eq!(node.registered(), registered);
+    assert_eq!(joined.epoch(), expected);
     assert_eq!(hung.slots()[1], filling, "they stay the device's");
     // Once it answers they come free, and nothing is amiss.
     node.hang_gpu(false);

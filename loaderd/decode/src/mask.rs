@@ -94,8 +94,13 @@ impl Decoder {
         let is_direct = (runs.is_some() || layout.is_in_order()) && !orientation.swaps();
         let held = if is_direct { 1 } else { region.rows() };
         let bytes = u64::from(region.columns()) * u64::from(held);
+        // A table has a place for each column, whatever the runs say of them.
+        let table_bytes = match is_direct && runs.is_some() {
+            true => spans::scratch_bytes(region.columns()),
+            false => 0,
+        };
         self.limits
-            .check_scratch(&header, bytes + layout.scratch_bytes())?;
+            .check_scratch(&header, bytes + table_bytes + layout.scratch_bytes())?;
 
         let [height, width] = pipeline.size().map(|size| size as usize);
         let mut lines = Lines::new(out, width, columns.first, columns.pixels.len(), fill);

@@ -203,6 +203,30 @@ fn damaged_runs_say_so() {
     assert_eq!(whole(&with(&file, &damaged)), whole(&file));
 }
 
+/// A file of a few bytes may claim a row of many millions of columns.
+#[test]
+fn the_table_of_columns_counts_as_scratch_memory() {
+    const WIDTH: u32 = 1_000_000;
+    let file = Png::new(WIDTH, 1, 0, 1, vec![0; WIDTH as usize]).file();
+    let claimed = with(&file, &chunk(1, picture(&file), &[1], &[(0, 255)]));
+    let list = json!([{"name": "Resize", "size": [1, 8]}]);
+    let pipeline = Pipeline::parse(&list, Options::default()).unwrap();
+    let needed = |encoded: &[u8]| {
+        let mut decoder = Decoder::new(Limits {
+            scratch_bytes_max: 0,
+            ..Limits::default()
+        });
+        let refused = decoder.decode_mask(&pipeline, encoded, &mut noise(0), FILL, &mut [0; 8]);
+        match refused {
+            Err(DecodeError::ScratchTooLarge { needed_bytes, .. }) => needed_bytes,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The last of eight that are shown is the first of the source's last eighth.
+    let columns = u64::from(WIDTH / 8 * 7 + 1);
+    assert_eq!(needed(&claimed) - needed(&file), 4 * (columns + 1));
+}
+
 #[test]
 fn what_gets_no_runs_says_why() {
     let limits = Limits::default();

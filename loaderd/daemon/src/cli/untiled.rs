@@ -55,6 +55,7 @@ impl Looks {
     }
 
     /// Whether there are images among them, or greys that change too often for masks.
+    #[cfg(any(feature = "lance", test))]
     pub(super) fn are_images(&self) -> bool {
         self.pictures > 0 || self.grey > self.masks + self.tiled_masks
     }

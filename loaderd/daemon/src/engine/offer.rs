@@ -65,9 +65,14 @@ impl OnGpu {
         };
         let start = NonNull::new(segment.slot_ptr(0)).expect("a segment is mapped");
         let bytes = segment.slot_bytes() as usize * segment.slot_count() as usize;
-        // SAFETY: the segment maps its slots one behind the other from the first; `SessionHandle`
-        // has both, and drops the registration first.
-        match unsafe { running.register(start, bytes) } {
+        let pinned = match running.failure() {
+            // Other ranks may have the job still. A device that is silent may never answer again.
+            Some(error) => Err(error),
+            // SAFETY: the segment maps its slots one behind the other from the first;
+            // `SessionHandle` has both, and drops the registration first.
+            None => unsafe { running.register(start, bytes) },
+        };
+        match pinned {
             Ok(pinned) => Ok(Some((
                 OnGpu {
                     gpu: gpu.clone(),

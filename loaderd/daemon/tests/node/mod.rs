@@ -272,6 +272,11 @@ impl Node {
         standins.break_device(ILLEGAL_ADDRESS);
     }
 
+    /// Ranges of host memory that the GPU knows.
+    pub(crate) fn registered(&self) -> usize {
+        self.standins.as_ref().expect("a GPU").registered()
+    }
+
     /// From now on, the GPU does nothing, or goes on.
     pub(crate) fn hang_gpu(&self, does: bool) {
         self.standins.as_ref().expect("a GPU").hang(does);
@@ -279,7 +284,11 @@ impl Node {
 
     pub(crate) fn session(&self, request: &OpenRequest) -> Result<Session<'_>, Failure> {
         let run = request.run.as_deref().unwrap();
-        let job = Arc::new(Job::open(request, run, &self.log, &self.gpu)?);
+        self.rank(Job::open(request, run, &self.log, &self.gpu)?.into())
+    }
+
+    /// A session of a job that is open.
+    pub(crate) fn rank(&self, job: Arc<Job>) -> Result<Session<'_>, Failure> {
         let segment = Arc::new(Segment::create(job.layout.slot_bytes, SLOTS).unwrap());
         let (events, inbox) = unbounded();
         let outlet = Box::new(move |event| events.send(event).is_ok());

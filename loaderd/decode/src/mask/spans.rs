@@ -12,13 +12,18 @@ const PIECE: usize = 32;
 /// A line in the making.
 pub(super) struct Spans<'a> {
     /// For each column of the source, and for the end, how many pixels show one before it.
-    before: Vec<usize>,
+    before: Vec<u32>,
     /// The line shows the source from its right end.
     mirrored: bool,
     /// The line, between two pieces.
     line: &'a mut [u8],
     /// Where in `line` the last run ended.
     at: usize,
+}
+
+/// Bytes of memory for so many columns of the source.
+pub(super) fn scratch_bytes(columns: u32) -> u64 {
+    (u64::from(columns) + 1) * size_of::<u32>() as u64
 }
 
 impl<'a> Spans<'a> {
@@ -34,14 +39,14 @@ impl<'a> Spans<'a> {
         let mut take = |(count, column): (usize, usize)| {
             // Columns up to this one have as many pixels before them, unless they had fewer.
             let known = before.len();
-            before.resize((column + 1).max(known), count);
+            before.resize((column + 1).max(known), count as u32);
         };
         if mirrored {
             across.rev().enumerate().for_each(&mut take);
         } else {
             across.enumerate().for_each(&mut take);
         }
-        before.resize(columns + 1, len);
+        before.resize(columns + 1, len as u32);
         Spans {
             before,
             mirrored,
@@ -62,7 +67,7 @@ impl<'a> Spans<'a> {
     /// The source's columns from the last run's end, or from the first one, to `end` have this
     /// value.
     pub(super) fn put(&mut self, end: usize, value: u8) {
-        let count = self.before[end];
+        let count = self.before[end] as usize;
         let mut at = self.at;
         if self.mirrored {
             let to = self.line.len() - PIECE - count;
