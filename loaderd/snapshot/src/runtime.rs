@@ -77,7 +77,8 @@ pub(crate) fn runtime() -> Result<&'static Runtime, SnapshotError> {
     Ok(RUNTIME.get_or_init(|| started))
 }
 
-/// Runs `future` to its end, or until Lance panics. Inside an async task that is at once.
+/// Runs `future` to its end, or until Lance panics. Within an async task, where it has no business,
+/// it fails at once.
 pub(crate) fn wait<T>(
     future: impl Future<Output = Result<T, SnapshotError>>,
 ) -> Result<T, SnapshotError> {

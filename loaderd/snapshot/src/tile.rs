@@ -184,9 +184,9 @@ impl Target {
 /// no tiled form yet. Other columns may be tiled or added meanwhile, unless the original is dropped.
 ///
 /// # Errors
-/// A column that is no column of images, or that another run is at, a tiled column of another name, files of the legacy format,
-/// an original column that can't be dropped, the first error of `tile`, and whatever Lance could not
-/// read or write.
+/// A column that is no column of images, or that another run is at, a tiled column of another
+/// name, files of the legacy format, an original column that can't be dropped, the first error
+/// of `tile`, and whatever Lance could not read or write.
 pub fn tile_column(
     uri: &str,
     options: &TileOptions,
