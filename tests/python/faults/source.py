@@ -7,6 +7,7 @@ has one colour, told by its number, so that pixels show which row they are of.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -130,10 +131,11 @@ class Lance(Source):
         )
 
     def tags(self) -> dict[str, int]:
-        """The version that each tag is on."""
+        """The version that each tag is on; runs that end take theirs off meanwhile."""
         found = {}
         for path in (self.path / "_refs" / "tags").glob("*.json"):
-            found[path.stem] = int(json.loads(path.read_text())["version"])
+            with contextlib.suppress(FileNotFoundError):
+                found[path.stem] = int(json.loads(path.read_text())["version"])
         return found
 
 
