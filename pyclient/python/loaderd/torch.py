@@ -78,7 +78,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         uri: The dataset: a path, or a ``file://`` URI.
         columns: Columns to deliver, in this order. May include ``"_rowid"`` and
             ``"_rowaddr"`` (``int64``), ``"_valid"`` (bool, false where ``on_bad_sample``
-            zeroed something in the row), and ``"name._valid"`` (bool, false where ``name`` is
+            zeroed something in the row, and for a row that only repeats another rank's: see
+            ``drop_last``), and ``"name._valid"`` (bool, false where ``name`` is
             null). Null lists, text and bytes are empty, null floats are NaN, null images are
             bad samples. An integer column with nulls is an error unless its ``_valid`` is
             requested as well; the nulls are then 0.
@@ -103,7 +104,10 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
         shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
         seed: Seed of shuffling and augmentation, an integer from 0. Default: 0.
-        drop_last: Drop the last batch of an epoch if it is short. Default: ``False``.
+        drop_last: Drop the last batch of an epoch if it is short. Default: ``False``: its rows
+            are shared out among the ranks, and if there are fewer rows than ranks, each rank
+            left over repeats one, with ``_valid`` false, so that all ranks take the same number
+            of steps.
         rank: This process's rank. Give ``rank`` and ``world_size`` together, or neither.
         world_size: The number of ranks. By default both are those of ``torch.distributed`` if
             it is initialised when the dataset connects, else the environment's ``RANK`` and
