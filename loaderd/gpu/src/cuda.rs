@@ -171,10 +171,22 @@ fn version_of(opened: &Library, library: &str) -> Result<Version, GpuError> {
 }
 
 /// Whether one of NVIDIA's GPUs is plugged in, as the PCI bus below `root` (usually `/`) has
-/// it, whatever drivers there are.
+/// it, whatever drivers there are; or as the driver's own device files have it, where a container
+/// shows no bus.
 pub fn is_plugged_in(root: &Path) -> bool {
-    let devices = std::fs::read_dir(root.join("sys/bus/pci/devices"));
-    devices.into_iter().flatten().flatten().any(|device| {
+    let entries = |folder| std::fs::read_dir(root.join(folder));
+    let is_device = |name: &str| {
+        let number = name.strip_prefix("nvidia");
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let mut files = entries("dev").into_iter().flatten().flatten();
+    if files.any(|file| is_device(&file.file_name().to_string_lossy())) {
+        return true;
+    }
+    let mut devices = (entries("sys/bus/pci/devices").into_iter())
+        .flatten()
+        .flatten();
+    devices.any(|device| {
         let says = |file: &str, value: &str| {
             std::fs::read_to_string(device.path().join(file))
                 .is_ok_and(|text| text.starts_with(value))
@@ -203,5 +215,19 @@ mod tests {
         assert!(!is_plugged_in(root.path()));
         plug("0000:01:00.0", "0x10de\n", "0x030200\n");
         assert!(is_plugged_in(root.path()));
+    }
+
+    #[test]
+    fn a_gpu_without_a_bus_has_its_drivers_file() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("dev")).unwrap();
+        for (name, is_one) in [
+            ("nvidiactl", false),
+            ("nvidia-uvm", false),
+            ("nvidia3", true),
+        ] {
+            std::fs::write(root.path().join("dev").join(name), "").unwrap();
+            assert_eq!(is_plugged_in(root.path()), is_one, "{name}");
+        }
     }
 }
