@@ -126,6 +126,15 @@ enum Task {
         /// Threads, each with a state, a stream and memory of its own
         #[arg(long, default_value_t = 2)]
         states: usize,
+        /// One handle for all states
+        #[arg(long)]
+        one_handle: bool,
+        /// Encoded images in pinned memory
+        #[arg(long)]
+        pinned: bool,
+        /// Batches of a few sizes, one after the other
+        #[arg(long)]
+        ragged: bool,
         /// Seconds to measure, after a fifth of that to warm up
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
@@ -233,6 +242,9 @@ fn run(task: Task) -> Result<Value> {
             lane,
             batch,
             states,
+            one_handle,
+            pinned,
+            ragged,
             seconds,
         } => {
             let photos = Photos::read(&pictures.join(photos::PHOTOS))?;
@@ -241,6 +253,9 @@ fn run(task: Task) -> Result<Value> {
                 batch,
                 states,
                 is_plain: plain,
+                has_one_handle: one_handle,
+                is_pinned: pinned,
+                is_ragged: ragged,
             };
             ceiling::measure(
                 &Gpu::open(&places)?,

@@ -1,8 +1,11 @@
-//! Whether a decode waits for what its stream was given before.
+//! Whether a decode waits for what its stream was given before, and is waited for by what comes
+//! after.
 //!
 //! Enters: a photo, a device. Leaves: in how many of some trials the decoded pixels were
-//! overwritten by work that had been queued before them. On H100 the JPEG engines are known for
-//! it. Never: a conclusion; loaderd waits on the host whatever comes out.
+//! overwritten by work that had been queued before them, for which H100's JPEG engines are known;
+//! and in how many a copy that was queued behind the decode was made before it was done. Never: a
+//! conclusion; loaderd waits on the host before a decode, and looks for poison behind it, whatever
+//! comes out.
 
 use std::time::Instant;
 
@@ -68,5 +71,25 @@ fn of_lane(gpu: &Gpu, photo: &Photo, lane: Lane, rounds: u32, busy_bytes: usize)
         out.read(0, &mut found, &stream).map_err(mended)?;
         overtook += u32::from(found.iter().all(|&byte| byte == EARLIER));
     }
-    Ok(json!({"rounds": rounds, "overtook": overtook, "busy_ms_max": busy_ms}))
+    let (mut early, mut copied) = (0, gpu.context.pinned(bytes).map_err(mended)?);
+    for _ in 0..rounds {
+        // SAFETY: the stream is waited for before anything else.
+        unsafe { out.fill(EARLIER, &stream) }.map_err(mended)?;
+        stream.synchronize().map_err(mended)?;
+        let queued = decode().and_then(|()| {
+            // SAFETY: both outlive the stream's work, which is waited for below.
+            unsafe { out.copy_to(&mut copied, 0, bytes, &stream) }.map_err(mended)
+        });
+        stream.synchronize().map_err(mended)?;
+        queued?;
+        let mut found = vec![0; bytes];
+        out.read(0, &mut found, &stream).map_err(mended)?;
+        early += u32::from(found != copied.bytes());
+    }
+    Ok(json!({
+        "rounds": rounds,
+        "overtook": overtook,
+        "copied_early": early,
+        "busy_ms_max": busy_ms,
+    }))
 }

@@ -59,10 +59,17 @@ fn rates_are_of_whole_photos() {
             batch: 3,
             states: 2,
             is_plain: false,
+            has_one_handle: lane != Lane::Hardware,
+            is_pinned: lane == Lane::Cuda,
+            is_ragged: lane == Lane::Hardware,
         };
         let found = ceiling::measure(&gpu, &photos, way, BRIEF).unwrap();
         assert!(number(&found["images_per_s"]) > 0.0, "{found}");
         assert_eq!(found["unwritten_in_last_batches"], 0, "{found}");
+        if lane != Lane::Phases {
+            let spent = ["call", "wait"].map(|part| number(&found[format!("{part}_us_per_image")]));
+            assert!(spent.iter().all(|&us| us > 0.0), "{found}");
+        }
     }
     let skipped = Photos {
         files: (photos.files.iter())
@@ -78,6 +85,9 @@ fn rates_are_of_whole_photos() {
         batch: 3,
         states: 1,
         is_plain: true,
+        has_one_handle: false,
+        is_pinned: false,
+        is_ragged: false,
     };
     let found = ceiling::measure(&gpu, &skipped, way, BRIEF).unwrap();
     assert_eq!(found["unwritten_in_last_batches"], 3, "{found}");
@@ -199,4 +209,7 @@ fn engines_that_overtake_are_caught() {
     standins.overtake();
     let wild = order::ask(&gpu, &photo, 2, 1 << 16).unwrap();
     assert_eq!(wild["hardware"]["overtook"], 2, "{wild}");
+    for found in [calm, wild] {
+        assert_eq!(found["hardware"]["copied_early"], 0, "{found}");
+    }
 }

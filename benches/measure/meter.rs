@@ -124,6 +124,18 @@ fn process_cpu() -> Cpu {
     }
 }
 
+/// CPU time that the calling thread has taken.
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid place for the answer.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "clock_gettime");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// CPU time that the whole machine has spent, idle and waiting for disks left out: the first line
 /// of /proc/stat, proc_stat(5).
 fn machine_busy() -> Option<Duration> {
