@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from gpu import copies, correct, machine, neighbour, others, rates, report, targets
+from gpu import copies, correct, machine, neighbour, others, rates, report, streams, targets
 from gpu.bundle import SO_FAR, Bundle, Failed, Skipped, ended, last_line, write_whole
 
 
@@ -42,10 +42,14 @@ PARTS = {
     "machine": Part("what the machine is", 60, machine.doctor),
     "engines": Part("nvJPEG and the JPEG engines", 30, machine.engines),
     "order": Part("does a decode wait for its stream?", 60, machine.order),
-    "unit-kinds": Part("every kind of JPEG, by the unit", 90, correct.finished),
+    "unit-kinds": Part(
+        "every kind of JPEG, by the unit",
+        60,
+        lambda bundle, _: correct.finished(bundle, bundle.kinds),
+    ),
     "kinds": Part("every kind of JPEG, by the daemon", 90, correct.kinds),
-    "damaged": Part("damaged JPEGs, by the daemon", 90, correct.damaged),
     "tests": Part("loaderd's tests on a real GPU", 120, correct.tests),
+    "pinned": Part("loaderd's tests of pinned slots", 80, correct.pinned),
     "ceilings": Part("nvJPEG decoding whole photos", 120, rates.ceilings),
     "unit": Part("loaderd's decode unit", 120, rates.unit),
     "daemon": Part("batches of a training input", 120, rates.through_daemon),
@@ -59,6 +63,13 @@ PARTS = {
     ),
     "pixels-phases": Part(
         "nvJPEG's pixels, CUDA cores", 60, lambda bundle, _: correct.pixels(bundle, "phases")
+    ),
+    # What gives the device damaged files comes last: it may take the device along.
+    "damaged": Part("damaged JPEGs, by the daemon", 90, correct.damaged),
+    "unit-damaged": Part(
+        "damaged JPEGs, by the unit",
+        60,
+        lambda bundle, _: correct.finished(bundle, bundle.damaged),
     ),
     "strict": Part("what a strict nvJPEG refuses", 60, machine.strict),
     "skips-hardware": Part(
@@ -82,7 +93,7 @@ def main() -> None:
         return
     # Where loaderd looks for NVIDIA's wheels: it is not installed in this environment.
     os.environ.setdefault("VIRTUAL_ENV", sys.prefix)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as site:
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as site, machine.awake():
         broken = check(bundle, given, Path(site))
     if broken:
         print(f"failed: {', '.join(broken)}")
@@ -201,7 +212,9 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
         answer: dict[str, Any] = json.loads(last_line(said))
     except json.JSONDecodeError:
         return {"status": "failed", "why": last_line(log) or ended(status), **said_last, **kept}
-    return {**(kept if answer["status"] == "failed" else {}), **answer, "seconds": seconds}
+    if answer["status"] == "failed":
+        answer = {**said_last, **kept, **answer}
+    return {**answer, "seconds": seconds}
 
 
 def end_all(process: subprocess.Popen[str]) -> None:
@@ -221,6 +234,9 @@ def alone(name: str, bundle: Bundle, brief: bool) -> None:
     answer: dict[str, Any]
     try:
         answer = {"status": "ok", "found": PARTS[name].run(bundle, brief)}
+        if streams.ended_badly:
+            # What they delivered before counts all the same.
+            answer |= {"status": "failed", "why": streams.ended_badly[0]}
     except Skipped as why:
         answer = {"status": "skipped", "why": str(why)}
     except (Exception, SystemExit) as error:

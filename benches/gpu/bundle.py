@@ -39,6 +39,7 @@ SO_FAR = "GPU_CHECK_SO_FAR"
 
 _HERE = Path(__file__).resolve().parent
 _REPOSITORY = _HERE.parents[1]
+_PYTHON_TESTS = _REPOSITORY / "tests" / "python"
 
 
 class Skipped(Exception):
@@ -96,6 +97,10 @@ class Bundle:
     def damaged(self) -> Path:
         return self.root / "pictures" / "damaged"
 
+    @property
+    def pinning(self) -> Path:
+        return self.root / "pytests" / "test_pinning_gpu.py"
+
     def tests(self) -> list[tuple[Path, str]]:
         """Tests of loaderd's that need a GPU: their program and name."""
         programs = sorted((self.root / "tests").glob("*"))
@@ -106,8 +111,14 @@ class Bundle:
         command = [str(self.root / "bin" / "gpucheck"), task, *map(str, options)]
         done = run(command, f"gpucheck {task}", seconds_max)
         if done.returncode != 0:
-            raise Failed(f"gpucheck {task}: {last_line(done.stderr) or ended(done.returncode)}")
-        return json.loads(done.stdout)
+            # All of it is kept with the part.
+            print(done.stderr, file=sys.stderr, flush=True)
+            raise Failed(f"gpucheck {task}: {last_words(done.stderr) or ended(done.returncode)}")
+        try:
+            # Libraries may have said something before.
+            return json.loads(last_line(done.stdout))
+        except json.JSONDecodeError:
+            raise Failed(f"gpucheck {task}: this is no answer: {done.stdout[-200:]!r}") from None
 
     def answers(
         self, calls: Mapping[str, tuple[str | Path, ...]], seconds_max: float
@@ -166,6 +177,13 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else ""
 
 
+def last_words(text: str) -> str:
+    """Why a program has failed, by what it said: a panic with its words, else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    panics = [number for number, line in enumerate(lines) if "panicked at" in line]
+    return " ".join(lines[panics[0] : panics[0] + 2]) if panics else last_line(text)
+
+
 def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out: Path) -> None:
     """Builds a bundle; ends where it would be larger than :data:`BYTES_MAX`."""
     if out.exists():
@@ -192,6 +210,7 @@ def make(programs: Path, tests: Sequence[Path], images: Path, wheels: Path, out:
     _program(programs / "lib_native.so", library / "loaderd" / "_native.abi3.so")
     shutil.copytree(_HERE, library / "gpu", ignore=lambda _, names: _but_python(names))
     shutil.copyfile(_HERE.parent / "harness.py", library / "harness.py")
+    _carry_tests(out)
     made = Bundle(out).gpucheck(
         "pictures", "--images", images, "--out", out / "pictures", seconds_max=600
     )
@@ -241,6 +260,16 @@ def _program(source: Path, target: Path) -> None:
 
 def _but_python(names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith(".py")]
+
+
+def _carry_tests(out: Path) -> None:
+    """Copies the tests of pinned slots, what they import, and what that imports."""
+    tests = Bundle(out).pinning
+    (tests.parent / "faults").mkdir(parents=True)
+    names = [tests.name, "conftest.py", "daemon_process.py", "fake_daemon.py"]
+    names += [f"faults/{file.name}" for file in (_PYTHON_TESTS / "faults").glob("*.py")]
+    for name in names:
+        shutil.copyfile(_PYTHON_TESTS / name, tests.parent / name)
 
 
 def _carry(wheels: Path, out: Path) -> list[str]:

@@ -2,13 +2,16 @@
 
 Enters: JPEGs of every kind, and damaged ones. Leaves: the difference of each in grey levels, and
 what became of the damaged. Both decoders see the same rows, crops and flips, in u8. Tests of
-loaderd's own that need a GPU are run as well.
+loaderd's own that need a GPU are run as well, those of pinned slots among them.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +26,8 @@ DIFFERENCE_MAX = 1.0
 _BATCH = 8
 #: Of a test, and of all of them: less than the part has.
 _TEST_S_MAX, _TESTS_S_MAX = 60.0, 105.0
+#: Of the tests of pinned slots.
+_PINNED_S_MAX = 70.0
 #: Characters that are kept of what a failing test said.
 _SAID_MAX = 2_000
 
@@ -119,27 +124,19 @@ def _compared(
     return lines
 
 
-def finished(bundle: Bundle, brief: bool) -> dict[str, Any]:
-    """The decode unit's images without the daemon: every kind and every damage, one by one and
-    all at once."""
-    calls: dict[str, tuple[str | Path, ...]] = {
-        "kinds": ("finished", bundle.kinds, "--progressive"),
-        "damaged": ("finished", bundle.damaged, "--progressive"),
-    }
-    found, failed = bundle.answers(calls, 40)
-    if "kinds" in found:
-        taken = [
-            one[way]
-            for one in found["kinds"]["kinds"]
-            for way in ("alone", "together")
-            if one[way]["route"] != "CPU"
-        ]
-        done = [one for one in taken if one["outcome"] == "finished"]
-        found["offered"], found["finished"] = len(taken), len(done)
-        # Nothing finished is no difference of nothing.
-        found["difference_max"] = max((one["mean"] for one in done), default=None)
-    if failed:
-        raise Failed("; ".join(failed), found)
+def finished(bundle: Bundle, folder: Path) -> dict[str, Any]:
+    """The decode unit's images of a folder without the daemon, one by one and all at once."""
+    found: dict[str, Any] = bundle.gpucheck("finished", folder, "--progressive")
+    taken = [
+        one[way]
+        for one in found["kinds"]
+        for way in ("alone", "together")
+        if one[way]["route"] != "CPU"
+    ]
+    done = [one for one in taken if one["outcome"] == "finished"]
+    found["offered"], found["finished"] = len(taken), len(done)
+    # Nothing finished is no difference of nothing.
+    found["difference_max"] = max((one["mean"] for one in done), default=None)
     return found
 
 
@@ -188,4 +185,31 @@ def tests(bundle: Bundle, brief: bool) -> dict[str, Any]:
             found["passed"].append(title)
     if found["failed"]:
         raise Failed("; ".join(found["failed"]), found)
+    return found
+
+
+def pinned(bundle: Bundle, brief: bool) -> dict[str, Any]:
+    """loaderd's tests of pinned slots on a real GPU, in PyTorch: whether copies run beside the
+    program, and no slot is used again before the GPU has read it."""
+    if not bundle.pinning.exists():
+        raise Skipped("the bundle carries no test of pinned slots")
+    if not harness.installed("torch", "pytest"):
+        raise Skipped("PyTorch or pytest is not installed")
+    # Plugins that are there, and settings above the bundle's folder, are none of its tests'.
+    command = ["env", f"LOADERD_BIN={bundle.loaderd}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"]
+    # Wide enough for what went wrong.
+    command += ["COLUMNS=300"]
+    command += [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-c", os.devnull]
+    command += [f"--rootdir={bundle.pinning.parent}", str(bundle.pinning)]
+    try:
+        done = run(command, "pytest", _PINNED_S_MAX)
+    except Hung as hung:
+        print(hung.said, file=sys.stderr)
+        raise
+    print(done.stdout, done.stderr, file=sys.stderr)
+    found: dict[str, Any] = {"passed": [], "failed": [], "skipped": []}
+    for outcome, rest in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (.+)$", done.stdout, re.M):
+        found[{"ERROR": "failed"}.get(outcome, outcome.lower())].append(rest.rpartition("::")[2])
+    if done.returncode != 0 or found["failed"]:
+        raise Failed("; ".join(found["failed"]) or last_line(done.stderr + done.stdout), found)
     return found

@@ -5,30 +5,67 @@ Enters: a bundle. Leaves: facts. Nothing is judged, and no setting of a device i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import platform
 import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from gpu.bundle import Bundle, Failed, ended, last_line
+from gpu.bundle import Bundle, Failed, ended, last_line, last_words
 
 _ASKED = (
     "name,driver_version,pcie.link.gen.current,pcie.link.width.current,compute_mode,"
-    "mig.mode.current,clocks.sm,temperature.gpu"
+    "mig.mode.current,persistence_mode,clocks.sm,temperature.gpu"
 )
 #: Of `loaderd doctor`, what has to do with a GPU, or with the cost of a batch.
 _CHECKS = ("kernel", "io_uring", "memlock", "cores", "memory", "jpeg")
+#: Opens files, says so, and keeps them open until its input ends.
+_KEEP_OPEN = """
+import os, sys
+for name in sys.argv[1:]:
+    try:
+        os.open(name, os.O_RDWR)
+    except OSError as why:
+        print(why, file=sys.stderr)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def awake(devices: Path = Path("/dev")) -> Iterator[subprocess.Popen[str]]:
+    """Keeps GPUs set up from part to part. Where no daemon does so, the driver lets go of a GPU
+    with the last process that has it open, and the next one waits for seconds until it is set up
+    again (NVIDIA, "Driver Persistence"); parts are many processes. In a process of its own, because
+    a wedged driver may keep who opens a device, for ever; nobody waits for it."""
+    files = sorted(map(str, devices.glob("nvidia[0-9]*")))
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", _KEEP_OPEN, *files],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield keeper
+    finally:
+        keeper.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            keeper.wait(5)
 
 
 def doctor(bundle: Bundle, brief: bool) -> dict[str, Any]:
     """``loaderd doctor``, and what the driver's own tool says."""
-    command = [str(bundle.loaderd), "doctor", "--json", str(bundle.photos)]
+    # The first process to touch a GPU may have to wait for it.
+    command = [str(bundle.loaderd), "doctor", "--json", "--gpu-wait=40", str(bundle.photos)]
     done = subprocess.run(command, capture_output=True, text=True)
     if not done.stdout.startswith("{"):
         wanted = json.loads((bundle.root / "about.json").read_text()).get("needs")
         raise Failed(
-            f"loaderd doctor: {last_line(done.stderr) or ended(done.returncode)} (it needs "
+            f"loaderd doctor: {last_words(done.stderr) or ended(done.returncode)} (it needs "
             f"{wanted}, and this machine has {' '.join(platform.libc_ver())})"
         )
     report = json.loads(done.stdout)

@@ -90,6 +90,7 @@ def cost(bundle: Bundle, brief: bool) -> dict[str, Any]:
                     "slowed_by": statistics.mean(beside) / alone - 1,
                     "images_per_s": count / taken,
                     "gpu_share": share,
+                    "is_pinned": consumer.is_pinned,
                 }
             )
             keep(found)
@@ -135,6 +136,8 @@ class _Consumer:
     def __init__(self, daemon: harness.Daemon, folder: Path, decode: str) -> None:
         self.runs = threading.Event()
         self.count = 0
+        #: Of the latest batch: whether slots that a daemon has pinned can be pinned here as well.
+        self.is_pinned: bool | None = None
         self._ended = False
         self._failed: BaseException | None = None
         self._loader = streams.tensors(
@@ -186,6 +189,10 @@ class _Consumer:
             due = max(due + _BATCH_SIZE / IMAGES_PER_S, now)
             time.sleep(due - now)
             with torch.cuda.stream(stream):
-                next(self._batches)["image"].to("cuda", non_blocking=True)
+                images = next(self._batches)["image"]
+                self.is_pinned = images.is_pinned()
+                images.to("cuda", non_blocking=True)
+            # Not kept: its slot goes back once it was copied.
+            del images
             stream.synchronize()
             self.count += _BATCH_SIZE

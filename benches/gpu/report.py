@@ -30,7 +30,10 @@ def show(found: Found) -> None:
         print(f"{engines['device']}: nvJPEG {engines['nvjpeg']}, {hardware}\n")
     if "order" in found:
         for lane, one in found["order"].items():
-            words = one.get("why_not") or f"overtook {one['overtook']} of {one['rounds']} times"
+            words = one.get("why_not") or (
+                f"overtook what came before {one['overtook']} of {one['rounds']} times, was "
+                f"overtaken by what came after {one['copied_early']} times"
+            )
             print(f"decode by {lane}: {words}")
         print()
     _rates(found)
@@ -42,7 +45,10 @@ def _rates(found: Found) -> None:
     if "ceilings" in found:
         for way in found["ceilings"]["ways"]:
             title = f"nvJPEG, {way['lane']}, batches of {way['batch']}, {way['states']} states"
-            title += "" if way.get("is_plain", True) else ", interpolating"
+            title += "".join(f", {word}" for word in way.get("how", ()))
+            if "call_us_per_image" in way:
+                of_call = (way["call_us_per_image"], way["call_cpu_us_per_image"])
+                title += f", call {of_call[0]:.1f} us ({of_call[1]:.1f} of CPU)"
             rows.append(_rate(title, way))
         if "no_best" in found["ceilings"]:
             print(f"nvJPEG's best is not known: {found['ceilings']['no_best']}\n")
@@ -72,7 +78,8 @@ def _rates(found: Found) -> None:
         steps = [
             [
                 f"{one['decode']}, {one['form']}, {one['images_per_s']:,.0f} images/s"
-                + ("" if one["gpu_share"] is None else f", {one['gpu_share']:.2f} by the GPU"),
+                + ("" if one["gpu_share"] is None else f", {one['gpu_share']:.2f} by the GPU")
+                + ("" if one.get("is_pinned", True) else ", NOT PINNED"),
                 f"{one['step_ms_before']:.2f}",
                 f"{one['step_ms_beside']:.2f}",
                 f"{one['step_ms_after']:.2f}",
@@ -107,10 +114,10 @@ def _correctness(found: Found) -> None:
                 for one in way["kinds"]:
                     cells.setdefault(one["name"], [one["name"]]).append(_mean(one))
             harness.show([f"nvJPEG's own pixels, {lane}", *both], list(cells.values()))
-    if "unit-kinds" in found:
-        for folder in [name for name in ("kinds", "damaged") if name in found["unit-kinds"]]:
-            rows = [_finished(one) for one in found["unit-kinds"][folder]["kinds"]]
-            harness.show([f"the unit's {folder}", "route", "alone", "together"], rows)
+    for part in ("unit-kinds", "unit-damaged"):
+        if part in found:
+            rows = [_finished(one) for one in found[part]["kinds"]]
+            harness.show([part, "route", "alone", "together"], rows)
     if "damaged" in found:
         one = found["damaged"]
         print(
@@ -140,9 +147,9 @@ def _correctness(found: Found) -> None:
         print(f"strict nvJPEG, {lane}: of {one['whole']} whole files refused: {_names(lost)}")
         print(f"strict nvJPEG, {lane}: damaged files refused for that alone: {_names(caught)}")
         print(f"strict nvJPEG, {lane}: damaged files taken all the same: {_names(missed)}\n")
-    if "tests" in found:
+    for part in [part for part in ("tests", "pinned") if part in found]:
         for outcome in ("passed", "failed", "skipped"):
-            for name in found["tests"][outcome]:
+            for name in found[part][outcome]:
                 print(f"test {outcome}: {name}")
         print()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,27 @@ from gpu.bundle import Bundle, Skipped
 SIZE = 224
 
 
+#: How daemons ended that did not end as they should.
+ended_badly: list[str] = []
+
+
 @contextlib.contextmanager
 def daemon(bundle: Bundle, *options: str) -> Iterator[harness.Daemon]:
-    """A daemon of the bundle's, with folders of its own."""
+    """A daemon of the bundle's, with folders of its own. Where all went well but its end (exit
+    handlers of drivers have been known to crash, or hang), that is noted, and costs nothing
+    else."""
     os.environ["LOADERD_BIN"] = str(bundle.loaderd)
-    with harness.scratch(None) as folder, harness.Daemon(folder, *options) as running:
-        yield running
+    with harness.scratch(None) as folder, contextlib.ExitStack() as stack:
+        running = stack.enter_context(harness.Daemon(folder, *options))
+        try:
+            yield running
+            try:
+                stack.close()
+            except (SystemExit, subprocess.TimeoutExpired) as why:
+                ended_badly.append(str(why).partition("\n")[0])
+        finally:
+            # For whoever looks into a part that failed.
+            print(running.log.read_text(errors="replace"), file=sys.stderr, flush=True)
 
 
 def training(dtype: str) -> list[Any]:

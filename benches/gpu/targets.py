@@ -90,8 +90,8 @@ def _died(found: Found) -> float:
     return float("has failed" in found["damaged"]["gpu"]["found"])
 
 
-def _failed_tests(found: Found) -> float:
-    tests = found["tests"]
+def _failed_tests(found: Found, part: str) -> float:
+    tests = found[part]
     if tests["skipped"] and not tests["failed"]:
         # Nothing can fail that does not run.
         raise KeyError("some tests were skipped")
@@ -99,7 +99,18 @@ def _failed_tests(found: Found) -> float:
 
 
 TARGETS = (
-    Target("loaderd's tests on a real GPU that failed", 0, _failed_tests, True),
+    Target(
+        "loaderd's tests on a real GPU that failed",
+        0,
+        lambda found: _failed_tests(found, "tests"),
+        True,
+    ),
+    Target(
+        "loaderd's tests of pinned slots that failed",
+        0,
+        lambda found: _failed_tests(found, "pinned"),
+        True,
+    ),
     Target("pixels, worst kind: grey levels from the CPU's", DIFFERENCE_MAX, _difference, True),
     Target(
         "images decoded by the GPU / kinds that its engines take",

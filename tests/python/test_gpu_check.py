@@ -176,6 +176,7 @@ def a_run(**changed: Any) -> targets.Found:
             "for_engines": 20,
         },
         "unit-kinds": {"difference_max": 0.4, "offered": 9, "finished": 9},
+        "pinned": {"passed": ["test_slots"], "failed": [], "skipped": []},
         "damaged": {
             "good_difference_max": 0.2,
             "otherwise_valid": [],
@@ -244,29 +245,18 @@ def a_program(file: Path, script: str) -> Path:
     return file
 
 
-#: Answers as ``gpucheck``: kinds, of which one was taken and none finished; no end for others.
-ONE_HANGS = """case "$1 $2" in
-"finished "*kinds) echo '{"kinds": [
+#: Answers as ``gpucheck``: kinds, of which one was taken and none finished.
+NONE_FINISHED = """echo '{"kinds": [
  {"name": "a", "alone": {"route": "engine", "outcome": "device failed"},
   "together": {"route": "CPU", "outcome": "for the CPU"}}
-]}' ;;
-*) echo asked >&2; exec sleep 100 ;;
-esac"""
+]}' | tr -d '\n'"""
 
 
-def test_where_nothing_is_finished_no_difference_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_is_finished_no_difference_was_measured(tmp_path: Path) -> None:
     root = a_bundle(tmp_path)
-    a_program(root / "bin" / "gpucheck", ONE_HANGS)
+    a_program(root / "bin" / "gpucheck", NONE_FINISHED)
     of = bundle.Bundle(root)
-    answers = of.answers
-    monkeypatch.setattr(bundle.Bundle, "answers", lambda _, calls, __: answers(calls, 0.5))
-    # The other call hangs, and costs no more than itself.
-    with pytest.raises(bundle.Failed, match="damaged: gpucheck finished: no end after") as failed:
-        correct.finished(of, True)
-    found = failed.value.found
-    assert found is not None
+    found = correct.finished(of, of.kinds)
     assert (found["offered"], found["finished"], found["difference_max"]) == (1, 0, None)
     verdicts = {
         one["title"]: one["verdict"]
@@ -275,7 +265,113 @@ def test_where_nothing_is_finished_no_difference_was_measured(
     }
     assert verdicts["unit's pixels, worst kind: grey levels from the CPU's"] == "not measured"
     assert verdicts["unit: images finished / offered, every kind"] == "MISSED"
-    report.show(check.found({"unit-kinds": {"status": "failed", "found": found}}))
+    for part in ("unit-kinds", "unit-damaged"):
+        report.show(check.found({part: {"status": "ok", "found": found}}))
+
+
+#: Answers as ``gpucheck``: the first of two calls, and never the other.
+ONE_HANGS = """[ "$5" = --plain ] && exec sleep 100; echo '{"kinds": []}'"""
+
+
+def test_a_call_that_hangs_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = a_bundle(tmp_path)
+    a_program(root / "bin" / "gpucheck", ONE_HANGS)
+    of = bundle.Bundle(root)
+    answers = of.answers
+    monkeypatch.setattr(bundle.Bundle, "answers", lambda _, calls, __: answers(calls, 0.5))
+    with pytest.raises(bundle.Failed, match="plain: gpucheck pixels: no end after") as failed:
+        correct.pixels(of, "hardware")
+    assert failed.value.found == {"interpolating": {"kinds": []}}
+
+
+def test_what_libraries_print_is_no_answer_and_a_panic_says_what_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = a_bundle(tmp_path)
+    of = bundle.Bundle(root)
+    a_program(root / "bin" / "gpucheck", "echo a library is here; echo '{\"a\": 1}'")
+    assert of.gpucheck("engines") == {"a": 1}
+    a_program(root / "bin" / "gpucheck", "echo not what was asked for")
+    with pytest.raises(bundle.Failed, match="gpucheck engines: this is no answer: 'not what"):
+        of.gpucheck("engines")
+    words = "thread 'main' (7) panicked at order.rs:9:8:\nno place\nnote: run with RUST_BACKTRACE=1"
+    a_program(root / "bin" / "gpucheck", f"echo early; echo {words!r} >&2; exit 101")
+    with pytest.raises(bundle.Failed, match=r"engines: thread 'main' .* panicked at .*: no place$"):
+        of.gpucheck("engines")
+    assert "note: run with RUST_BACKTRACE" in capfd.readouterr().err
+
+
+#: A daemon that serves, or seems to, and ends with a crash when it is told to end.
+CRASHES_LATE = """echo 'what it says in its log'
+trap 'kill -SEGV $$' TERM
+touch "${2#--socket=}"
+while :; do sleep 0.05; done"""
+
+
+def test_a_daemon_that_crashes_at_its_end_costs_nothing_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = a_bundle(tmp_path, CRASHES_LATE)
+    alone = f"""
+import sys
+from pathlib import Path
+from gpu import __main__ as check, streams
+def measure(bundle, brief):
+    with streams.daemon(bundle):
+        found = {{"images_per_s": 7}}
+    return found
+check.PARTS = {{"copies": check.Part("", 9, measure)}}
+check.alone("copies", check.Bundle(Path({str(root)!r})), True)
+"""
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    done = subprocess.run(
+        [sys.executable, "-c", alone], capture_output=True, text=True, env=environment, timeout=60
+    )
+    answer = json.loads(done.stdout)
+    assert answer["found"] == {"images_per_s": 7}
+    assert answer["status"] == "failed"
+    assert answer["why"].startswith("the daemon ended with status -11")
+    assert "what it says in its log" in done.stderr
+
+
+def test_a_part_that_fails_leaves_all_that_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = a_bundle(tmp_path, "echo first words >&2; exit 3")
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    given = argparse.Namespace(bundle=root, brief=True)
+    answer = check.run("machine", check.PARTS["machine"], given, time.monotonic() + 60)
+    assert answer["status"] == "failed" and "first words" in answer["why"]
+    assert "Traceback" in answer["log"] and answer["seconds"] > 0
+
+
+def test_gpus_are_kept_open_all_the_while(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    (tmp_path / "nvidia1").unlink()
+    (tmp_path / "nvidia1").symlink_to(tmp_path / "nowhere")
+    with machine.awake(tmp_path) as keeper:
+        assert keeper.stdout is not None and keeper.stdout.readline() == "open\n"
+        files = [file.resolve() for file in Path(f"/proc/{keeper.pid}/fd").iterdir()]
+        assert tmp_path / "nvidia0" in files and tmp_path / "nvidiactl" not in files
+    assert keeper.poll() is not None
+
+
+def test_tests_of_pinned_slots_are_carried_whole(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    root = a_bundle(tmp_path)
+    with pytest.raises(bundle.Skipped, match="carries no test"):
+        correct.pinned(bundle.Bundle(root), True)
+    bundle._carry_tests(root)
+    found = correct.pinned(bundle.Bundle(root), True)
+    assert not found["failed"] and (found["passed"] or found["skipped"])
+    report.show({"pinned": found})
+    tests = "def test_good(): pass\ndef test_bad(): raise ValueError('why')\n"
+    bundle.Bundle(root).pinning.write_text(tests)
+    with pytest.raises(bundle.Failed, match="test_bad - ValueError: why") as failed:
+        correct.pinned(bundle.Bundle(root), True)
+    passed_and_failed = {"passed": ["test_good"], "failed": ["test_bad - ValueError: why"]}
+    assert failed.value.found == {**passed_and_failed, "skipped": []}
 
 
 def test_of_a_kind_that_hangs_no_more_is_asked(tmp_path: Path) -> None:
