@@ -212,9 +212,8 @@ def run(name: str, part: Part, given: argparse.Namespace, end: float) -> dict[st
         answer: dict[str, Any] = json.loads(last_line(said))
     except json.JSONDecodeError:
         return {"status": "failed", "why": last_line(log) or ended(status), **said_last, **kept}
-    if answer["status"] == "failed":
-        answer = {**said_last, **kept, **answer}
-    return {**answer, "seconds": seconds}
+    # What daemons noted, too: why a decoder was given up, say, is nowhere else.
+    return {**said_last, **(kept if answer["status"] == "failed" else {}), **answer}
 
 
 def end_all(process: subprocess.Popen[str]) -> None:

@@ -110,9 +110,9 @@ class Bundle:
         """The answer of a task of ``gpucheck``, which is ended after that time."""
         command = [str(self.root / "bin" / "gpucheck"), task, *map(str, options)]
         done = run(command, f"gpucheck {task}", seconds_max)
+        # All of it is kept with the part.
+        print(done.stderr, end="", file=sys.stderr, flush=True)
         if done.returncode != 0:
-            # All of it is kept with the part.
-            print(done.stderr, file=sys.stderr, flush=True)
             raise Failed(f"gpucheck {task}: {last_words(done.stderr) or ended(done.returncode)}")
         try:
             # Libraries may have said something before.

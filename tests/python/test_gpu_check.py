@@ -345,6 +345,15 @@ def test_a_part_that_fails_leaves_all_that_was_said(
     assert "Traceback" in answer["log"] and answer["seconds"] > 0
 
 
+def test_what_programs_note_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    root = a_bundle(tmp_path)
+    a_program(root / "bin" / "gpucheck", "echo what is odd >&2; echo '{}'")
+    given = argparse.Namespace(bundle=root, brief=True)
+    answer = check.run("engines", check.PARTS["engines"], given, time.monotonic() + 60)
+    assert (answer["status"], answer["log"]) == ("ok", "what is odd\n")
+
+
 def test_gpus_are_kept_open_all_the_while(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidiactl"):
         (tmp_path / name).touch()
