@@ -132,33 +132,25 @@ impl Pieced {
     }
 }
 
-/// Work for the pool.
-enum Task {
-    /// Decode one image into its place.
-    Image {
-        session: Arc<Session>,
-        place: Place,
-        encoded: Encoded,
-    },
-    /// Decode some masks, each into its place: one alone is less work than handing it over.
-    Masks {
-        session: Arc<Session>,
-        masks: Vec<(Place, Encoded)>,
-    },
+/// Work for the pool, and whose it is.
+struct Task {
+    session: Arc<Session>,
+    work: Work,
+}
+
+enum Work {
+    /// Decode images and masks, each into its place. Masks come several at once: one alone is less
+    /// work than handing it over.
+    Decode(Vec<(Place, Encoded)>),
     /// Copy fixed values of some rows into their places.
     Copy {
-        session: Arc<Session>,
         batch: Arc<Batch>,
         tensor: usize,
         column: usize,
         rows: std::ops::Range<usize>,
     },
     /// Follow up on an image that the GPU has finished.
-    Rest {
-        session: Arc<Session>,
-        place: Place,
-        rest: Rest,
-    },
+    Finish(Place, Rest),
 }
 
 /// What is left to do once a GPU has finished an image.

@@ -11,7 +11,7 @@ use loaderd_wire::message::Failure;
 
 use super::Feeder;
 use crate::batch::{Batch, Place, Value};
-use crate::engine::Task;
+use crate::engine::Work;
 use crate::job::Origin;
 use crate::source::{ColumnRef, SourceError, Variable};
 
@@ -201,8 +201,7 @@ impl Feeder {
         let rows_each = (COPY_CHUNK_BYTES / row_bytes.max(1)).max(1) as usize;
         for first in (0..rows).step_by(rows_each) {
             batch.expect_part();
-            self.send(Task::Copy {
-                session: self.session.clone(),
+            self.send(Work::Copy {
                 batch: batch.clone(),
                 tensor,
                 column,
