@@ -370,7 +370,7 @@ impl Feeder {
         match values {
             Ok(values) => {
                 for (place, value) in places.into_iter().zip(values) {
-                    self.tell_masks(&place, input.column(), value.is_some());
+                    self.tell_validity(&place, input.column(), value.is_some());
                     match (value, input) {
                         (Some(bytes), Input::Bytes(_)) => {
                             self.hand_on(place, Encoded::Read(Buffer::from(bytes)));

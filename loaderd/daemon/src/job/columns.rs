@@ -30,7 +30,7 @@ const ROW_ADDRESS: &str = "_rowaddr";
 /// False for rows that stand in: a rank's repeated row, a zeroed bad sample.
 const VALID: &str = "_valid";
 /// After a column's name: false where that column is null.
-const MASK: &str = "._valid";
+const VALID_OF: &str = "._valid";
 /// The transform that keeps every image's size.
 pub(super) const DECODE: &str = "Decode";
 
@@ -127,7 +127,7 @@ pub enum Origin {
         column: usize,
     },
     /// Whether another column is not null, bool.
-    Mask {
+    IsValid {
         /// The other column.
         of: ColumnRef,
     },
@@ -227,7 +227,7 @@ fn made(name: &str, fields: &[Field], chosen: &mut Chosen) -> Option<(Origin, Te
         ROW_ADDRESS => (Origin::RowAddress, DType::Int64),
         VALID => (Origin::Valid, DType::Bool),
         _ => {
-            let field = field_of(name.strip_suffix(MASK)?, fields)?;
+            let field = field_of(name.strip_suffix(VALID_OF)?, fields)?;
             let name = &field.name;
             let of = match field.kind {
                 Kind::Bytes => ColumnRef::Bytes(number(&mut chosen.bytes, name)),
@@ -235,7 +235,7 @@ fn made(name: &str, fields: &[Field], chosen: &mut Chosen) -> Option<(Origin, Te
                 Kind::Ragged(_) => ColumnRef::Variable(number(&mut chosen.variable, name)),
                 Kind::Other(_) => return None,
             };
-            (Origin::Mask { of }, DType::Bool)
+            (Origin::IsValid { of }, DType::Bool)
         }
     };
     Some((origin, Tensor::dense(name, dtype, vec![])))
@@ -466,7 +466,7 @@ pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> St
     let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
     let made = [ROW_ID, ROW_ADDRESS, VALID];
     // What is misspelt in `name._valid` is the name.
-    let base = name.strip_suffix(MASK).unwrap_or(name);
+    let base = name.strip_suffix(VALID_OF).unwrap_or(name);
     if field_of(base, fields).is_some() {
         return format!(
             "{} has no column {name:?}: {base:?} can't be delivered, so nothing says where it is null",
@@ -474,7 +474,7 @@ pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> St
         );
     }
     format!(
-        "{}; {}, and <column>{MASK} can be asked for too",
+        "{}; {}, and <column>{VALID_OF} can be asked for too",
         loaderd_names::no_column(&request.uri, base, &names, &made),
         made.join(", ")
     )
@@ -495,14 +495,14 @@ pub(super) fn check_nulls(
             tensor.dtype,
             DType::Float16 | DType::Float32 | DType::Float64
         );
-        let mask = format!("{}{MASK}", tensor.name);
+        let valid = format!("{}{VALID_OF}", tensor.name);
         let nulls = source.fixed_nulls(*column);
-        if nulls > 0 && !float && !request.columns.contains(&mask) {
+        if nulls > 0 && !float && !request.columns.contains(&valid) {
             return Err(failure(
                 FailureKind::Dataset,
                 format!(
                     "column {:?} of {} is null in {nulls} of {} rows, and {} has no value that says so: ask for \
-                     {mask:?} too, which is false there (the value is then 0), or leave those rows out with \
+                     {valid:?} too, which is false there (the value is then 0), or leave those rows out with \
                      filter=\"{} IS NOT NULL\"",
                     tensor.name,
                     request.uri,
