@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::size;
+
 mod bench;
 mod control;
 mod doctor;
@@ -16,7 +18,6 @@ mod ingest;
 mod log;
 mod sample;
 mod serve;
-pub(crate) mod size;
 #[cfg(feature = "lance")]
 mod tags;
 #[cfg(feature = "lance")]
