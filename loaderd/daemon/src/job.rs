@@ -19,9 +19,10 @@ use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError, TiledRead};
 
 mod columns;
 mod follow;
+mod origin;
 
-pub use columns::{Input, Origin};
 pub use follow::{BoxFormat, Boxes, Follower};
+pub use origin::{Input, Origin};
 
 /// How long a rank that is taken may need to come free.
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(2);
