@@ -15,7 +15,7 @@
 //! is asked for too. A null image is a bad sample.
 
 use loaderd_decode as decode;
-use loaderd_wire::layout::{DType, Ragged, Tensor};
+use loaderd_wire::layout::{DType, Layout, Ragged, Tensor};
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest};
 use serde_json::Value;
 
@@ -123,6 +123,125 @@ fn number(columns: &mut Vec<String>, name: &str) -> usize {
 type Refusal = (FailureKind, String);
 
 impl Chosen {
+    /// Refuses whole numbers that would stand for nulls without a word.
+    pub(super) fn check_nulls(
+        &self,
+        request: &OpenRequest,
+        source: &dyn Source,
+    ) -> Result<(), Failure> {
+        for (tensor, origin) in self.tensors.iter().zip(&self.origins) {
+            let Origin::Fixed { column } = origin else {
+                continue;
+            };
+            let float = matches!(
+                tensor.dtype,
+                DType::Float16 | DType::Float32 | DType::Float64
+            );
+            let valid = format!("{}{VALID_OF}", tensor.name);
+            let nulls = source.fixed_nulls(*column);
+            if nulls > 0 && !float && !request.columns.contains(&valid) {
+                return Err(failure(
+                    FailureKind::Dataset,
+                    format!(
+                        "column {:?} of {} is null in {nulls} of {} rows, and {} has no value that says so: ask for \
+                         {valid:?} too, which is false there (the value is then 0), or leave those rows out with \
+                         filter=\"{} IS NOT NULL\"",
+                        tensor.name,
+                        request.uri,
+                        source.rows(),
+                        format!("{:?}", tensor.dtype).to_lowercase(),
+                        tensor.name,
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies where in a slot.
+    pub(super) fn layout(
+        &self,
+        request: &OpenRequest,
+        source: &dyn Source,
+    ) -> Result<Layout, Failure> {
+        let batch_size = request.batch_size;
+        let variable_bytes = request
+            .variable_bytes
+            .unwrap_or_else(|| self.variable_bytes(batch_size, source));
+        Layout::new(self.tensors.clone(), batch_size, variable_bytes).ok_or_else(|| {
+            failure(
+                FailureKind::Limit,
+                "a batch is larger than 64 bits can count",
+            )
+        })
+    }
+
+    /// Room for the ragged columns of a batch in which every value is as long as most values
+    /// are at most, up to [`VARIABLE_DEFAULT_MAX`].
+    fn variable_bytes(&self, batch_size: u32, source: &dyn Source) -> u64 {
+        let rows = u64::from(batch_size);
+        let columns = self.tensors.iter().zip(&self.origins);
+        let columns = columns.filter_map(|(tensor, origin)| {
+            let ragged = tensor.ragged?;
+            let row_bytes = match origin {
+                Origin::Raw { .. } => u64::from(source.typical_length()),
+                Origin::Decoded { input, .. } => {
+                    let encoded = match input {
+                        Input::Bytes(_) => u64::from(source.typical_length()),
+                        Input::File(_) => FILE_BYTES,
+                    };
+                    encoded * PIXELS_PER_BYTE + 12
+                }
+                // 32-bit whole numbers become as many floats.
+                Origin::Boxes { column, .. } => u64::from(source.variable_typical(*column)),
+                // An inner list's length has four bytes on its way, and its offset eight.
+                Origin::Ragged { column } => {
+                    u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
+                }
+                _ => return None,
+            };
+            // An offset a row, and the ends of at most four arrays.
+            Some((row_bytes + 8).saturating_mul(rows).saturating_add(512))
+        });
+        columns
+            .fold(0, u64::saturating_add)
+            .min(VARIABLE_DEFAULT_MAX)
+    }
+
+    /// Whether there are images that a GPU can finish.
+    pub(super) fn has_work_for_gpu(&self) -> bool {
+        self.origins.iter().any(|origin| match origin {
+            Origin::Image { pipeline, .. } => pipeline.device_batch().is_some(),
+            _ => false,
+        })
+    }
+
+    /// The canonical pipeline of every column that has one, as one JSON object.
+    pub(super) fn canonical_transforms(&self, columns: &[String]) -> String {
+        let by_column: Vec<String> = columns
+            .iter()
+            .zip(&self.origins)
+            .filter_map(|(name, origin)| {
+                let pipeline = match origin {
+                    Origin::Image { pipeline, .. } => pipeline.canonical(),
+                    Origin::Boxes { rule, .. } => Follower::BoundingBoxes(rule.clone()).canonical(),
+                    Origin::PixelMask { image, fill, .. } => Follower::Mask {
+                        follows: columns[*image].clone(),
+                        fill: *fill,
+                    }
+                    .canonical(),
+                    Origin::Decoded { options, .. } => {
+                        let upright = options.exif_orientation;
+                        format!(r#"{{"transforms":["{DECODE}"],"exif_orientation":{upright}}}"#)
+                    }
+                    _ => return None,
+                };
+                Some(format!("{}:{pipeline}", Value::from(name.as_str())))
+            })
+            .collect();
+        format!("{{{}}}", by_column.join(","))
+    }
+
     /// A column that follows an image.
     fn follower(
         &mut self,
@@ -346,102 +465,4 @@ pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> St
         loaderd_names::no_column(&request.uri, base, &names, &made),
         made.join(", ")
     )
-}
-
-/// Refuses whole numbers that would stand for nulls without a word.
-pub(super) fn check_nulls(
-    request: &OpenRequest,
-    tensors: &[Tensor],
-    origins: &[Origin],
-    source: &dyn Source,
-) -> Result<(), Failure> {
-    for (tensor, origin) in tensors.iter().zip(origins) {
-        let Origin::Fixed { column } = origin else {
-            continue;
-        };
-        let float = matches!(
-            tensor.dtype,
-            DType::Float16 | DType::Float32 | DType::Float64
-        );
-        let valid = format!("{}{VALID_OF}", tensor.name);
-        let nulls = source.fixed_nulls(*column);
-        if nulls > 0 && !float && !request.columns.contains(&valid) {
-            return Err(failure(
-                FailureKind::Dataset,
-                format!(
-                    "column {:?} of {} is null in {nulls} of {} rows, and {} has no value that says so: ask for \
-                     {valid:?} too, which is false there (the value is then 0), or leave those rows out with \
-                     filter=\"{} IS NOT NULL\"",
-                    tensor.name,
-                    request.uri,
-                    source.rows(),
-                    format!("{:?}", tensor.dtype).to_lowercase(),
-                    tensor.name,
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Room for the ragged columns of a batch in which every value is as long as most values
-/// are at most, up to [`VARIABLE_DEFAULT_MAX`].
-pub(super) fn variable_bytes(
-    batch_size: u32,
-    tensors: &[Tensor],
-    origins: &[Origin],
-    source: &dyn Source,
-) -> u64 {
-    let rows = u64::from(batch_size);
-    let columns = tensors.iter().zip(origins).filter_map(|(tensor, origin)| {
-        let ragged = tensor.ragged?;
-        let row_bytes = match origin {
-            Origin::Raw { .. } => u64::from(source.typical_length()),
-            Origin::Decoded { input, .. } => {
-                let encoded = match input {
-                    Input::Bytes(_) => u64::from(source.typical_length()),
-                    Input::File(_) => FILE_BYTES,
-                };
-                encoded * PIXELS_PER_BYTE + 12
-            }
-            // 32-bit whole numbers become as many floats.
-            Origin::Boxes { column, .. } => u64::from(source.variable_typical(*column)),
-            // An inner list's length has four bytes on its way, and its offset eight.
-            Origin::Ragged { column } => {
-                u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
-            }
-            _ => return None,
-        };
-        // An offset a row, and the ends of at most four arrays.
-        Some((row_bytes + 8).saturating_mul(rows).saturating_add(512))
-    });
-    columns
-        .fold(0, u64::saturating_add)
-        .min(VARIABLE_DEFAULT_MAX)
-}
-
-/// The canonical pipeline of every column that has one, as one JSON object.
-pub(super) fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
-    let by_column: Vec<String> = columns
-        .iter()
-        .zip(origins)
-        .filter_map(|(name, origin)| {
-            let pipeline = match origin {
-                Origin::Image { pipeline, .. } => pipeline.canonical(),
-                Origin::Boxes { rule, .. } => Follower::BoundingBoxes(rule.clone()).canonical(),
-                Origin::PixelMask { image, fill, .. } => Follower::Mask {
-                    follows: columns[*image].clone(),
-                    fill: *fill,
-                }
-                .canonical(),
-                Origin::Decoded { options, .. } => {
-                    let upright = options.exif_orientation;
-                    format!(r#"{{"transforms":["{DECODE}"],"exif_orientation":{upright}}}"#)
-                }
-                _ => return None,
-            };
-            Some(format!("{}:{pipeline}", Value::from(name.as_str())))
-        })
-        .collect();
-    format!("{{{}}}", by_column.join(","))
 }
