@@ -1,4 +1,6 @@
 //! `loaderd status` and `loaderd stop`: questions to the running daemon.
+//!
+//! Enters: a socket. Leaves: a table or JSON; or a daemon that has ended. It starts none.
 
 use std::time::{Duration, Instant};
 
