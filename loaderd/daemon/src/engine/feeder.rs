@@ -488,8 +488,9 @@ impl Feeder {
 
     fn send(&self, work: Work) {
         let session = self.session.clone();
+        let task = Task { session, work };
         // Waits while the workers are behind. They live as long as the engine, which
         // outlives every session.
-        let _ = self.tasks.send(Task { session, work });
+        let _ = self.tasks.send(task);
     }
 }
