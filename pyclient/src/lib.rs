@@ -1,12 +1,15 @@
 //! The compiled half of the Python package `loaderd`.
 //!
-//! In the order of data: `session` talks to the daemon, `pinning` makes slots pinned memory
-//! where `cuda` is in use, `lease` owns a slot until its last tensor dies, `dlpack` hands the
-//! slot's bytes to any framework, `reaper` keeps a slot until the GPU has read it. It knows no
-//! framework, parses no arguments beyond their types and chooses no exception class for
-//! the user: that is done in `loaderd/session.py` and `loaderd/torch.py`.
+//! In the order of data: `session` talks to the daemon, `objects` makes Python's own objects of
+//! what it says, `pinning` makes slots pinned memory where `cuda` is in use, `lease` owns a slot
+//! until its last tensor dies, `dlpack` hands the slot's bytes to any framework, `reaper` keeps a
+//! slot until the GPU has read it. It knows no framework, parses no arguments beyond their types
+//! and chooses no exception class for the user: that is done in `loaderd/session.py` and
+//! `loaderd/torch.py`.
 
 mod session;
+
+mod objects;
 
 mod pinning;
 

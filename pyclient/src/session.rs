@@ -1,6 +1,6 @@
 //! One connection to the daemon, and one rank of one job.
 //!
-//! Enters: requests as JSON. Leaves: the daemon's messages as JSON, and a lease with
+//! Enters: requests as JSON. Leaves: the daemon's messages as dicts, and a lease with
 //! every batch. Waiting lets go of the interpreter and notices Ctrl-C. It never
 //! connects anew, and never decides what a failure means.
 
@@ -14,16 +14,14 @@ use std::time::{Duration, Instant};
 use loaderd_wire::message::{OpenRequest, Opened, Ready};
 use loaderd_wire::socket::Received;
 use loaderd_wire::{Channel, PROTOCOL, Segment, ToClient, ToDaemon, WireError, receipt};
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::errors::{ProtocolError, to_python};
 use crate::lease::{Connection, Held, Lease, Slots};
+use crate::objects::{about, plain};
 use crate::pinning::{self, Pinning};
 
 /// How often a wait looks for signals.
@@ -132,7 +130,7 @@ impl Session {
         self.connection.channel.post(&message).map_err(to_python)
     }
 
-    /// The daemon's next message as JSON, with a lease where it is `ready`; `None` when
+    /// The daemon's next message as a dict, with a lease where it is `ready`; `None` when
     /// none comes within `timeout_s` (`None`: waits for ever), or as soon as a slot is to be
     /// fenced, which the daemon may need for it.
     ///
@@ -398,51 +396,7 @@ impl Drop for Session {
     }
 }
 
-/// What is told of a batch, beside its lease.
-fn about<'py>(py: Python<'py>, ready: &Ready) -> PyResult<Bound<'py, PyAny>> {
-    let dict = PyDict::new(py);
-    dict.set_item(intern!(py, "type"), intern!(py, "ready"))?;
-    dict.set_item(intern!(py, "stream"), ready.stream)?;
-    dict.set_item(intern!(py, "rows"), ready.rows)?;
-    dict.set_item(intern!(py, "epoch"), ready.epoch)?;
-    dict.set_item(intern!(py, "epoch_step"), ready.epoch_step)?;
-    dict.set_item(intern!(py, "step"), ready.step)?;
-    dict.set_item(intern!(py, "position"), ready.position)?;
-    dict.set_item(intern!(py, "bad_rows"), ready.bad_rows)?;
-    dict.set_item(intern!(py, "oversize"), ready.oversize)?;
-    dict.set_item(intern!(py, "published_ns"), ready.published_ns)?;
-    Ok(dict.into_any())
-}
-
 fn duration(seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds)
         .map_err(|error| PyValueError::new_err(format!("{seconds} s: {error}")))
-}
-
-/// JSON as Python's own objects, as `json.loads` makes them.
-fn plain<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {
-    Ok(match value {
-        Value::Null => py.None().into_bound(py),
-        Value::Bool(truth) => truth.into_bound_py_any(py)?,
-        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => number.into_bound_py_any(py)?,
-            (None, Some(number)) => number.into_bound_py_any(py)?,
-            (None, None) => number.as_f64().into_bound_py_any(py)?,
-        },
-        Value::String(text) => text.into_bound_py_any(py)?,
-        Value::Array(values) => {
-            let list = PyList::empty(py);
-            for value in values {
-                list.append(plain(py, value)?)?;
-            }
-            list.into_any()
-        }
-        Value::Object(fields) => {
-            let dict = PyDict::new(py);
-            for (name, value) in fields {
-                dict.set_item(name, plain(py, value)?)?;
-            }
-            dict.into_any()
-        }
-    })
 }

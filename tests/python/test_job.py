@@ -196,7 +196,7 @@ def test_arguments_refused(arguments: dict[str, Any], message: str) -> None:
 def test_every_failure_has_a_class() -> None:
     # The kinds of `FailureKind` in loaderd/wire/src/message.rs.
     kinds = ["protocol", "request", "dataset", "transform", "resume", "rank", "bad_sample", "io"]
-    kinds += ["step_log", "limit", "gpu", "stopping", "internal"]
+    kinds += ["step_log", "limit", "gpu", "stopping"]
     assert list(errors.FAILURES) == kinds
     for kind, expected in errors.FAILURES.items():
         error = errors.from_failure({"kind": kind, "message": "words"})

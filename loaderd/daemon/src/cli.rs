@@ -4,9 +4,15 @@
 //! progress and warnings on standard error.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use loaderd_wire::WireError;
+use loaderd_wire::message::{PROTOCOL, ToClient, ToDaemon};
+use loaderd_wire::socket::Channel;
+
+use crate::size;
 
 mod bench;
 mod control;
@@ -16,7 +22,6 @@ mod ingest;
 mod log;
 mod sample;
 mod serve;
-pub(crate) mod size;
 #[cfg(feature = "lance")]
 mod tags;
 #[cfg(feature = "lance")]
@@ -98,6 +103,21 @@ pub fn run() -> Result<()> {
         #[cfg(feature = "lance")]
         Command::Tags(command) => tags::run(&command),
     }
+}
+
+/// Says hello to whoever listens at the other end; what that answers.
+fn greet(channel: &Channel, wait: Duration) -> Result<ToClient, WireError> {
+    let binary = std::env::current_exe()
+        .map_or_else(|_| "loaderd".into(), |path| path.display().to_string());
+    channel.send(
+        &ToDaemon::Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            binary,
+        },
+        &[],
+    )?;
+    Ok(channel.receive(Some(wait))?.message)
 }
 
 /// A progress bar over `count` of these.

@@ -16,6 +16,7 @@ use loaderd_gpu::{GpuError, Places, cuda};
 use loaderd_wire::message::{Decode, Failure, FailureKind, GpuStatus};
 
 use crate::job::failure;
+use crate::size;
 
 /// How long the driver may take to set up a device. A wedged one never answers.
 const START_WAIT: Duration = Duration::from_secs(30);
@@ -307,8 +308,8 @@ pub(crate) fn found(report: &Report) -> String {
         name(report),
         report.device.ordinal,
         report.kernels,
-        indicatif::HumanBytes(report.memory_bytes),
-        indicatif::HumanBytes(report.picture_bytes),
+        size::show(report.memory_bytes),
+        size::show(report.picture_bytes),
         report.nvjpeg,
     )
 }

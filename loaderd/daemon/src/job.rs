@@ -19,9 +19,10 @@ use crate::steplog::{JobKey, JobRecord, StepLog, StepLogError, TiledRead};
 
 mod columns;
 mod follow;
+mod origin;
 
-pub use columns::{Input, Origin};
 pub use follow::{BoxFormat, Boxes, Follower};
+pub use origin::{Input, Origin};
 
 /// How long a rank that is taken may need to come free.
 pub(crate) const CLAIM_WAIT: Duration = Duration::from_secs(2);
@@ -100,8 +101,6 @@ impl Job {
     ) -> Result<Job, Failure> {
         check(request)?;
         let (chosen, source) = choose_and_open(request, run)?;
-        let names = chosen.bytes;
-        let tiled = tiled(source.as_ref(), &names);
         let steps = Steps::new(StepsConfig {
             rows: source.rows(),
             batch_size: request.batch_size,
@@ -109,44 +108,16 @@ impl Job {
             drop_last: request.drop_last,
         })
         .map_err(|error| failure(FailureKind::Request, error.to_string()))?;
-        columns::check_nulls(request, &chosen.tensors, &chosen.origins, source.as_ref())?;
-        let variable_bytes = request.variable_bytes.unwrap_or_else(|| {
-            columns::variable_bytes(
-                request.batch_size,
-                &chosen.tensors,
-                &chosen.origins,
-                source.as_ref(),
-            )
-        });
-        let layout =
-            Layout::new(chosen.tensors, request.batch_size, variable_bytes).ok_or_else(|| {
-                failure(
-                    FailureKind::Limit,
-                    "a batch is larger than 64 bits can count",
-                )
-            })?;
-        let transform = columns::canonical_transforms(&request.columns, &chosen.origins);
-        let fingerprint = Fingerprint {
-            dataset: source.identity().into(),
-            uri: source.uri().into(),
-            version: source.version(),
-            rows: source.rows(),
-            selection: source.selection_hash().into(),
-            filter: request.filter.clone(),
-            columns: request.columns.clone(),
-            transform: transform.clone(),
-            shuffle: request.shuffle,
-            drop_last: request.drop_last,
-        };
+        chosen.check_nulls(request, source.as_ref())?;
+        let layout = chosen.layout(request, source.as_ref())?;
+        let transform = chosen.canonical_transforms(&request.columns);
+        let fingerprint = fingerprint(request, source.as_ref(), transform.clone());
         let resume_at = match &request.resume {
             None => (0, 0),
             Some(state) => resume(state, request, &fingerprint, &steps)?,
         };
-        let for_gpu = |origin: &Origin| match origin {
-            Origin::Image { pipeline, .. } => pipeline.device_batch().is_some(),
-            _ => false,
-        };
-        let mut decoder = gpu.decoder(request.decode, chosen.origins.iter().any(for_gpu))?;
+        let mut decoder = gpu.decoder(request.decode, chosen.has_work_for_gpu())?;
+        let tiled = tiled(source.as_ref(), &chosen.bytes);
         let record = JobRecord {
             run: run.into(),
             plan_hash: plan_hash(&fingerprint, request),
@@ -168,15 +139,7 @@ impl Job {
             world_size: request.world_size,
             steps_per_epoch: steps.count(),
         };
-        let resumed = request.resume.is_some();
-        let (key, before, unrecorded) = match log.open_job(record.clone(), resumed) {
-            Ok((key, before)) => (key, before, None),
-            Err(error) if request.on_log_error == OnLogError::Continue => {
-                let (key, before) = log.open_later(record, resumed, error.clone())?;
-                (key, before, Some(error))
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let (key, before, unrecorded) = enter(log, record, request)?;
         if let Some(before) = before.filter(|before| *before != decoder.name) {
             let goes_on = format!(
                 "the run goes on with another decoder, which may round differently: it was {before}, and is {}",
@@ -187,7 +150,7 @@ impl Job {
         Ok(Job {
             run: run.into(),
             request: request.clone(),
-            cuts: cuts(source.as_ref(), &names, &chosen.origins),
+            cuts: cuts(source.as_ref(), &chosen.bytes, &chosen.origins),
             source,
             tiled,
             steps,
@@ -419,6 +382,39 @@ fn check(request: &OpenRequest) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// What a cursor must match.
+fn fingerprint(request: &OpenRequest, source: &dyn Source, transform: String) -> Fingerprint {
+    Fingerprint {
+        dataset: source.identity().into(),
+        uri: source.uri().into(),
+        version: source.version(),
+        rows: source.rows(),
+        selection: source.selection_hash().into(),
+        filter: request.filter.clone(),
+        columns: request.columns.clone(),
+        transform,
+        shuffle: request.shuffle,
+        drop_last: request.drop_last,
+    }
+}
+
+/// The job in the step log, the decoder of the run's latest attempt before, and why the job can't be
+/// recorded now, where it goes on without.
+fn enter(
+    log: &StepLog,
+    record: JobRecord,
+    request: &OpenRequest,
+) -> Result<(JobKey, Option<String>, Option<StepLogError>), StepLogError> {
+    let resumed = request.resume.is_some();
+    match log.open_job(record.clone(), resumed) {
+        Err(error) if request.on_log_error == OnLogError::Continue => {
+            let (key, before) = log.open_later(record, resumed, error.clone())?;
+            Ok((key, before, Some(error)))
+        }
+        opened => opened.map(|(key, before)| (key, before, None)),
+    }
 }
 
 /// Hash of all that decides order and content of the run's batches.

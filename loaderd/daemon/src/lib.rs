@@ -32,6 +32,7 @@ pub mod cli;
 pub mod clock;
 pub mod histogram;
 pub mod machine;
+mod size;
 
 /// Writes a line to the standard error, which is the daemon's log. In a file it begins with the
 /// local time, as in `loaderd log`; terminals are read at once, and a supervisor's journal has

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::size;
+
 /// Bytes of slots, of batches too large for one, and of values on their way into a batch,
 /// over all sessions.
 #[derive(Debug)]
@@ -40,8 +42,8 @@ impl SlotMemory {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes memory, unless that would exceed the limit; else says how much is in use.
-    pub fn reserve(self: &Arc<SlotMemory>, bytes: u64) -> Result<Reserved, u64> {
+    /// Takes memory, unless that would exceed the limit.
+    pub fn reserve(self: &Arc<SlotMemory>, bytes: u64) -> Result<Reserved, Lack> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(bytes).filter(|all| *all <= self.max)
@@ -49,6 +51,11 @@ impl SlotMemory {
             .map(|_| Reserved {
                 memory: self.clone(),
                 bytes,
+            })
+            .map_err(|used| Lack {
+                bytes,
+                used,
+                max: self.max,
             })
     }
 
@@ -63,6 +70,24 @@ impl SlotMemory {
     fn left(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, u64>> {
         self.left.lock().expect("no panic while held")
     }
+}
+
+/// The limit leaves too little; in words, what follows the name of what needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "need {}, and {} of the daemon's {} of slot memory are in use: use fewer slots=, a smaller batch_size or \
+     variable_bytes=, or start the daemon with a larger --slot-memory",
+    size::show(*bytes),
+    size::show(*used),
+    size::show(*max)
+)]
+pub struct Lack {
+    /// That were asked for.
+    pub bytes: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// The limit, in bytes.
+    pub max: u64,
 }
 
 /// Whether the machine has what a session wants.
@@ -133,8 +158,8 @@ mod tests {
     fn the_limit_holds_and_all_comes_back() {
         let memory = SlotMemory::new(100);
         let first = memory.reserve(60).unwrap();
-        assert_eq!(memory.reserve(41).unwrap_err(), 60);
-        assert_eq!(memory.reserve(u64::MAX).unwrap_err(), 60);
+        assert_eq!(memory.reserve(41).unwrap_err().used, 60);
+        assert_eq!(memory.reserve(u64::MAX).unwrap_err().used, 60);
         let second = memory.reserve(40).unwrap();
         drop(first);
         assert_eq!(memory.used(), 40);

@@ -3,6 +3,9 @@
 //! Two real sources stand behind the [`Source`] trait: a Lance dataset
 //! (feature `lance`, through `loaderd-snapshot`) and one in memory, which drives the
 //! loop in tests and benches without building Lance.
+//!
+//! Enters: a URI, a version, a filter, columns. Leaves: a [`Source`] that looks rows up by index.
+//! It never says in which order rows are visited, and decodes nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;

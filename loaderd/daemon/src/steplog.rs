@@ -24,7 +24,7 @@ pub(crate) use store::SCHEMA;
 pub use writer::StepLog;
 
 /// File name of the database in the state folder.
-pub const FILE_NAME: &str = "steps.sqlite";
+const FILE_NAME: &str = "steps.sqlite";
 
 /// Why the step log can't be written or read. Cloned for each session that waits.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -184,7 +184,7 @@ impl NoRoom {
 pub struct JobRecord {
     /// Run id.
     pub run: String,
-    /// Hash of everything that decides order and content; see `Job::plan_hash`.
+    /// Hash of everything that decides order and content; see `plan_hash` in [`crate::job`].
     pub plan_hash: String,
     /// Dataset URI.
     pub uri: String,

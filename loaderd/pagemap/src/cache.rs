@@ -1,6 +1,6 @@
 //! The folder of page maps: names, temporary files, eviction.
 //!
-//! In: a key. Out: an open map, or a place to write one to. Several processes share a folder
+//! Enters: a key. Leaves: an open map, or a place to write one to. Several processes share a folder
 //! without talking to each other: a map appears whole by rename, a temporary file is locked while
 //! its writer lives, and removing a map takes nothing from those that have it mapped.
 

@@ -1,6 +1,6 @@
 //! Writing the parts of a map that take more than one run of bytes: nulls, values.
 //!
-//! In: rows, one by one. Out: sections. Their memory does not grow with the rows.
+//! Enters: rows, one by one. Leaves: sections. Their memory does not grow with the rows.
 
 use super::Variable;
 use super::format::{ENTRY_BYTES, Entry, Nulls, Values};

@@ -1,6 +1,6 @@
 //! What can go wrong with the folder of page maps, and with a map in use.
 //!
-//! In: the disk's failures, and damage. Out: one enum.
+//! Enters: the disk's failures, and damage. Leaves: one enum.
 
 use std::io;
 use std::path::PathBuf;

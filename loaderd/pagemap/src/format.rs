@@ -1,6 +1,6 @@
 //! The page map's encodings: header, description, one row's place.
 //!
-//! In and out: bytes and values. It does no I/O.
+//! Enters and leaves: bytes and values. It does no I/O.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! How long payloads are: a sample that gives quantiles.
 //!
-//! In: lengths, one by one. Out: a few hundred of them in order. Bounded, and the same for the same
-//! input.
+//! Enters: lengths, one by one. Leaves: a few hundred of them in order. Bounded, and the same for
+//! the same input.
 
 /// Lengths kept while the rows stream by.
 const SAMPLE_MAX: usize = 4096;

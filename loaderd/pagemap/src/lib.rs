@@ -1,7 +1,8 @@
 //! The page map: everything that a step needs to know about its rows, in one memory-mapped file.
 //!
-//! In: what a scan finds, row by row. Out: lookups by row index without a heap, shared by every
-//! process that maps the file. It never names Lance, and it never reads what a place points at.
+//! Enters: what a scan finds, row by row. Leaves: lookups by row index without a heap, shared by
+//! every process that maps the file. It never names Lance, and it never reads what a place points
+//! at.
 //!
 //! ```text
 //! 0        header, 64 bytes: magic, format, places and sizes of what follows, one hash over all

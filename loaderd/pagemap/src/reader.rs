@@ -1,6 +1,6 @@
 //! Reading a page map: lookups in mapped memory, each chunk checked when it is first touched.
 //!
-//! In: a map file. Out: rows' places, values and addresses. Opening reads the header, the
+//! Enters: a map file. Leaves: rows' places, values and addresses. Opening reads the header, the
 //! description, the checksums and the runs, never the rows, so it takes as long for a hundred
 //! million rows as for ten. Damage found later is reported, never guessed around.
 

@@ -1,7 +1,7 @@
 //! Writing a page map while the rows stream by.
 //!
-//! In: sections' bytes in any interleaving. Out: a whole file under its final name, or nothing. Its
-//! memory does not grow with the rows: a buffer a section, and a bounded list of runs.
+//! Enters: sections' bytes in any interleaving. Leaves: a whole file under its final name, or
+//! nothing. Its memory does not grow with the rows: a buffer a section, and a bounded list of runs.
 //!
 //! Every section gets a region as long as it can become; the file is sparse, so what is not
 //! written costs nothing, and nothing is copied when the true lengths are known.

@@ -1,8 +1,8 @@
 //! What there is where no dataset is.
 //!
-//! In: a path. Out: nothing, where Lance may find a dataset there, else what there is instead and the
-//! way out, in words. It looks at names in folders, and reads no file: asked for the versions of what
-//! is no folder, Lance would try for seconds.
+//! Enters: a path. Leaves: nothing, where Lance may find a dataset there, else what there is
+//! instead and the way out, in words. It looks at names in folders, and reads no file: asked for
+//! the versions of what is no folder, Lance would try for seconds.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Batches of a scan to the sections of a page map.
 //!
-//! In: columns, what is known of their sizes, batches. Out: a published map. It decides which columns
-//! the map has room for, and no list in it grows with the rows.
+//! Enters: columns, what is known of their sizes, batches. Leaves: a published map. It decides
+//! which columns the map has room for, and no list in it grows with the rows.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The columns of a schema, flattened, and the way to each in a batch.
 //!
-//! In: a dataset's schema. Out: [`FieldInfo`]s for the user, [`Column`]s for this crate. Fields of
-//! structs are columns of their own, named `outer.inner`; a list of structs becomes a list column
-//! for each of their fields. It never reads data; it finds arrays in what was read.
+//! Enters: a dataset's schema. Leaves: [`FieldInfo`]s for the user, [`Column`]s for this crate.
+//! Fields of structs are columns of their own, named `outer.inner`; a list of structs becomes a
+//! list column for each of their fields. It never reads data; it finds arrays in what was read.
 
 use std::sync::Arc;
 

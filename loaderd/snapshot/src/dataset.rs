@@ -1,6 +1,6 @@
 //! Opening one version of a Lance dataset, and telling one dataset from another.
 //!
-//! In: a location and a version. Out: Lance's dataset, or an error that says what there is
+//! Enters: a location and a version. Leaves: Lance's dataset, or an error that says what there is
 //! instead. It reads manifests and never data.
 
 use std::path::PathBuf;

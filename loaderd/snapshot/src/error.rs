@@ -1,7 +1,7 @@
 //! What can go wrong between a URI and a snapshot, each with the facts and the way out.
 //!
-//! In: Lance's, the disk's and the user's failures. Out: one enum. It never hides Lance's own
-//! words; it only drops the source line that Lance appends to them.
+//! Enters: Lance's, the disk's and the user's failures. Leaves: one enum. It never hides Lance's
+//! own words; it only drops the source line that Lance appends to them.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,8 @@
 //! What a column is to the loader: encoded bytes, numbers of one shape, lists of varying length, or
 //! something it cannot use.
 //!
-//! In: an Arrow type. Out: a [`FieldKind`]. It never reads data, and knows no column's place in the
-//! schema.
+//! Enters: an Arrow type. Leaves: a [`FieldKind`]. It never reads data, and knows no column's place
+//! in the schema.
 
 use std::fmt;
 

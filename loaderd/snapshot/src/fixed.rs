@@ -1,8 +1,8 @@
 //! Dense columns: Arrow arrays to rows of little-endian elements.
 //!
-//! In: an Arrow array of a [`FixedKind`]'s type. Out: its rows' bytes, appended to a buffer, and
-//! which of them have nulls. A null at any depth becomes NaN where the elements are floats, and 0
-//! where they are not.
+//! Enters: an Arrow array of a [`FixedKind`]'s type. Leaves: its rows' bytes, appended to a buffer,
+//! and which of them have nulls. A null at any depth becomes NaN where the elements are floats, and
+//! 0 where they are not.
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, BooleanArray, FixedSizeListArray};

@@ -1,6 +1,6 @@
 //! Variable columns: Arrow arrays to values.
 //!
-//! In: an Arrow array of a [`RaggedKind`]'s type. Out: a value per row, encoded as
+//! Enters: an Arrow array of a [`RaggedKind`]'s type. Leaves: a value per row, encoded as
 //! [`decode_value`](crate::decode_value) says, or none where the row is null. Inside of a row, a
 //! null text or list becomes an empty one and a null float NaN; other nulls are counted, for the
 //! caller to refuse.

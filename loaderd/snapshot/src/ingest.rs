@@ -1,8 +1,9 @@
 //! Images and their classes into a Lance dataset, in the layout that reads fastest.
 //!
-//! In: rows, one by one. Out: one new version of a dataset, created where there was none. Images
-//! become blob v2 values in packed sidecar files, whatever their size; classes become numbers,
-//! with their names in the schema's metadata. It never renumbers a class and never rewrites a row.
+//! Enters: rows, one by one. Leaves: one new version of a dataset, created where there was none.
+//! Images become blob v2 values in packed sidecar files, whatever their size; classes become
+//! numbers, with their names in the schema's metadata. It never renumbers a class and never
+//! rewrites a row.
 //!
 //! Rows stream through a bounded queue. Nothing is visible until the last row is written; what a
 //! failed ingest wrote is not part of any version. In a dataset, Lance's clean-up takes it away;

@@ -1,10 +1,10 @@
 //! Lance datasets: open, pin, select, page map, slow path, ingest.
 //!
-//! In: a URI, a version, a filter and columns. Out: a [`Snapshot`] that says, for every selected
-//! row, where its payload lies (`loaderd-read`'s extents), what its small columns, lists and texts
-//! hold, and that reads through Lance whatever is not in its page map. This is the only crate that
-//! names lance; it never decodes an image, never decides an order, and knows a page map only through
-//! `loaderd-pagemap`.
+//! Enters: a URI, a version, a filter and columns. Leaves: a [`Snapshot`] that says, for every
+//! selected row, where its payload lies (`loaderd-read`'s extents), what its small columns, lists
+//! and texts hold, and that reads through Lance whatever is not in its page map. This is the only
+//! crate that names lance; it never decodes an image, never decides an order, and knows a page map
+//! only through `loaderd-pagemap`.
 //!
 //! Everything here blocks, and runs on a small tokio runtime of its own (two workers, sixteen
 //! blocking threads), so callers must not be inside an async task. Lance has a pool besides it,

@@ -1,7 +1,7 @@
 //! Blob descriptors to extents: which file, from which byte, how many.
 //!
-//! In: batches of Lance's blob descriptors with their row addresses. Out: places, and the list of
-//! files that they point into. It never opens those files.
+//! Enters: batches of Lance's blob descriptors with their row addresses. Leaves: places, and the
+//! list of files that they point into. It never opens those files.
 //!
 //! The rules are those of Lance 14.0.2 (`dataset/blob/locate.rs`, `blob_path`): packed and
 //! dedicated payloads lie in `<data dir>/<data file's stem>/<reversed id in binary>.blob`, inline

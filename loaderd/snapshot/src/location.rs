@@ -1,6 +1,6 @@
 //! Where a dataset lies: from a URI as users write it to an absolute local path.
 //!
-//! In: a plain path or a `file://` URI. Out: a [`Location`]. Anything with another scheme is
+//! Enters: a plain path or a `file://` URI. Leaves: a [`Location`]. Anything with another scheme is
 //! refused here, in words. It never touches the disk.
 
 use std::path::{Path, PathBuf};

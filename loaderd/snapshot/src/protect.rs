@@ -1,8 +1,8 @@
 //! Holding a version against clean-up with a tag, and taking forgotten tags off.
 //!
-//! In: an open version and a run's name. Out: a [`Hold`] whose drop takes a run's tag off again.
-//! Tags need write access: a dataset that cannot be written to is read unprotected, and the reason
-//! is kept. It never touches a tag whose name does not begin with `loaderd-`.
+//! Enters: an open version and a run's name. Leaves: a [`Hold`] whose drop takes a run's tag off
+//! again. Tags need write access: a dataset that cannot be written to is read unprotected, and the
+//! reason is kept. It never touches a tag whose name does not begin with `loaderd-`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

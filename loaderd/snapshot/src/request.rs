@@ -1,7 +1,7 @@
 //! What a job asks for: a version, rows, columns.
 //!
-//! In: names. Out: the columns behind them, or an error that says what there is and what can be used
-//! how. It reads no data.
+//! Enters: names. Leaves: the columns behind them, or an error that says what there is and what can
+//! be used how. It reads no data.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! The threads that Lance runs on, behind blocking calls.
 //!
-//! In: a future. Out: its value, on the calling thread. One runtime serves the whole process: its
-//! size does not grow with the number of open snapshots. A panic of Lance's, which damaged files
-//! bring about, is an error of all who wait for it at that moment: nobody waits for ever, or takes
-//! what is left for the whole.
+//! Enters: a future. Leaves: its value, on the calling thread. One runtime serves the whole
+//! process: its size does not grow with the number of open snapshots. A panic of Lance's, which
+//! damaged files bring about, is an error of all who wait for it at that moment: nobody waits for
+//! ever, or takes what is left for the whole.
 
 use std::any::Any;
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! One scan of descriptors and small columns, built into a page map as it streams by.
 //!
-//! In: an open version, a filter, columns. Out: a published map. No payload is read. Of variable
-//! columns, the first rows are read beforehand, to judge which ones the map has room for.
+//! Enters: an open version, a filter, columns. Leaves: a published map. No payload is read. Of
+//! variable columns, the first rows are read beforehand, to judge which ones the map has room for.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Reading rows through Lance: for what has no extent, and as the reference for what has.
 //!
-//! In: row addresses, in any order. Out: values in the same order. Lance sees sorted windows
+//! Enters: row addresses, in any order. Leaves: values in the same order. Lance sees sorted windows
 //! without duplicates, and every answer is counted: a row that is missing is an error.
 
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! One version of one dataset, with the rows and columns that a job reads.
 //!
-//! In: a [`SnapshotRequest`]. Out: lookups by index (0 to the number of selected rows, in dataset
-//! order) that touch neither Lance nor the heap, and the slow path beside them. It never says in
-//! which order rows are visited.
+//! Enters: a [`SnapshotRequest`]. Leaves: lookups by index (0 to the number of selected rows, in
+//! dataset order) that touch neither Lance nor the heap, and the slow path beside them. It never
+//! says in which order rows are visited.
 
 use std::collections::BTreeMap;
 use std::fmt;

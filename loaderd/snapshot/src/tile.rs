@@ -1,8 +1,8 @@
 //! A column of images into a second one: the same images in their tiled form.
 //!
-//! In: a dataset, a column, a function that tiles images. Out: one new version with an added column
-//! that names the first one in its field's metadata; rows that can't be tiled are null there, and
-//! are read from the first. It knows no image format, and rewrites no row.
+//! Enters: a dataset, a column, a function that tiles images. Leaves: one new version with an added
+//! column that names the first one in its field's metadata; rows that can't be tiled are null
+//! there, and are read from the first. It knows no image format, and rewrites no row.
 //!
 //! Fragments are written one after the other, each as one data file that no version has yet, and
 //! remembered in the state folder: what a killed run wrote, the next one takes over. What is never

@@ -1,9 +1,9 @@
 //! Which column holds the tiled form of another, and in which fragments it can be read.
 //!
-//! In: a dataset's version. Out: for a column of images, the column of the same images rewritten as
-//! tiled ones, by metadata of its field, and the fragments in which those may be of other images.
-//! It reads no data for that: which rows have a tiled form, the map says. Only a sample of images
-//! that have none is read, for those who ask.
+//! Enters: a dataset's version. Leaves: for a column of images, the column of the same images
+//! rewritten as tiled ones, by metadata of its field, and the fragments in which those may be of
+//! other images. It reads no data for that: which rows have a tiled form, the map says. Only a
+//! sample of images that have none is read, for those who ask.
 
 pub(crate) mod fresh;
 

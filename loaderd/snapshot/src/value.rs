@@ -1,7 +1,8 @@
 //! One value of a variable column as bytes.
 //!
-//! In: the leaves of its lists. Out: one run of bytes, and the lists again. What a leaf means is
-//! its [`RaggedKind`]'s matter; nothing here looks into one. [`decode_value`] describes the bytes.
+//! Enters: the leaves of its lists. Leaves: one run of bytes, and the lists again. What a leaf
+//! means is its [`RaggedKind`]'s matter; nothing here looks into one. [`decode_value`] describes
+//! the bytes.
 
 use crate::field::RaggedKind;
 

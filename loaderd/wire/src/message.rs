@@ -345,8 +345,6 @@ pub enum FailureKind {
     Gpu,
     /// The daemon is leaving.
     Stopping,
-    /// A fault in the daemon itself.
-    Internal,
 }
 
 /// See [`ToClient::Failed`].

@@ -99,7 +99,6 @@ FAILURES: Mapping[str, type[LoaderdError]] = {
     "limit": LimitExceeded,
     "gpu": GpuUnavailable,
     "stopping": DaemonDied,
-    "internal": InternalError,
 }
 
 

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use indicatif::HumanBytes;
 use loaderd_decode::Image;
 use loaderd_wire::WireError;
 use loaderd_wire::layout::SLOT_ALIGN;
@@ -18,7 +17,7 @@ use loaderd_wire::segment::Segment;
 
 use super::{Batch, Place};
 use crate::job::failure;
-use crate::memory::{Reserved, SlotMemory};
+use crate::memory::{Lack, Reserved, SlotMemory};
 use crate::source::Variable;
 
 /// One row of a ragged column.
@@ -84,12 +83,12 @@ impl Place {
     /// Keeps a row of a ragged column, in place of what was kept for it before. Where the
     /// memory for it is not to be had, the batch fails.
     pub(crate) fn keep(&self, memory: &Arc<SlotMemory>, value: Value) {
-        let (batch, bytes) = (&self.batch, value.own_bytes());
-        match memory.reserve(bytes) {
+        let batch = &self.batch;
+        match memory.reserve(value.own_bytes()) {
             Ok(reserved) => {
                 (batch.kept()).insert((self.tensor, self.row), (value, reserved));
             }
-            Err(used) => batch.lacks_memory("a value", bytes, used, memory),
+            Err(lack) => batch.lacks_memory("values", &lack),
         }
     }
 
@@ -158,7 +157,7 @@ impl Batch {
         let bytes = packing.bytes().next_multiple_of(SLOT_ALIGN);
         let reserved = match memory.reserve(bytes) {
             Ok(reserved) => reserved,
-            Err(used) => return self.lacks_memory("ragged columns", bytes, used, memory),
+            Err(lack) => return self.lacks_memory("ragged columns", &lack),
         };
         let watch = |_| is_wanted().then_some(()).ok_or(None);
         let segment: Result<_, Option<WireError>> = Segment::create_watched(bytes, 1, watch);
@@ -203,18 +202,9 @@ impl Batch {
         }
     }
 
-    fn lacks_memory(&self, what: &str, bytes: u64, used: u64, memory: &SlotMemory) {
-        self.fail(failure(
-            FailureKind::Limit,
-            format!(
-                "{what} of step {} need {}, and {} of the daemon's {} of slot memory are in use: use fewer slots=, a \
-                 smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
-                self.step(),
-                HumanBytes(bytes),
-                HumanBytes(used),
-                HumanBytes(memory.max())
-            ),
-        ));
+    fn lacks_memory(&self, what: &str, lack: &Lack) {
+        let text = format!("{what} of step {} {lack}", self.step());
+        self.fail(failure(FailureKind::Limit, text));
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, BTreeMap<(usize, usize), (Value, Reserved)>> {

@@ -1,11 +1,13 @@
 //! `loaderd status` and `loaderd stop`: questions to the running daemon.
+//!
+//! Enters: a socket. Leaves: a table or JSON; or a daemon that has ended. It starts none.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
 use loaderd_wire::WireError;
-use loaderd_wire::message::{DaemonStatus, FailureKind, PROTOCOL, ToClient, ToDaemon};
+use loaderd_wire::message::{DaemonStatus, FailureKind, ToClient, ToDaemon};
 use loaderd_wire::socket::Channel;
 use rustix::process::{Pid, Signal};
 
@@ -47,15 +49,7 @@ fn greet(socket: &Socket) -> Result<(Channel, Result<u32, String>)> {
     let channel = Channel::connect(&path).context(
         "no daemon answers: training processes start one by themselves, `loaderd serve` starts one by hand",
     )?;
-    channel.send(
-        &ToDaemon::Hello {
-            protocol: PROTOCOL,
-            version: env!("CARGO_PKG_VERSION").into(),
-            binary: std::env::current_exe()?.display().to_string(),
-        },
-        &[],
-    )?;
-    match channel.receive(Some(ANSWER_WAIT))?.message {
+    match super::greet(&channel, ANSWER_WAIT)? {
         ToClient::Welcome { pid, .. } => Ok((channel, Ok(pid))),
         ToClient::Failed(failure) if failure.kind == FailureKind::Protocol => {
             Ok((channel, Err(failure.message)))

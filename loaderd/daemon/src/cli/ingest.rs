@@ -1,4 +1,8 @@
 //! `loaderd ingest`: a folder of images, or drawn street frames, into a Lance dataset.
+//!
+//! Enters: a folder whose sub-folders or file names are the classes. Leaves: one new version of a
+//! dataset, with the images tiled unless told not to, and their labels. It writes into no folder that
+//! it reads, and no image whose tiled form differs from it.
 
 mod synthetic;
 

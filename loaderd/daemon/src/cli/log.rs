@@ -1,4 +1,7 @@
 //! `loaderd log`: which dataset version and which rows the training steps saw.
+//!
+//! Enters: the step log's database, or the feed of a running daemon (`--follow`). Leaves: lines or
+//! JSON. A row's steps are computed by the inverse of the order, not searched for. It writes nothing.
 
 use std::path::PathBuf;
 

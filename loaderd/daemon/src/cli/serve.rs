@@ -1,4 +1,7 @@
 //! `loaderd serve`: the daemon in the foreground.
+//!
+//! Enters: arguments, the environment, signals. Leaves: a [`Config`] that was checked once, and a
+//! server that runs until a signal ends it.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! `loaderd tags`: the tags that hold dataset versions against clean-up.
+//!
+//! Enters: a dataset, an age. Leaves: fewer tags, or a list of them. It never touches a tag that is
+//! not loaderd's.
 
 use std::time::Duration;
 

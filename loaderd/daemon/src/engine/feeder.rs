@@ -17,7 +17,7 @@ use loaderd_wire::message::{Failure, FailureKind};
 
 use self::parts::{Got, Part};
 use super::worker::null;
-use super::{Encoded, NAP, Reading, Session, Start, Task};
+use super::{Encoded, NAP, Reading, Session, Start, Task, Work};
 use crate::batch::{Batch, Place, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::{Payload, Variable};
@@ -370,7 +370,7 @@ impl Feeder {
         match values {
             Ok(values) => {
                 for (place, value) in places.into_iter().zip(values) {
-                    self.tell_masks(&place, input.column(), value.is_some());
+                    self.tell_validity(&place, input.column(), value.is_some());
                     match (value, input) {
                         (Some(bytes), Input::Bytes(_)) => {
                             self.hand_on(place, Encoded::Read(Buffer::from(bytes)));
@@ -475,25 +475,20 @@ impl Feeder {
             }
             return;
         }
-        self.send(Task::Image {
-            session: self.session.clone(),
-            place,
-            encoded,
-        });
+        self.send(Work::Decode(vec![(place, encoded)]));
     }
 
     /// Has the masks decoded that wait for others.
     fn send_masks(&self) {
         let masks = self.masks.take();
         if !masks.is_empty() {
-            self.send(Task::Masks {
-                session: self.session.clone(),
-                masks,
-            });
+            self.send(Work::Decode(masks));
         }
     }
 
-    fn send(&self, task: Task) {
+    fn send(&self, work: Work) {
+        let session = self.session.clone();
+        let task = Task { session, work };
         // Waits while the workers are behind. They live as long as the engine, which
         // outlives every session.
         let _ = self.tasks.send(task);

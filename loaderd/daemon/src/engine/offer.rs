@@ -20,7 +20,7 @@ use loaderd_wire::message::{Failure, FailureKind};
 use loaderd_wire::segment::Segment;
 
 use super::worker::learn;
-use super::{Encoded, NAP, Pieced, Rest, Session, Task};
+use super::{Encoded, NAP, Pieced, Rest, Session, Task, Work};
 use crate::batch::{Place, Progress};
 use crate::gpu::{self, Gpu};
 use crate::job::{Job, Origin, failure};
@@ -92,9 +92,7 @@ impl OnGpu {
             }
         }
     }
-}
 
-impl OnGpu {
     /// Whether the GPU would have an image soon enough, by what CPU cores take for one.
     fn is_prompt(&self, unit: &Unit, route: Route) -> bool {
         let on_cpu = self.gpu.on_cpu();
@@ -194,11 +192,10 @@ pub(super) fn offer(
                 }
                 finished(session, place, geometry);
             }
-            Outcome::Refused(_) => back(Task::Image {
-                encoded: Encoded::Kept(kept),
-                session,
-                place,
-            }),
+            Outcome::Refused(_) => {
+                let image = (place, Encoded::Kept(kept));
+                back(session, Work::Decode(vec![image]));
+            }
         }
     };
     let mut picture = Picture {
@@ -334,20 +331,13 @@ fn finished(session: Arc<Session>, place: Place, geometry: decode::Geometry) {
             progress => Rest::Progress(progress),
         },
     };
-    back(Task::Rest {
-        session,
-        place,
-        rest,
-    });
+    back(session, Work::Finish(place, rest));
 }
 
-/// Leaves a task of a session on the GPU to the workers, ahead of all others.
-fn back(task: Task) {
-    let (Task::Image { session, .. }
-    | Task::Masks { session, .. }
-    | Task::Copy { session, .. }
-    | Task::Rest { session, .. }) = &task;
+/// Leaves work of a session on the GPU to the workers, ahead of all other.
+fn back(session: Arc<Session>, work: Work) {
     let on_gpu = session.on_gpu.as_ref().expect("it was on the GPU");
-    // Workers outlive the unit, and take all that comes back.
-    let _ = on_gpu.back.clone().send(task);
+    let workers = on_gpu.back.clone();
+    // They outlive the unit, and take all that comes back.
+    let _ = workers.send(Task { session, work });
 }

@@ -13,7 +13,7 @@ use loaderd_decode as decode;
 use loaderd_read::Buffer;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
-use super::{Encoded, Rest, Session, Task, copy, named, offer};
+use super::{Encoded, Rest, Session, Task, Work, copy, named, offer};
 use crate::batch::{Place, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::Payload;
@@ -43,19 +43,14 @@ pub(super) fn work(first: &Receiver<Task>, inbox: &Receiver<Task>, limits: decod
 }
 
 fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
-    match task {
-        Task::Image {
-            session,
-            place,
-            encoded,
-        } => decode_image(decoder, limits, &session, place, encoded),
-        Task::Masks { session, masks } => {
-            for (place, encoded) in masks {
+    let Task { session, work } = task;
+    match work {
+        Work::Decode(images) => {
+            for (place, encoded) in images {
                 decode_image(decoder, limits, &session, place, encoded);
             }
         }
-        Task::Copy {
-            session,
+        Work::Copy {
             batch,
             tensor,
             column,
@@ -72,14 +67,12 @@ fn run(task: Task, decoder: &mut decode::Decoder, limits: &decode::Limits) {
                 session.complete(&batch);
             }
         }
-        Task::Rest {
-            session,
-            place,
-            rest,
-        } => match rest {
-            Rest::Progress(progress) => session.after(&place.batch, place.row, progress),
-            Rest::Misfit(tensor, cause) => bad_image(&session, &Place { tensor, ..place }, &cause),
-        },
+        Work::Finish(place, Rest::Progress(progress)) => {
+            session.after(&place.batch, place.row, progress);
+        }
+        Work::Finish(place, Rest::Misfit(tensor, cause)) => {
+            bad_image(&session, &Place { tensor, ..place }, &cause);
+        }
     }
 }
 

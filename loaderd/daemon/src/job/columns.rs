@@ -15,12 +15,13 @@
 //! is asked for too. A null image is a bad sample.
 
 use loaderd_decode as decode;
-use loaderd_wire::layout::{DType, Ragged, Tensor};
+use loaderd_wire::layout::{DType, Layout, Ragged, Tensor};
 use loaderd_wire::message::{Failure, FailureKind, OpenRequest};
 use serde_json::Value;
 
 use super::failure;
 use super::follow::{Boxes, Follower};
+use super::origin::{Input, Origin};
 use crate::source::{ColumnRef, Field, Kind, RaggedKind, Source};
 
 /// Stable row id.
@@ -30,7 +31,7 @@ const ROW_ADDRESS: &str = "_rowaddr";
 /// False for rows that stand in: a rank's repeated row, a zeroed bad sample.
 const VALID: &str = "_valid";
 /// After a column's name: false where that column is null.
-const MASK: &str = "._valid";
+const VALID_OF: &str = "._valid";
 /// The transform that keeps every image's size.
 pub(super) const DECODE: &str = "Decode";
 
@@ -42,139 +43,6 @@ const PIXELS_PER_BYTE: u64 = 8;
 
 /// Bytes that an image file is reckoned to have: nobody has looked at them yet.
 const FILE_BYTES: u64 = 100 << 10;
-
-/// Where the bytes of an encoded image come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Input {
-    /// A value, by number among the source's bytes columns.
-    Bytes(usize),
-    /// A file that a value names, by number among the source's variable columns.
-    File(usize),
-}
-
-impl Input {
-    /// The column of the source.
-    pub fn column(self) -> ColumnRef {
-        match self {
-            Input::Bytes(column) => ColumnRef::Bytes(column),
-            Input::File(column) => ColumnRef::Variable(column),
-        }
-    }
-
-    /// A number of its own for each column, for the draws of its transforms.
-    pub fn number(self) -> u32 {
-        match self {
-            Input::Bytes(column) => column as u32,
-            Input::File(column) => 1 << 16 | column as u32,
-        }
-    }
-}
-
-/// Where a column of the batch comes from.
-#[derive(Debug)]
-pub enum Origin {
-    /// An image in the size that its transforms give it: dense.
-    Image {
-        /// The encoded image.
-        input: Input,
-        /// What makes pixels of it.
-        pipeline: decode::Pipeline,
-    },
-    /// A mask that is placed as its image is: dense.
-    PixelMask {
-        /// The encoded mask.
-        input: Input,
-        /// The tensor of the image.
-        image: usize,
-        /// What the image is put through.
-        pipeline: Box<decode::Pipeline>,
-        /// The value outside the picture.
-        fill: u8,
-    },
-    /// Boxes that move with their image: ragged.
-    Boxes {
-        /// Number among the source's variable columns.
-        column: usize,
-        /// Of their numbers in the dataset.
-        dtype: DType,
-        /// The tensor of the image.
-        image: usize,
-        /// How.
-        rule: Boxes,
-        /// Tensors from which entries are dropped along with boxes.
-        with: Vec<usize>,
-    },
-    /// An image in its own size: ragged.
-    Decoded {
-        /// The encoded image.
-        input: Input,
-        /// How it is decoded.
-        options: decode::Options,
-    },
-    /// Bytes as they are, by number among the source's bytes columns: ragged.
-    Raw {
-        /// Number among the source's bytes columns.
-        column: usize,
-    },
-    /// Copied from a variable column of the source: ragged.
-    Ragged {
-        /// Number among the source's variable columns.
-        column: usize,
-    },
-    /// Copied from a fixed column of the source.
-    Fixed {
-        /// Number among the source's fixed columns.
-        column: usize,
-    },
-    /// Whether another column is not null, bool.
-    Mask {
-        /// The other column.
-        of: ColumnRef,
-    },
-    /// `_rowid`, int64.
-    RowId,
-    /// `_rowaddr`, int64.
-    RowAddress,
-    /// `_valid`, bool.
-    Valid,
-}
-
-impl Origin {
-    /// What has to be fetched for each row, if anything has.
-    pub fn input(&self) -> Option<Input> {
-        match self {
-            Origin::Image { input, .. }
-            | Origin::PixelMask { input, .. }
-            | Origin::Decoded { input, .. } => Some(*input),
-            Origin::Raw { column } => Some(Input::Bytes(*column)),
-            _ => None,
-        }
-    }
-
-    /// The column of the source whose values it delivers, if they vary in length.
-    pub fn column(&self) -> Option<ColumnRef> {
-        match self.variable() {
-            Some(column) => Some(ColumnRef::Variable(column)),
-            None => self.input().map(Input::column),
-        }
-    }
-
-    /// The variable column of the source whose values are packed.
-    pub fn variable(&self) -> Option<usize> {
-        match self {
-            Origin::Ragged { column } | Origin::Boxes { column, .. } => Some(*column),
-            _ => None,
-        }
-    }
-
-    /// The tensor of the image that is followed.
-    pub fn follows(&self) -> Option<usize> {
-        match self {
-            Origin::PixelMask { image, .. } | Origin::Boxes { image, .. } => Some(*image),
-            _ => None,
-        }
-    }
-}
 
 /// The columns, and what to ask the source for.
 #[derive(Default)]
@@ -227,7 +95,7 @@ fn made(name: &str, fields: &[Field], chosen: &mut Chosen) -> Option<(Origin, Te
         ROW_ADDRESS => (Origin::RowAddress, DType::Int64),
         VALID => (Origin::Valid, DType::Bool),
         _ => {
-            let field = field_of(name.strip_suffix(MASK)?, fields)?;
+            let field = field_of(name.strip_suffix(VALID_OF)?, fields)?;
             let name = &field.name;
             let of = match field.kind {
                 Kind::Bytes => ColumnRef::Bytes(number(&mut chosen.bytes, name)),
@@ -235,7 +103,7 @@ fn made(name: &str, fields: &[Field], chosen: &mut Chosen) -> Option<(Origin, Te
                 Kind::Ragged(_) => ColumnRef::Variable(number(&mut chosen.variable, name)),
                 Kind::Other(_) => return None,
             };
-            (Origin::Mask { of }, DType::Bool)
+            (Origin::IsValid { of }, DType::Bool)
         }
     };
     Some((origin, Tensor::dense(name, dtype, vec![])))
@@ -255,6 +123,125 @@ fn number(columns: &mut Vec<String>, name: &str) -> usize {
 type Refusal = (FailureKind, String);
 
 impl Chosen {
+    /// Refuses whole numbers that would stand for nulls without a word.
+    pub(super) fn check_nulls(
+        &self,
+        request: &OpenRequest,
+        source: &dyn Source,
+    ) -> Result<(), Failure> {
+        for (tensor, origin) in self.tensors.iter().zip(&self.origins) {
+            let Origin::Fixed { column } = origin else {
+                continue;
+            };
+            let float = matches!(
+                tensor.dtype,
+                DType::Float16 | DType::Float32 | DType::Float64
+            );
+            let valid = format!("{}{VALID_OF}", tensor.name);
+            let nulls = source.fixed_nulls(*column);
+            if nulls > 0 && !float && !request.columns.contains(&valid) {
+                return Err(failure(
+                    FailureKind::Dataset,
+                    format!(
+                        "column {:?} of {} is null in {nulls} of {} rows, and {} has no value that says so: ask for \
+                         {valid:?} too, which is false there (the value is then 0), or leave those rows out with \
+                         filter=\"{} IS NOT NULL\"",
+                        tensor.name,
+                        request.uri,
+                        source.rows(),
+                        format!("{:?}", tensor.dtype).to_lowercase(),
+                        tensor.name,
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies where in a slot.
+    pub(super) fn layout(
+        &self,
+        request: &OpenRequest,
+        source: &dyn Source,
+    ) -> Result<Layout, Failure> {
+        let batch_size = request.batch_size;
+        let variable_bytes = request
+            .variable_bytes
+            .unwrap_or_else(|| self.variable_bytes(batch_size, source));
+        Layout::new(self.tensors.clone(), batch_size, variable_bytes).ok_or_else(|| {
+            failure(
+                FailureKind::Limit,
+                "a batch is larger than 64 bits can count",
+            )
+        })
+    }
+
+    /// Room for the ragged columns of a batch in which every value is as long as most values
+    /// are at most, up to [`VARIABLE_DEFAULT_MAX`].
+    fn variable_bytes(&self, batch_size: u32, source: &dyn Source) -> u64 {
+        let rows = u64::from(batch_size);
+        let columns = self.tensors.iter().zip(&self.origins);
+        let columns = columns.filter_map(|(tensor, origin)| {
+            let ragged = tensor.ragged?;
+            let row_bytes = match origin {
+                Origin::Raw { .. } => u64::from(source.typical_length()),
+                Origin::Decoded { input, .. } => {
+                    let encoded = match input {
+                        Input::Bytes(_) => u64::from(source.typical_length()),
+                        Input::File(_) => FILE_BYTES,
+                    };
+                    encoded * PIXELS_PER_BYTE + 12
+                }
+                // 32-bit whole numbers become as many floats.
+                Origin::Boxes { column, .. } => u64::from(source.variable_typical(*column)),
+                // An inner list's length has four bytes on its way, and its offset eight.
+                Origin::Ragged { column } => {
+                    u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
+                }
+                _ => return None,
+            };
+            // An offset a row, and the ends of at most four arrays.
+            Some((row_bytes + 8).saturating_mul(rows).saturating_add(512))
+        });
+        columns
+            .fold(0, u64::saturating_add)
+            .min(VARIABLE_DEFAULT_MAX)
+    }
+
+    /// Whether there are images that a GPU can finish.
+    pub(super) fn has_work_for_gpu(&self) -> bool {
+        self.origins.iter().any(|origin| match origin {
+            Origin::Image { pipeline, .. } => pipeline.device_batch().is_some(),
+            _ => false,
+        })
+    }
+
+    /// The canonical pipeline of every column that has one, as one JSON object.
+    pub(super) fn canonical_transforms(&self, columns: &[String]) -> String {
+        let by_column: Vec<String> = columns
+            .iter()
+            .zip(&self.origins)
+            .filter_map(|(name, origin)| {
+                let pipeline = match origin {
+                    Origin::Image { pipeline, .. } => pipeline.canonical(),
+                    Origin::Boxes { rule, .. } => Follower::BoundingBoxes(rule.clone()).canonical(),
+                    Origin::PixelMask { image, fill, .. } => Follower::Mask {
+                        follows: columns[*image].clone(),
+                        fill: *fill,
+                    }
+                    .canonical(),
+                    Origin::Decoded { options, .. } => {
+                        let upright = options.exif_orientation;
+                        format!(r#"{{"transforms":["{DECODE}"],"exif_orientation":{upright}}}"#)
+                    }
+                    _ => return None,
+                };
+                Some(format!("{}:{pipeline}", Value::from(name.as_str())))
+            })
+            .collect();
+        format!("{{{}}}", by_column.join(","))
+    }
+
     /// A column that follows an image.
     fn follower(
         &mut self,
@@ -466,7 +453,7 @@ pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> St
     let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
     let made = [ROW_ID, ROW_ADDRESS, VALID];
     // What is misspelt in `name._valid` is the name.
-    let base = name.strip_suffix(MASK).unwrap_or(name);
+    let base = name.strip_suffix(VALID_OF).unwrap_or(name);
     if field_of(base, fields).is_some() {
         return format!(
             "{} has no column {name:?}: {base:?} can't be delivered, so nothing says where it is null",
@@ -474,106 +461,8 @@ pub(super) fn missing(name: &str, request: &OpenRequest, fields: &[Field]) -> St
         );
     }
     format!(
-        "{}; {}, and <column>{MASK} can be asked for too",
+        "{}; {}, and <column>{VALID_OF} can be asked for too",
         loaderd_names::no_column(&request.uri, base, &names, &made),
         made.join(", ")
     )
-}
-
-/// Refuses whole numbers that would stand for nulls without a word.
-pub(super) fn check_nulls(
-    request: &OpenRequest,
-    tensors: &[Tensor],
-    origins: &[Origin],
-    source: &dyn Source,
-) -> Result<(), Failure> {
-    for (tensor, origin) in tensors.iter().zip(origins) {
-        let Origin::Fixed { column } = origin else {
-            continue;
-        };
-        let float = matches!(
-            tensor.dtype,
-            DType::Float16 | DType::Float32 | DType::Float64
-        );
-        let mask = format!("{}{MASK}", tensor.name);
-        let nulls = source.fixed_nulls(*column);
-        if nulls > 0 && !float && !request.columns.contains(&mask) {
-            return Err(failure(
-                FailureKind::Dataset,
-                format!(
-                    "column {:?} of {} is null in {nulls} of {} rows, and {} has no value that says so: ask for \
-                     {mask:?} too, which is false there (the value is then 0), or leave those rows out with \
-                     filter=\"{} IS NOT NULL\"",
-                    tensor.name,
-                    request.uri,
-                    source.rows(),
-                    format!("{:?}", tensor.dtype).to_lowercase(),
-                    tensor.name,
-                ),
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Room for the ragged columns of a batch in which every value is as long as most values
-/// are at most, up to [`VARIABLE_DEFAULT_MAX`].
-pub(super) fn variable_bytes(
-    batch_size: u32,
-    tensors: &[Tensor],
-    origins: &[Origin],
-    source: &dyn Source,
-) -> u64 {
-    let rows = u64::from(batch_size);
-    let columns = tensors.iter().zip(origins).filter_map(|(tensor, origin)| {
-        let ragged = tensor.ragged?;
-        let row_bytes = match origin {
-            Origin::Raw { .. } => u64::from(source.typical_length()),
-            Origin::Decoded { input, .. } => {
-                let encoded = match input {
-                    Input::Bytes(_) => u64::from(source.typical_length()),
-                    Input::File(_) => FILE_BYTES,
-                };
-                encoded * PIXELS_PER_BYTE + 12
-            }
-            // 32-bit whole numbers become as many floats.
-            Origin::Boxes { column, .. } => u64::from(source.variable_typical(*column)),
-            // An inner list's length has four bytes on its way, and its offset eight.
-            Origin::Ragged { column } => {
-                u64::from(source.variable_typical(*column)) * u64::from(ragged.levels)
-            }
-            _ => return None,
-        };
-        // An offset a row, and the ends of at most four arrays.
-        Some((row_bytes + 8).saturating_mul(rows).saturating_add(512))
-    });
-    columns
-        .fold(0, u64::saturating_add)
-        .min(VARIABLE_DEFAULT_MAX)
-}
-
-/// The canonical pipeline of every column that has one, as one JSON object.
-pub(super) fn canonical_transforms(columns: &[String], origins: &[Origin]) -> String {
-    let by_column: Vec<String> = columns
-        .iter()
-        .zip(origins)
-        .filter_map(|(name, origin)| {
-            let pipeline = match origin {
-                Origin::Image { pipeline, .. } => pipeline.canonical(),
-                Origin::Boxes { rule, .. } => Follower::BoundingBoxes(rule.clone()).canonical(),
-                Origin::PixelMask { image, fill, .. } => Follower::Mask {
-                    follows: columns[*image].clone(),
-                    fill: *fill,
-                }
-                .canonical(),
-                Origin::Decoded { options, .. } => {
-                    let upright = options.exif_orientation;
-                    format!(r#"{{"transforms":["{DECODE}"],"exif_orientation":{upright}}}"#)
-                }
-                _ => return None,
-            };
-            Some(format!("{}:{pipeline}", Value::from(name.as_str())))
-        })
-        .collect();
-    format!("{{{}}}", by_column.join(","))
 }

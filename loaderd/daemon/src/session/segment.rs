@@ -14,10 +14,10 @@ use loaderd_wire::message::{FailureKind, ToClient};
 use loaderd_wire::segment::Segment;
 
 use super::{End, SLOTS_MAX, Session, leaving};
-use crate::cli::size;
 use crate::job::{Job, failure};
 use crate::machine::Memory;
 use crate::memory::{Reserved, Room, Turn};
+use crate::size;
 
 /// After how long to say what takes time; it is said again each time twice as much has passed.
 const TELL_AFTER: Duration = Duration::from_secs(2);
@@ -52,19 +52,9 @@ impl Session<'_> {
             match memory.reserve(bytes) {
                 Ok(reserved) => break reserved,
                 Err(_) if may_wait => self.look_again(&mut progress, 0)?,
-                Err(used) => {
-                    return Err(failure(
-                        FailureKind::Limit,
-                        format!(
-                            "{} need {}, and {} of the daemon's {} of slot memory are in use: use fewer slots=, a \
-                             smaller batch_size or variable_bytes=, or start the daemon with a larger --slot-memory",
-                            progress.slots(),
-                            size::show(bytes),
-                            size::show(used),
-                            size::show(memory.max())
-                        ),
-                    )
-                    .into());
+                Err(lack) => {
+                    let text = format!("{} {lack}", progress.slots());
+                    return Err(failure(FailureKind::Limit, text).into());
                 }
             }
         };

@@ -1,4 +1,6 @@
 //! A Lance dataset as a [`Source`]: a thin adapter over `loaderd-snapshot`.
+//!
+//! Enters: a [`SourceRequest`]. Leaves: a snapshot in the daemon's words.
 
 use std::path::PathBuf;
 use std::sync::Arc;

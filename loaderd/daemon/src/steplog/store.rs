@@ -48,10 +48,7 @@ CREATE INDEX steps_by_step ON steps (step);
 
 /// Opens the database for writing, making it where there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
-    let failed = |error| StepLogError::Open {
-        path: path.into(),
-        source: Arc::new(error),
-    };
+    let failed = unopened(path);
     let mut db = Connection::open(path).map_err(failed)?;
     db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
     // WAL lets readers go on while we write; NORMAL keeps the database whole through a
@@ -69,10 +66,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
     if !path.exists() {
         return Ok(None);
     }
-    let failed = |error| StepLogError::Open {
-        path: path.into(),
-        source: Arc::new(error),
-    };
+    let failed = unopened(path);
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
         .map_err(failed)?;
@@ -88,16 +82,21 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
     Ok((found > 0).then_some(db))
 }
 
+/// That the database at `path` can't be opened.
+fn unopened(path: &Path) -> impl Fn(rusqlite::Error) -> StepLogError + Copy {
+    move |error| StepLogError::Open {
+        path: path.into(),
+        source: Arc::new(error),
+    }
+}
+
 fn schema_of(db: &Connection) -> rusqlite::Result<u32> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 /// Makes the tables where there are none. Daemons that share a folder may come here at once.
 fn migrate(db: &mut Connection, path: &Path) -> Result<(), StepLogError> {
-    let failed = |error| StepLogError::Open {
-        path: path.into(),
-        source: Arc::new(error),
-    };
+    let failed = unopened(path);
     let make = |db: &mut Connection| {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if schema_of(&transaction)? == 0 {

@@ -32,6 +32,9 @@ const GROUP_MAX: usize = 512;
 
 type Reply<T> = Sender<Result<T, StepLogError>>;
 
+/// Steps that are to be prepared together, and who waits for them.
+type Steps = (Vec<StepRecord>, Reply<()>);
+
 enum Request {
     OpenJob(Box<JobRecord>, bool, Reply<(JobKey, Option<String>)>),
     OpenLater(
@@ -197,7 +200,14 @@ impl Writer {
         if file_at(&self.path) == self.file {
             let _ = self.late.record(&mut self.db);
         }
-        let mut prepare = Vec::new();
+        let steps = self.take_in(group);
+        self.write(steps);
+    }
+
+    /// Opens jobs, and keeps what is to be marked or counted. Returns the steps that are to be
+    /// prepared.
+    fn take_in(&mut self, group: Vec<Request>) -> Vec<Steps> {
+        let mut steps = Vec::new();
         for request in group {
             match request {
                 Request::OpenJob(record, resumed, reply) => {
@@ -219,7 +229,7 @@ impl Writer {
                         Ok(())
                     });
                     match found {
-                        Ok(()) => prepare.push((records, reply)),
+                        Ok(()) => steps.push((records, reply)),
                         Err(error) => drop(reply.send(Err(error))),
                     }
                 }
@@ -228,10 +238,15 @@ impl Writer {
                     let row = self.late.row(job);
                     self.delivered.extend(row.map(|row| (row, rank, step)));
                 }
-                Request::Unlogged(job, steps) => *self.unlogged.entry(job).or_default() += steps,
+                Request::Unlogged(job, count) => *self.unlogged.entry(job).or_default() += count,
                 Request::Quit => {}
             }
         }
+        steps
+    }
+
+    /// Writes steps, marks and counts in one transaction, and answers.
+    fn write(&mut self, prepare: Vec<Steps>) {
         let delivered = std::mem::take(&mut self.delivered);
         let of_row = |(&job, &steps): (&i64, &u64)| Some((self.late.row(job).ok()?, steps));
         let unlogged: Vec<(i64, u64)> = self.unlogged.iter().filter_map(of_row).collect();

@@ -1,9 +1,9 @@
 //! Arrow batches into a Lance dataset: images beside columns of any kind.
 //!
-//! In: record batches, one by one, whose image columns are `binary`. Out: one new version of a
-//! dataset, created where there was none; image columns become blob v2 values in packed sidecar
-//! files, the others are written as they are. It never changes a column of a dataset that is
-//! there: one that does not have these columns, or whose classes mean something else, is refused.
+//! Enters: record batches, one by one, whose image columns are `binary`. Leaves: one new version of
+//! a dataset, created where there was none; image columns become blob v2 values in packed sidecar
+//! files, the others are written as they are. It never changes a column of a dataset that is there:
+//! one that does not have these columns, or whose classes mean something else, is refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What a run has written so far, so that a killed one is gone on with.
 //!
-//! In: fragments as they are finished. Out: the same after a restart, as far as the dataset is still
-//! the one that they were written for. One file a dataset and column, with a line a fragment; a torn
-//! last line counts as not written.
+//! Enters: fragments as they are finished. Leaves: the same after a restart, as far as the dataset
+//! is still the one that they were written for. One file a dataset and column, with a line a
+//! fragment; a torn last line counts as not written.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};

@@ -1,8 +1,8 @@
 //! Who tiles what: one run a column, several columns of a dataset side by side, and nobody else while
 //! originals are dropped, which rewrites files that hold other columns too.
 //!
-//! In: a dataset, a column. Out: a claim that ends with the run, however it ends, or a refusal at
-//! once. Claims are locks of the system: they bind the runs of one machine.
+//! Enters: a dataset, a column. Leaves: a claim that ends with the run, however it ends, or a
+//! refusal at once. Claims are locks of the system: they bind the runs of one machine.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt;

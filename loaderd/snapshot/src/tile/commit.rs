@@ -1,8 +1,8 @@
 //! Written fragments into one new version.
 //!
-//! In: data files that no version has. Out: a version that has them. Whatever was committed since
-//! they were written stays: the files are put into the latest version's fragments, as far as those
-//! still hold the rows that were tiled.
+//! Enters: data files that no version has. Leaves: a version that has them. Whatever was committed
+//! since they were written stays: the files are put into the latest version's fragments, as far as
+//! those still hold the rows that were tiled.
 
 use std::sync::Arc;
 

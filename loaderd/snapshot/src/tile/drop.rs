@@ -1,9 +1,9 @@
 //! The original column out of the dataset, and its name to the tiled one.
 //!
-//! In: a version in which every image has a tiled form. Out: a version without the originals, whose
-//! data files hold them no more, so that Lance's clean-up frees their space; and a version in which
-//! the tiled column has their name. It never drops an image that is nowhere else: each is compared
-//! with its tiled form beforehand, because either may have been changed since.
+//! Enters: a version in which every image has a tiled form. Leaves: a version without the
+//! originals, whose data files hold them no more, so that Lance's clean-up frees their space; and a
+//! version in which the tiled column has their name. It never drops an image that is nowhere else:
+//! each is compared with its tiled form beforehand, because either may have been changed since.
 
 use std::sync::Arc;
 

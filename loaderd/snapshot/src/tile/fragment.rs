@@ -1,8 +1,8 @@
 //! Which rows of which fragment have no tiled form yet, and giving them one.
 //!
-//! In: a version, a function that tiles. Out: one [`Entry`] a fragment. Images are read and tiled in
-//! windows, the next one being read meanwhile; a fragment in which nothing can be tiled gets no
-//! file.
+//! Enters: a version, a function that tiles. Leaves: one [`Entry`] a fragment. Images are read and
+//! tiled in windows, the next one being read meanwhile; a fragment in which nothing can be tiled
+//! gets no file.
 
 use std::collections::HashSet;
 use std::ops::Range;

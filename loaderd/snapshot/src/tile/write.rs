@@ -1,8 +1,8 @@
 //! One fragment's tiled column as a data file that no version has yet.
 //!
-//! In: values, row by row in the fragment's order. Out: the data file. It never reads, and commits
-//! nothing. Lance removes what it wrote where a fragment fails; what a killed process wrote stays
-//! for Lance's clean-up.
+//! Enters: values, row by row in the fragment's order. Leaves: the data file. It never reads, and
+//! commits nothing. Lance removes what it wrote where a fragment fails; what a killed process wrote
+//! stays for Lance's clean-up.
 
 use std::sync::Arc;
 

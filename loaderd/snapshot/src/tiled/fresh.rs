@@ -1,7 +1,8 @@
 //! Whether the tiles of a fragment are of the images beside them.
 //!
-//! In: a version's manifest, and for fragments that were compacted, the transactions that made
-//! them. Out: the fragments whose tiles may be of other images. Neither images nor tiles are read.
+//! Enters: a version's manifest, and for fragments that were compacted, the transactions that made
+//! them. Leaves: the fragments whose tiles may be of other images. Neither images nor tiles are
+//! read.
 //!
 //! Lance never changes a data file: an image is replaced by writing it to another one, in its
 //! fragment or in a new one, and what else the row holds is kept or copied, its tile as well. So

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use loaderd_wire::WireError;
 use loaderd_wire::layout::Layout;
-use loaderd_wire::message::{OpenRequest, Opened, PROTOCOL, Ready, ToClient, ToDaemon};
+use loaderd_wire::message::{OpenRequest, Opened, Ready, ToClient, ToDaemon};
 use loaderd_wire::receipt;
 use loaderd_wire::segment::Segment;
 use loaderd_wire::socket::Channel;
 use serde::Serialize;
 
+use crate::cli::greet;
 use crate::clock;
 use crate::histogram::Histogram;
 
@@ -81,15 +82,7 @@ impl Consumer {
         settings: Settings,
     ) -> Result<Consumer> {
         let channel = Channel::connect(socket)?;
-        channel.send(
-            &ToDaemon::Hello {
-                protocol: PROTOCOL,
-                version: env!("CARGO_PKG_VERSION").into(),
-                binary: "loaderd bench".into(),
-            },
-            &[],
-        )?;
-        match channel.receive::<ToClient>(Some(ANSWER_WAIT))?.message {
+        match greet(&channel, ANSWER_WAIT)? {
             ToClient::Welcome { .. } => {}
             ToClient::Failed(failure) => bail!(failure.message),
             other => bail!("the daemon answered {other:?}"),

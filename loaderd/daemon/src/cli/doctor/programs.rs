@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use loaderd_wire::WireError;
-use loaderd_wire::message::{FailureKind, PROTOCOL, ToClient, ToDaemon};
+use loaderd_wire::message::{FailureKind, PROTOCOL, ToClient};
 use loaderd_wire::socket::Channel;
 use serde_json::{Value, json};
 
 use super::Check;
-use crate::cli::Socket;
+use crate::cli::{Socket, greet};
 use crate::steplog;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -70,7 +70,7 @@ fn daemon(path: &Path) -> Check {
         }
     };
     let pid = channel.peer().map_or(0, |peer| peer.pid);
-    let answer = greet(&channel);
+    let answer = greet(&channel, ANSWER_WAIT);
     let kill = format!("kill {pid}: the next loader starts this version");
     match answer {
         Ok(ToClient::Welcome {
@@ -110,22 +110,6 @@ fn daemon(path: &Path) -> Check {
             "choose another socket with LOADERD_SOCKET, or end that process",
         ),
     }
-}
-
-fn greet(channel: &Channel) -> Result<ToClient, WireError> {
-    let binary = std::env::current_exe().map_or_else(
-        |_| "loaderd doctor".into(),
-        |path| path.display().to_string(),
-    );
-    channel.send(
-        &ToDaemon::Hello {
-            protocol: PROTOCOL,
-            version: VERSION.into(),
-            binary,
-        },
-        &[],
-    )?;
-    Ok(channel.receive(Some(ANSWER_WAIT))?.message)
 }
 
 fn jpeg() -> Check {

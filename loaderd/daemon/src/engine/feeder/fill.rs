@@ -1,7 +1,7 @@
 //! What the feeder fills in by itself: all columns that are neither read by its ring nor
 //! decoded.
 //!
-//! Enters: batches whose rows are chosen. Leaves: fixed values, masks, row numbers in their
+//! Enters: batches whose rows are chosen. Leaves: fixed values, `._valid`, row numbers in their
 //! slots, and values of ragged columns kept for packing. What lies in the source's memory is
 //! copied; the rest comes by the source's slow path, many rows at a time.
 
@@ -11,7 +11,7 @@ use loaderd_wire::message::Failure;
 
 use super::Feeder;
 use crate::batch::{Batch, Place, Value};
-use crate::engine::Task;
+use crate::engine::Work;
 use crate::job::Origin;
 use crate::source::{ColumnRef, SourceError, Variable};
 
@@ -20,10 +20,10 @@ use crate::source::{ColumnRef, SourceError, Variable};
 const COPY_CHUNK_BYTES: u64 = 1 << 20;
 
 impl Feeder {
-    /// Fills what is fetched in windows of many rows: ragged columns and masks.
+    /// Fills what is fetched in windows of many rows: ragged columns, and which rows are null.
     pub(super) fn fill_windows(&self, batches: &[Arc<Batch>]) {
         for (tensor, origin) in self.session.job.origins.iter().enumerate() {
-            if origin.variable().is_some() || matches!(origin, Origin::Mask { .. }) {
+            if origin.variable().is_some() || matches!(origin, Origin::IsValid { .. }) {
                 let mut places = Vec::new();
                 for batch in batches {
                     places.extend((0..batch.rows.len()).map(|row| Place {
@@ -42,7 +42,7 @@ impl Feeder {
             Origin::Ragged { column } | Origin::Boxes { column, .. } => {
                 self.fill_values(*column, places)
             }
-            Origin::Mask { of } => self.fill_mask(*of, places),
+            Origin::IsValid { of } => self.fill_validity(*of, places),
             _ => Ok(()),
         };
         if let Err(error) = filled {
@@ -55,14 +55,14 @@ impl Feeder {
 
     /// Says for each row whether another column has a value there. Where only the slow path
     /// tells, and the column itself is delivered too, it is told when its values come.
-    fn fill_mask(&self, of: ColumnRef, places: &[Place]) -> Result<(), SourceError> {
+    fn fill_validity(&self, of: ColumnRef, places: &[Place]) -> Result<(), SourceError> {
         let source = &self.session.job.source;
         let mut origins = self.session.job.origins.iter();
         let comes = origins.any(|origin| origin.column() == Some(of));
         let write = |place: &Place, valid: bool| {
             // SAFETY: as in `fill_row`.
-            let mask = unsafe { place.bytes() };
-            mask[0] = u8::from(valid);
+            let is_valid = unsafe { place.bytes() };
+            is_valid[0] = u8::from(valid);
         };
         let mut slow = Vec::new();
         for place in places {
@@ -88,13 +88,13 @@ impl Feeder {
         Ok(())
     }
 
-    /// Says in a row's masks of a column whether the slow path found a value there.
-    pub(super) fn tell_masks(&self, place: &Place, of: ColumnRef, valid: bool) {
+    /// Says in a row, where it is asked for, whether the slow path found a value of a column.
+    pub(super) fn tell_validity(&self, place: &Place, of: ColumnRef, valid: bool) {
         for (tensor, origin) in self.session.job.origins.iter().enumerate() {
-            if matches!(origin, Origin::Mask { of: column } if *column == of) {
+            if matches!(origin, Origin::IsValid { of: column } if *column == of) {
                 // SAFETY: as in `fill_row`.
-                let mask = unsafe { place.batch.part(place.row, tensor) };
-                mask[0] = u8::from(valid);
+                let is_valid = unsafe { place.batch.part(place.row, tensor) };
+                is_valid[0] = u8::from(valid);
             }
         }
     }
@@ -113,7 +113,7 @@ impl Feeder {
         let indices: Vec<u64> = slow.iter().map(|place| place.index()).collect();
         let values = source.read_variable_slow(column, &indices)?;
         for (place, value) in slow.into_iter().zip(values) {
-            self.tell_masks(place, ColumnRef::Variable(column), value.is_some());
+            self.tell_validity(place, ColumnRef::Variable(column), value.is_some());
             let value = value.map_or(Value::Empty, Value::Bytes);
             place.keep(&self.session.memory, value);
         }
@@ -148,7 +148,7 @@ impl Feeder {
     pub(super) fn fill_row(&self, batch: &Arc<Batch>, row: usize, tensor: usize, origin: &Origin) {
         let source = &self.session.job.source;
         let index = batch.index(row);
-        let elsewhere = origin.variable().is_some() || matches!(origin, Origin::Mask { .. });
+        let elsewhere = origin.variable().is_some() || matches!(origin, Origin::IsValid { .. });
         if elsewhere || origin.input().is_some() {
             return;
         }
@@ -163,7 +163,7 @@ impl Feeder {
             | Origin::Decoded { .. }
             | Origin::Raw { .. }
             | Origin::Ragged { .. }
-            | Origin::Mask { .. } => unreachable!("returned above"),
+            | Origin::IsValid { .. } => unreachable!("returned above"),
             Origin::Fixed { column } => match source.fixed(*column, index) {
                 Some(value) => place.copy_from_slice(value),
                 None => {
@@ -201,8 +201,7 @@ impl Feeder {
         let rows_each = (COPY_CHUNK_BYTES / row_bytes.max(1)).max(1) as usize;
         for first in (0..rows).step_by(rows_each) {
             batch.expect_part();
-            self.send(Task::Copy {
-                session: self.session.clone(),
+            self.send(Work::Copy {
                 batch: batch.clone(),
                 tensor,
                 column,

@@ -1,7 +1,9 @@
-//! Sizes on the command line: `512M`, `4GiB`, `65536`.
+//! Sizes as people write and read them: `512M`, `4GiB`, `65536`.
+//!
+//! Enters: text, or bytes. Leaves: the other.
 
 /// Parses a size in bytes; K, M, G and T are powers of 1024.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let power = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 0,
