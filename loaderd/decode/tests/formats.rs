@@ -517,6 +517,31 @@ fn codes_at_the_end_of_a_gif_count() {
     }
 }
 
+/// Some encoders leave the last three bytes of a sequential scan's header at zero, and libjpeg
+/// makes do with that, and so do Pillow and torchvision.
+#[test]
+fn scan_headers_may_end_in_zeros() {
+    for scans in [Scans::Sequential, Scans::Separate, Scans::Arithmetic] {
+        let encoder = Encoder {
+            scans,
+            ..Encoder::default()
+        };
+        let right = files::encode(encoder, 70, 50, 3);
+        let mut zeros = right.clone();
+        let starts: Vec<usize> = (0..right.len() - 1)
+            .filter(|&at| right[at..at + 2] == [0xff, 0xda])
+            .collect();
+        for at in starts {
+            let end = at + 2 + usize::from(right[at + 3]);
+            assert_eq!(zeros[end - 3..end], [0, 63, 0]);
+            zeros[end - 3..end].fill(0);
+        }
+        let image = whole(&zeros);
+        assert_eq!(image, whole(&right), "{scans:?}");
+        check_crop(&zeros, &image);
+    }
+}
+
 #[test]
 fn frames_are_reported_and_formats_told() {
     let mut decoder = Decoder::new(Limits::default());
