@@ -16,6 +16,10 @@ use crate::transforms::{Interpolation, ResizeTo, Transform};
 /// Tries of RandomResizedCrop before it falls back to the middle, as in torchvision.
 const TRIES: usize = 10;
 
+/// Longest side that a resize gives a picture of which only a window is wanted: a row of half a million
+/// pixels, made 16,384 rows high, would be longer. Borders come on top, in 32 bits.
+const RESIZED_MAX: u32 = 1 << 31;
+
 /// Further to both sides than a picture can be wide, in whole numbers of f64.
 const EVERYWHERE: (i64, i64) = (-(1 << 52), 1 << 52);
 
@@ -342,8 +346,10 @@ fn random_crop(
 /// torchvision's size rule for Resize with one number: `[h, w]`.
 fn shorter_to(width: u32, height: u32, side: u32, max_size: Option<u32>) -> [u32; 2] {
     let (short, long) = (width.min(height), width.max(height));
-    let follow =
-        |side: u32, of: u32, by: u32| (f64::from(side) * f64::from(of) / f64::from(by)) as u32;
+    let follow = |side: u32, of: u32, by: u32| {
+        let followed = f64::from(side) * f64::from(of) / f64::from(by);
+        (followed as u32).min(RESIZED_MAX)
+    };
     let (mut new_short, mut new_long) = (side, follow(side, long, short));
     if let Some(max_size) = max_size
         && new_long > max_size
@@ -404,6 +410,7 @@ mod tests {
             (100, 100, 7, None, [7, 7]),
             (1000, 100, 256, Some(300), [30, 300]),
             (65000, 1, 16, Some(100), [1, 100]),
+            (400_000, 1, 16_384, None, [16_384, 1 << 31]),
         ] {
             assert_eq!(shorter_to(width, height, side, max_size), expected);
         }
@@ -531,6 +538,15 @@ mod tests {
         // 3 rows too few: as many above and below.
         check(&[crop([10, 9], [0; 4], true)], 0, (0, 9), (-3, 10));
         check(&[crop([10, 9], [0; 4], true)], u32::MAX, (0, 9), (0, 10));
+        // Nor do borders make a side of no more than 32 bits too long for them.
+        let high = Transform::Resize {
+            size: ResizeTo::Shorter(16_384),
+            max_size: None,
+            interpolation: Interpolation::Bilinear,
+        };
+        let list = [high, pad([1, 2, 3, 4]), crop([5, 5], [4; 4], false)];
+        let place = Placement::draw(&list, 400_000, 1, &mut constant(1 << 31)).unwrap();
+        assert_eq!(place.x.current().start, (1 << 30) - 1);
         let small = Placement::draw(&[crop([10, 9], [0; 4], false)], 9, 7, &mut constant(0));
         assert_eq!(
             small.unwrap_err().to_string(),

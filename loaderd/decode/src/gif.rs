@@ -232,22 +232,23 @@ fn decompress(image: &Image<'_>, indices: &mut [u8]) -> Result<(), DecodeError> 
         .with_yield_on_full_buffer(true)
         .build();
     let mut filled = 0;
-    let mut block: &[u8] = &[];
+    let (mut block, mut is_last): (&[u8], bool) = (&[], false);
     while filled < indices.len() {
+        if block.is_empty() && !is_last {
+            match blocks.block()? {
+                Some(next) => block = next,
+                None => is_last = true,
+            }
+        }
         let result = decoder.decode_bytes(block, &mut indices[filled..]);
         filled += result.consumed_out;
         block = &block[result.consumed_in..];
         match result.status {
             Err(_) => return Err(corrupt("a code that means nothing")),
-            Ok(LzwStatus::Done) => break,
-            Ok(LzwStatus::Ok | LzwStatus::NoProgress) => {
-                if block.is_empty() {
-                    let Some(next) = blocks.block()? else { break };
-                    block = next;
-                } else if (result.consumed_in, result.consumed_out) == (0, 0) {
-                    break;
-                }
-            }
+            Ok(LzwStatus::Ok) => {}
+            // Only then does the decoder hold no more codes that it has taken from blocks before.
+            Ok(LzwStatus::NoProgress) if block.is_empty() && !is_last => {}
+            Ok(LzwStatus::NoProgress | LzwStatus::Done) => break,
         }
     }
     if filled < indices.len() {

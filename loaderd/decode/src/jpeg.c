@@ -172,7 +172,8 @@ static void on_error(j_common_ptr info) {
 }
 
 /* Warnings about entropy-coded data mean pixels that the camera never took: they end
- * the decode. Junk between segments and odd metadata leave the pixels as they were. */
+ * the decode. Junk between segments, odd metadata and the parameters of sequential scans, which
+ * some encoders leave at zero, leave the pixels as they were. */
 static void on_message(j_common_ptr info, int level) {
   struct loaderd_jpeg *jpeg = (struct loaderd_jpeg *)info->client_data;
   if (level >= 0)
@@ -190,7 +191,6 @@ static void on_message(j_common_ptr info, int level) {
   case JWRN_ARITH_BAD_CODE:
   case JWRN_MUST_RESYNC:
   case JWRN_BOGUS_PROGRESSION:
-  case JWRN_NOT_SEQUENTIAL:
     leave(jpeg, LOADERD_JPEG_CORRUPT);
     break;
   default:

@@ -478,6 +478,70 @@ fn animations_give_their_first_frame() {
     }
 }
 
+/// The decoder takes in up to eight bytes at once, and gives what they hold when it is asked again;
+/// and it stops at every clear code.
+#[test]
+fn codes_at_the_end_of_a_gif_count() {
+    const CLEAR: u8 = 4;
+    let palette: Vec<u8> = (0..12).map(|value| 20 * value).collect();
+    for (clears, ended) in [(1, true), (1, false), (2, true), (30, true)] {
+        for count in 1..60u8 {
+            // At most two pixels behind a clear code, so that all codes have three bits.
+            let pixels: Vec<u8> = (0..count).map(|at| at * 7 / 3 % 4).collect();
+            let mut codes: Vec<u8> = Vec::new();
+            for two in pixels.chunks(2) {
+                codes.extend([CLEAR].repeat(clears));
+                codes.extend(two);
+            }
+            codes.extend(ended.then_some(CLEAR + 1));
+            let mut data = vec![0u8; (3 * codes.len()).div_ceil(8)];
+            for (at, code) in codes.iter().enumerate() {
+                for bit in 0..3 {
+                    data[(3 * at + bit) / 8] |= (code >> bit & 1) << ((3 * at + bit) % 8);
+                }
+            }
+            let mut file = [&b"GIF89a"[..], &[count, 0, 1, 0, 0x81, 0, 0], &palette].concat();
+            file.extend([b',', 0, 0, 0, 0, count, 0, 1, 0, 0, 2]);
+            for block in data.chunks(100) {
+                file.push(block.len() as u8);
+                file.extend(block);
+            }
+            file.extend([0, b';']);
+            let expected = pixels.iter().flat_map(|&pixel| {
+                let at = 3 * usize::from(pixel);
+                palette[at..at + 3].to_vec()
+            });
+            let found = whole(&file).rgb;
+            assert!(found.into_iter().eq(expected), "{clears} {ended} {count}");
+        }
+    }
+}
+
+/// Some encoders leave the last three bytes of a sequential scan's header at zero, and libjpeg
+/// makes do with that, and so do Pillow and torchvision.
+#[test]
+fn scan_headers_may_end_in_zeros() {
+    for scans in [Scans::Sequential, Scans::Separate, Scans::Arithmetic] {
+        let encoder = Encoder {
+            scans,
+            ..Encoder::default()
+        };
+        let right = files::encode(encoder, 70, 50, 3);
+        let mut zeros = right.clone();
+        let starts: Vec<usize> = (0..right.len() - 1)
+            .filter(|&at| right[at..at + 2] == [0xff, 0xda])
+            .collect();
+        for at in starts {
+            let end = at + 2 + usize::from(right[at + 3]);
+            assert_eq!(zeros[end - 3..end], [0, 63, 0]);
+            zeros[end - 3..end].fill(0);
+        }
+        let image = whole(&zeros);
+        assert_eq!(image, whole(&right), "{scans:?}");
+        check_crop(&zeros, &image);
+    }
+}
+
 #[test]
 fn frames_are_reported_and_formats_told() {
     let mut decoder = Decoder::new(Limits::default());
