@@ -285,6 +285,7 @@ impl Engine {
             session.clone(),
             self.tasks.clone().expect("the engine runs"),
             read_mode,
+            self.threads(),
         );
         let publisher = Publisher::new(session.clone(), log, outlet);
         let (opened, reader) = bounded(1);
@@ -536,8 +537,8 @@ impl Drop for SessionHandle {
         self.session.lock().ended = true;
         self.session.ended.store(true, Ordering::Relaxed);
         self.session.wake.notify_all();
-        // The feeder first: it waits for the workers to be done with its batches, which
-        // needs the publisher.
+        // The feeder first, which makes the batches. Those that workers still have are dropped by
+        // whoever is done with them last.
         let mut threads = self.threads.drain(..);
         if let Some(feeder) = threads.next() {
             let _ = feeder.join();
