@@ -224,6 +224,7 @@ impl Engine {
             session.clone(),
             self.tasks.clone().expect("the engine runs"),
             read_mode,
+            self.threads(),
         );
         let publisher = Publisher::new(session.clone(), log, outlet);
         let (opened, reader) = bounded(1);

@@ -21,8 +21,8 @@ pub struct Buffer {
 
 enum Home {
     Slab(Lease),
-    /// Larger than a slab. The lease's slab lies idle meanwhile: it is the ticket that
-    /// keeps the number of buffers alive bounded.
+    /// Larger than a slab. The lease's slabs lie idle meanwhile: they are the tickets that
+    /// keep the bytes of all buffers alive bounded.
     OneOff(
         Aligned,
         #[allow(dead_code, reason = "held for its drop")] Lease,

@@ -47,8 +47,9 @@ pub struct Config {
     /// Bytes of a slab: a multiple of 4096. Longer extents are read into memory of
     /// their own, which costs an allocation each.
     pub slab_bytes: u32,
-    /// Slabs, at least 1: the buffers that can be alive or under way at any time, those
-    /// of longer extents included. `slab_bytes * slab_count` is 1 GiB at most.
+    /// Slabs, at least 1: the buffers that can be alive or under way at any time. A longer
+    /// extent counts as one of them for each two slabs' bytes that it has, and as all of them
+    /// where it is longer still. `slab_bytes * slab_count` is 1 GiB at most.
     pub slab_count: u32,
 }
 

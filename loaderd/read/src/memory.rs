@@ -80,21 +80,24 @@ impl Pool {
         self.free().len()
     }
 
-    /// Takes the slab that was given back last.
-    pub(crate) fn take(self: &Arc<Pool>) -> Option<Lease> {
-        let slab = self.free().pop()?;
+    /// Takes the slab that was given back last, and beside it so many that lie idle.
+    pub(crate) fn take(self: &Arc<Pool>, beside: usize) -> Option<Lease> {
+        let mut free = self.free();
+        let rest = free.len().checked_sub(beside + 1)?;
+        let slab = free.pop()?;
         Some(Lease {
             pool: Arc::clone(self),
             slab,
+            beside: free.split_off(rest),
         })
     }
 
-    /// Waits until a slab is free, `timeout` at most.
-    pub(crate) fn wait_free(&self, timeout: Duration) {
+    /// Waits until `count` slabs are free, `timeout` at most.
+    pub(crate) fn wait_free(&self, count: usize, timeout: Duration) {
         let free = self.free();
         let waited = self
             .returned
-            .wait_timeout_while(free, timeout, |free| free.is_empty());
+            .wait_timeout_while(free, timeout, |free| free.len() < count);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -108,6 +111,10 @@ impl Pool {
 
     pub(crate) fn slab_bytes(&self) -> usize {
         self.slab_bytes
+    }
+
+    pub(crate) fn slab_count(&self) -> usize {
+        self.arena_bytes / self.slab_bytes
     }
 
     /// Has the arena's addresses stay reserved for good: the kernel may write there.
@@ -135,11 +142,12 @@ impl Drop for Pool {
     }
 }
 
-/// One slab in use; dropping it, from any thread, gives the slab back.
+/// One slab in use, and others that lie idle with it; dropping it, from any thread, gives them back.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     slab: u32,
+    beside: Vec<u32>,
 }
 
 impl Lease {
@@ -153,7 +161,10 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.free().push(self.slab);
+        let mut free = self.pool.free();
+        free.append(&mut self.beside);
+        free.push(self.slab);
+        drop(free);
         self.pool.returned.notify_one();
     }
 }
@@ -222,8 +233,8 @@ mod tests {
     #[test]
     fn slabs_are_disjoint_aligned_and_reused_last_first() {
         let pool = pool(3);
-        let leases: Vec<_> = (0..3).map(|_| pool.take().unwrap()).collect();
-        assert!(pool.take().is_none());
+        let leases: Vec<_> = (0..3).map(|_| pool.take(0).unwrap()).collect();
+        assert!(pool.take(0).is_none());
         let mut bases: Vec<_> = leases.iter().map(|lease| lease.base() as usize).collect();
         let order = bases.clone();
         bases.sort_unstable();
@@ -233,7 +244,7 @@ mod tests {
             drop(lease);
         }
         // The one given back last comes first.
-        let again = pool.take().unwrap();
+        let again = pool.take(0).unwrap();
         assert_eq!(again.base() as usize, order[2]);
         assert_eq!(pool.free_count(), 2);
     }
@@ -241,13 +252,13 @@ mod tests {
     #[test]
     fn a_waiter_sees_a_slab_given_back_by_another_thread() {
         let pool = pool(1);
-        let lease = pool.take().unwrap();
+        let lease = pool.take(0).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 std::thread::sleep(Duration::from_millis(20));
                 drop(lease);
             });
-            pool.wait_free(Duration::from_secs(30));
+            pool.wait_free(1, Duration::from_secs(30));
             assert_eq!(pool.free_count(), 1);
         });
     }
@@ -269,7 +280,7 @@ mod tests {
     #[test]
     fn an_abandoned_arena_gives_back_its_memory_and_keeps_its_addresses() {
         let pool = pool(64);
-        let lease = pool.take().unwrap();
+        let lease = pool.take(0).unwrap();
         let base = pool.base.as_ptr();
         pool.abandon();
         drop(pool);

@@ -42,6 +42,10 @@ pub struct Reader {
     // Submitted, not yet with the engine. A slab is taken only on the way there, so that
     // the slab used last is used next.
     waiting: VecDeque<u32>,
+    // That they will take.
+    waiting_slabs: usize,
+    // That the read refused last would take.
+    wanted_slabs: usize,
     // To be tried again, and when.
     delayed: Vec<(Instant, u32)>,
     // Done, not yet handed out.
@@ -115,6 +119,8 @@ impl Reader {
             reads: (0..queue_depth).map(|_| None).collect(),
             tokens_free: (0..queue_depth).rev().collect(),
             waiting: VecDeque::new(),
+            waiting_slabs: 0,
+            wanted_slabs: 1,
             delayed: Vec::new(),
             finished: VecDeque::new(),
             answers: Vec::new(),
@@ -131,23 +137,27 @@ impl Reader {
     /// Queues one read; `tag` comes back with its result. Never blocks, does no I/O: the
     /// read starts with the next [`Reader::complete`].
     ///
-    /// Returns false, and queues nothing, where `queue_depth` reads are in flight or no
-    /// slab is free: call `complete`, or drop buffers, first. An extent that can't be
+    /// Returns false, and queues nothing, where `queue_depth` reads are in flight or too few
+    /// slabs are free: call `complete`, or drop buffers, first. An extent that can't be
     /// read is still taken: its error comes through `complete`.
     #[must_use = "a refused read must be submitted again"]
     pub fn submit(&mut self, tag: u64, extent: Extent) -> bool {
         let depth = self.reads.len();
-        if self.in_flight() >= depth || self.pool.free_count() <= self.waiting.len() {
+        let slabs = (self.pool.slab_bytes(), self.pool.slab_count());
+        let read = Read::new(tag, extent, self.report.align, slabs);
+        let is_room = self.pool.free_count() >= self.waiting_slabs + read.slabs;
+        if self.in_flight() >= depth || !is_room {
             self.stats.submits_refused += 1;
+            self.wanted_slabs = read.slabs;
             return false;
         }
         match self.check(extent) {
             Err(error) => self.finish(tag, Err(error)),
             Ok(()) if extent.length == 0 => self.finish(tag, Ok(Vec::new().into())),
             Ok(()) => {
-                let read = Read::new(tag, extent, self.report.align);
                 let token = self.tokens_free.pop();
                 let token = token.expect("a token is free while in_flight < queue_depth");
+                self.waiting_slabs += read.slabs;
                 self.reads[token as usize] = Some(read);
                 self.waiting.push_back(token);
             }
@@ -164,7 +174,8 @@ impl Reader {
     /// at most; calls `done(tag, result)` for each that is. Returns how many.
     ///
     /// Blocks in the kernel, without spinning; a `timeout` of zero only looks. With
-    /// nothing in flight it waits until a slab is free, and returns 0. An `Err` from this
+    /// nothing in flight it waits until there are slabs for the extent that was refused last, or for
+    /// any, and returns 0. An `Err` from this
     /// function itself means that the reader can't go on; errors of single reads go to
     /// `done`.
     pub fn complete(
@@ -174,7 +185,7 @@ impl Reader {
     ) -> Result<usize, ReadError> {
         let timeout = timeout.min(WAIT_MAX);
         if self.in_flight() == 0 {
-            self.pool.wait_free(timeout);
+            self.pool.wait_free(self.wanted_slabs, timeout);
             return Ok(0);
         }
         let deadline = Instant::now() + timeout;
@@ -243,8 +254,9 @@ impl Reader {
                 return;
             };
             let read = (self.reads[token as usize].as_mut()).expect("waiting reads are there");
-            let lease = self.pool.take();
-            let lease = lease.expect("submit keeps a slab free for each waiting read");
+            self.waiting_slabs -= read.slabs;
+            let lease = self.pool.take(read.slabs - 1);
+            let lease = lease.expect("submit keeps slabs free for each waiting read");
             let one_off = if read.span > self.pool.slab_bytes() {
                 self.stats.oversize_reads += 1;
                 let Some(block) = Aligned::new(read.span) else {

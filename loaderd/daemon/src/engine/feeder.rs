@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use loaderd_plan::Order;
-use loaderd_read::{Buffer, Config, Extent, Mode, Reader};
+use loaderd_read::{Buffer, Config, Extent, Mode, Reader, SLAB_ALIGN};
 use loaderd_wire::message::{Failure, FailureKind};
 
 use self::parts::{Got, Part};
@@ -29,6 +29,10 @@ mod parts;
 pub(crate) const SLAB_MEMORY_MAX: u64 = 16 << 20;
 /// The same where a GPU decodes, which has several batches of its own under way.
 pub(crate) const GPU_SLAB_MEMORY_MAX: u64 = 64 << 20;
+/// The same where images are so large that of those few decode workers would have one.
+const LARGE_SLAB_MEMORY_MAX: u64 = 256 << 20;
+/// Images that there is room for by worker: one that it decodes, and one that is read meanwhile.
+const IMAGES_A_WORKER: u64 = 2;
 /// Replacements tried for one position before the stream fails.
 const REPLACEMENTS_MAX: u32 = 32;
 /// Masks that workers get at once. More would save little, and keep more of the reader's memory.
@@ -50,6 +54,8 @@ pub(super) struct Feeder {
     session: Arc<Session>,
     tasks: Sender<Task>,
     read_mode: Mode,
+    /// Decode workers of the pool.
+    workers: usize,
     /// Masks that wait for others; none while this thread waits.
     masks: RefCell<Vec<(Place, Encoded)>>,
 }
@@ -62,11 +68,17 @@ struct Feeding {
 }
 
 impl Feeder {
-    pub(super) fn new(session: Arc<Session>, tasks: Sender<Task>, read_mode: Mode) -> Feeder {
+    pub(super) fn new(
+        session: Arc<Session>,
+        tasks: Sender<Task>,
+        read_mode: Mode,
+        workers: usize,
+    ) -> Feeder {
         Feeder {
             session,
             tasks,
             read_mode,
+            workers,
             masks: RefCell::default(),
         }
     }
@@ -190,13 +202,14 @@ impl Feeder {
         let Some(files) = source.files().filter(|files| reads && !files.is_empty()) else {
             return Ok(None);
         };
-        let memory = match self.session.on_gpu {
+        let least = match self.session.on_gpu {
             Some(_) => GPU_SLAB_MEMORY_MAX,
             None => SLAB_MEMORY_MAX,
         };
+        let typical = source.typical_length();
         let config = Config {
             mode: self.read_mode,
-            ..Config::for_lengths(source.typical_length(), memory)
+            ..Config::for_lengths(typical, slab_memory(typical, self.workers, least))
         };
         Reader::new(files.clone(), config)
             .map(Some)
@@ -492,5 +505,37 @@ impl Feeder {
         // Waits while the workers are behind. They live as long as the engine, which
         // outlives every session.
         let _ = self.tasks.send(task);
+    }
+}
+
+/// Memory for encoded images of about `typical` bytes: `least`, or what it takes for `workers` not
+/// to wait for each other's.
+fn slab_memory(typical: u32, workers: usize, least: u64) -> u64 {
+    // Rounded out to pages, it touches two more.
+    let image = u64::from(typical) + 2 * u64::from(SLAB_ALIGN);
+    let enough = image * IMAGES_A_WORKER * workers as u64;
+    least.max(enough.min(LARGE_SLAB_MEMORY_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_worker_has_an_image_to_decode() {
+        let check = |typical: u32, workers: usize, expected: u64| {
+            let memory = slab_memory(typical, workers, SLAB_MEMORY_MAX);
+            assert_eq!(memory >> 20, expected, "{typical} bytes, {workers} workers");
+            let slabs = Config::for_lengths(typical, memory).slab_count;
+            let is_bounded = memory == LARGE_SLAB_MEMORY_MAX;
+            assert!(is_bounded || slabs as usize >= 2 * workers, "{slabs} slabs");
+        };
+        check(110_000, 2, 16);
+        check(110_000, 64, 16);
+        check(300_000, 64, 37);
+        check(5_000_000, 2, 19);
+        check(5_000_000, 16, 152);
+        check(5_000_000, 64, 256);
+        check(u32::MAX, 1, 256);
     }
 }

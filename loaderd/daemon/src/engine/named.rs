@@ -1,13 +1,13 @@
 //! Images that a text column names: a path, or a `file://` URI.
 //!
 //! Enters: the text, and the dataset's folder, where relative paths begin. Leaves: the
-//! file's bytes, or why not. The daemon reads as its user, whatever the dataset names: a
-//! dataset is trusted as far as that user's files go. It reads regular files only, of a
-//! bounded size.
+//! file's bytes, or why not, and whether that is the row's fault. The daemon reads as its
+//! user, whatever the dataset names: a dataset is trusted as far as that user's files go. It
+//! reads regular files only, of a bounded size.
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,35 +15,67 @@ use std::path::{Path, PathBuf};
 /// Most bytes of one file.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
-/// The bytes of the file that `text` names; blocks on the file system. The error names the
-/// file.
-pub(super) fn read(text: &[u8], folder: Option<&Path>) -> Result<Vec<u8>, String> {
-    let path = locate(text, folder)?;
-    read_file(&path).map_err(|why| format!("file {}: {why}", path.display()))
+/// Why there are no bytes, in words that name the file.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// By what the text says, or what lies there: a bad sample.
+    Sample(String),
+    /// The disk, the network or the daemon's limits failed, as they may for any row.
+    Io(String),
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+/// The bytes of the file that `text` names; blocks on the file system.
+pub(super) fn read(text: &[u8], folder: Option<&Path>) -> Result<Vec<u8>, Unread> {
+    let path = locate(text, folder).map_err(Unread::Sample)?;
+    let bytes = read_file(&path).map_err(|error| {
+        let text = format!("file {}: {error}", path.display());
+        match is_of_the_row(&error) {
+            true => Unread::Sample(text),
+            false => Unread::Io(text),
+        }
+    })?;
+    bytes.map_err(|why| Unread::Sample(format!("file {}: {why}", path.display())))
+}
+
+/// The bytes, or why such a file is not read.
+fn read_file(path: &Path) -> io::Result<Result<Vec<u8>, String>> {
     // Opening a pipe waits for whoever writes to it, but for this flag.
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
+        .open(path)?;
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err("it is no regular file".into());
+        return Ok(Err("it is no regular file".into()));
     }
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(format!(
+        return Ok(Err(format!(
             "it has {} bytes, at most {FILE_BYTES_MAX} are read",
             metadata.len()
-        ));
+        )));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.take(FILE_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    Ok(bytes)
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Ok(bytes))
+}
+
+/// Whether the path is at fault, and not what it is read with.
+fn is_of_the_row(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| {
+        [
+            libc::ENOENT,
+            libc::ENOTDIR,
+            libc::EACCES,
+            libc::EPERM,
+            libc::ELOOP,
+            libc::ENAMETOOLONG,
+            libc::EINVAL,
+            libc::ENXIO,
+            libc::ENODEV,
+        ]
+        .contains(&code)
+    })
 }
 
 fn locate(text: &[u8], folder: Option<&Path>) -> Result<PathBuf, String> {
@@ -143,10 +175,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let check = |name: &str, expected: &str| {
             let error = read(name.as_bytes(), Some(dir.path())).unwrap_err();
-            assert!(
-                error.contains(expected) && error.contains("file /"),
-                "{error}"
-            );
+            let Unread::Sample(text) = &error else {
+                panic!("{error:?}");
+            };
+            assert!(text.contains(expected) && text.contains("file /"), "{text}");
         };
         std::fs::write(dir.path().join("small"), b"bytes").unwrap();
         assert_eq!(read(b"small", Some(dir.path())).unwrap(), b"bytes");
@@ -158,5 +190,27 @@ mod tests {
         let pipe = dir.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
         check("pipe", "no regular file");
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_no_fault_of_the_row() {
+        // There is nothing at this process's address 0: reading it is an I/O error.
+        let error = read(b"/proc/self/mem", None).unwrap_err();
+        let Unread::Io(text) = &error else {
+            panic!("{error:?}");
+        };
+        assert!(
+            text.contains("file /proc/self/mem: Input/output error"),
+            "{text}"
+        );
+        for (code, expected) in [
+            (libc::ENOENT, true),
+            (libc::EACCES, true),
+            (libc::EMFILE, false),
+            (libc::ENOMEM, false),
+            (libc::ESTALE, false),
+        ] {
+            assert_eq!(is_of_the_row(&io::Error::from_raw_os_error(code)), expected);
+        }
     }
 }

@@ -221,6 +221,40 @@ fn sessions_share_a_pool_and_each_gets_its_own_rows() {
     }
 }
 
+/// Else zeros or other rows would take the place of a dataset whose disk or network fails.
+#[test]
+fn a_file_that_can_t_be_read_is_no_bad_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = folder.path().join("pictures");
+    std::fs::create_dir(&pictures).unwrap();
+    draw(&pictures);
+    let failing = pictures.join("3.jpg");
+    std::fs::remove_file(&failing).unwrap();
+    // There is nothing at this process's address 0.
+    std::os::unix::fs::symlink("/proc/self/mem", &failing).unwrap();
+    let log = Arc::new(StepLog::open(&file_in(folder.path()), None).unwrap());
+    let gpu = Gpu::new(Options::default());
+    let memory = SlotMemory::new(1 << 30);
+    let engine = Engine::start(2, decode::Limits::default(), memory, None, gpu.clone()).unwrap();
+    for policy in ["zero", "replace"] {
+        let request = serde_json::from_value(json!({
+            "uri": format!("memory:rows={PICTURES},images={}", pictures.display()),
+            "columns": ["path"], "transform": {"path": [{"name": "CenterCrop", "size": [8, 8]}]},
+            "batch_size": PICTURES, "rank": 0, "world_size": 1, "on_bad_sample": policy,
+        }));
+        let job = Job::open(&request.unwrap(), policy, &log, &gpu).unwrap();
+        let client = Client::new(&engine, Arc::new(job), 0, log.clone());
+        client.handle.start(1, 0, 0).unwrap();
+        let Event::Failed(why) = client.events.recv_timeout(WAIT).unwrap() else {
+            panic!("a batch");
+        };
+        assert_eq!(why.kind, FailureKind::Io, "{why:?}");
+        for part in ["row address 3", "3.jpg: Input/output error"] {
+            assert!(why.message.contains(part), "{why:?}");
+        }
+    }
+}
+
 #[test]
 fn only_a_missing_ring_is_warned_of() {
     let check = |backend, mode, expected| {

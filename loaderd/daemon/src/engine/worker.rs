@@ -13,7 +13,8 @@ use loaderd_decode as decode;
 use loaderd_read::Buffer;
 use loaderd_wire::message::{FailureKind, OnBadSample};
 
-use super::{Encoded, Rest, Session, Task, Work, copy, named, offer};
+use super::named::{self, Unread};
+use super::{Encoded, Rest, Session, Task, Work, copy, offer};
 use crate::batch::{Place, Progress, Value};
 use crate::job::{Input, Origin, failure};
 use crate::source::Payload;
@@ -91,7 +92,13 @@ fn decode_image(
     let encoded = match encoded {
         Encoded::Named(text) => match named::read(&text, job.source.folder().as_deref()) {
             Ok(bytes) => Encoded::Read(Buffer::from(bytes)),
-            Err(cause) => return bad_image(session, &place, &cause),
+            Err(Unread::Sample(cause)) => return bad_image(session, &place, &cause),
+            Err(Unread::Io(cause)) => {
+                let address = job.source.row_address(place.index());
+                let text = format!("row address {address}: {cause}");
+                place.batch.fail(failure(FailureKind::Io, text));
+                return session.image_done(&place, false);
+            }
         },
         encoded => encoded,
     };

@@ -18,6 +18,8 @@ pub(super) struct Read {
     pub(super) lead: usize,
     /// Bytes of the rounded-out read.
     pub(super) span: usize,
+    /// Slabs that it takes; where it is longer than one, they lie idle.
+    pub(super) slabs: usize,
     /// Bytes from `start` that have arrived.
     pub(super) arrived: usize,
     /// Where, counted from `start`, the read under way begins.
@@ -42,8 +44,14 @@ impl Memory {
     }
 }
 
+/// For so many slabs' bytes, a read that is longer than a slab takes one of them: so all such
+/// reads together take twice the slabs' memory at most, and one that is a little too long takes
+/// the place of no other.
+const SLABS_A_TICKET: usize = 2;
+
 impl Read {
-    pub(super) fn new(tag: u64, extent: Extent, align: u32) -> Read {
+    /// `slabs`: bytes of one, and how many there are.
+    pub(super) fn new(tag: u64, extent: Extent, align: u32, slabs: (usize, usize)) -> Read {
         let align = u64::from(align);
         let start = extent.offset / align * align;
         let lead = extent.offset - start;
@@ -54,6 +62,10 @@ impl Read {
             start,
             lead: lead as usize,
             span: span as usize,
+            // Not more than there are: then it is alone.
+            slabs: (span as usize)
+                .div_ceil(SLABS_A_TICKET * slabs.0)
+                .clamp(1, slabs.1),
             arrived: 0,
             issued_from: 0,
             failures: 0,
@@ -92,7 +104,7 @@ mod tests {
                 length,
                 file: 0,
             };
-            let read = Read::new(0, extent, align);
+            let read = Read::new(0, extent, align, (8192, 4));
             assert_eq!((read.start, read.lead, read.span), expected);
         };
         check(0, 1, 512, (0, 0, 512));
@@ -100,6 +112,24 @@ mod tests {
         check(4096, 4096, 4096, (4096, 0, 4096));
         check(12_345, 678, 1, (12_345, 0, 678));
         check(4095, u32::MAX, 4096, (0, 4095, (1 << 32) + 4096));
+    }
+
+    #[test]
+    fn long_reads_take_slabs_by_their_length() {
+        let check = |length: u32, expected: usize| {
+            let extent = Extent {
+                offset: 0,
+                length,
+                file: 0,
+            };
+            assert_eq!(Read::new(0, extent, 1, (8192, 4)).slabs, expected);
+        };
+        check(0, 1);
+        check(8192, 1);
+        check(16_384, 1);
+        check(16_385, 2);
+        check(65_536, 4);
+        check(u32::MAX, 4);
     }
 
     #[test]

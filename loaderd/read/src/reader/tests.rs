@@ -188,6 +188,43 @@ fn all_slabs_held_refuses_and_waits_without_hanging() {
     });
 }
 
+/// Else some rows that are much longer than most could take many times the slabs' memory.
+#[test]
+fn long_extents_count_by_their_length() {
+    let data = Data::new(&[40 * SLAB as usize]);
+    let extent = |slabs: u32| Extent {
+        offset: 0,
+        length: slabs * SLAB,
+        file: 0,
+    };
+    over_all_engines(|kind| {
+        let mut reader = kind.reader(data.open(), config(8, 8));
+        let mut held = Vec::new();
+        while reader.submit(0, extent(4)) {
+            let mut done = |_, result: Result<Buffer, _>| held.push(result.unwrap());
+            reader.complete(PATIENCE, &mut done).unwrap();
+        }
+        // With all that is in flight.
+        while reader.in_flight() > 0 {
+            let mut done = |_, result: Result<Buffer, _>| held.push(result.unwrap());
+            reader.complete(PATIENCE, &mut done).unwrap();
+        }
+        assert_eq!(held.len(), 4, "{kind:?}");
+        // One that is longer than all slabs waits until they are free, and spins on none that is.
+        held.truncate(2);
+        assert!(!reader.submit(1, extent(40)), "{kind:?}");
+        let mut nothing = |_, _| panic!("nothing was in flight");
+        let (started, wait) = (Instant::now(), Duration::from_millis(20));
+        assert_eq!(reader.complete(wait, &mut nothing).unwrap(), 0);
+        assert!(started.elapsed() >= wait, "{kind:?}");
+        held.clear();
+        let buffer = read_one(&mut reader, extent(40)).unwrap();
+        assert_eq!(&*buffer, data.bytes(extent(40)), "{kind:?}");
+        drop(buffer);
+        assert_eq!(reader.pool.free_count(), 8, "{kind:?} lost a slab");
+    });
+}
+
 #[test]
 fn dropped_with_reads_in_flight_and_outlived_by_buffers() {
     let data = Data::new(&[2_000_000]);

@@ -158,8 +158,9 @@ fn memlock(read: &Result<EngineReport>, limits: &Limits) -> Check {
     let registers = size::show(SLAB_MEMORY_MAX);
     let limit = limits.memlock;
     let on_gpu = size::show(GPU_SLAB_MEMORY_MAX);
-    let found =
-        format!("{limit} may be locked, a session registers {registers} ({on_gpu} on a GPU)");
+    let found = format!(
+        "{limit} may be locked, a session registers {registers} ({on_gpu} on a GPU; more for large images)"
+    );
     match read.as_ref().map(|report| report.backend) {
         // By `loaderd bench` of photos of 100 KB from the page cache, under 8 MiB and without a limit.
         Ok(Backend::UringPlain) => Check::ok(
