@@ -26,7 +26,7 @@ def loaderd(*arguments: str | Path, check: bool = True) -> subprocess.CompletedP
 def logged(shown: str, *arguments: str, times: int = 1) -> str:
     """What `loaderd log` prints, once `shown` is there so many times: a step is marked as
     delivered a moment after it was."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (text := loaderd("log", *arguments).stdout).count(shown) < times:
         assert time.monotonic() < deadline, text
         time.sleep(0.05)
@@ -46,7 +46,7 @@ class Daemon:
                 stderr=output,
                 preexec_fn=limits.apply if limits else None,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         # The file is there a moment before anyone listens.
         with socket.socket(socket.AF_UNIX) as probe:
             while probe.connect_ex(self.socket) != 0:
@@ -60,7 +60,7 @@ class Daemon:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def __enter__(self) -> Daemon:
         return self

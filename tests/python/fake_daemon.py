@@ -91,7 +91,7 @@ class FakeDaemon:
 
     def wait_for(self, kind: str, count: int) -> list[dict[str, Any]]:
         """The first `count` messages of one type, once they are here."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         with self._condition:
             while True:
                 found = [message for message in self.heard if message["type"] == kind]

@@ -530,13 +530,13 @@ def tensors_may_die_in_any_order_at_exit() -> None:
 
 
 def a_gpu_that_hangs_is_named() -> None:
-    Session.stalled_after_s = 0.5
     cuda = in_use()
     session = begin()
     first = take(session)
     cuda.standin_queue(0)
     del first
     second = take(session)
+    Session.stalled_after_s = 0.5
     # Its warning ends this wait, as warnings do where they are errors.
     with pytest.raises(RuntimeWarning, match="1 of 2 slots wait for the GPU"):
         take(session)

@@ -289,10 +289,15 @@ def test_waiting_notices_signals(fake_daemon: FakeDaemon) -> None:
     release = threading.Event()
     fake_daemon.before_batch = lambda daemon, step: release.wait(10) and None
     batches = iter(connect(fake_daemon))
-    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    def take() -> None:
+        # Here, because an interrupt anywhere else would end all tests.
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        next(batches)
+
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        next(batches)
+        take()
     assert time.monotonic() - started < 5
     release.set()
     assert next(batches)["label"].tolist() == EPOCH[0]

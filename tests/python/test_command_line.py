@@ -177,14 +177,20 @@ def test_a_log_is_followed_as_text(daemon: Daemon) -> None:
     try:
         assert following.stdout is not None and following.stderr is not None
         assert "following" in following.stderr.readline()
-        # Who follows hears of what comes from then on.
-        lines: list[list[str]] = []
-        for run in ["other", *["mine"] * 3]:
-            assert len(list(daemon.dataset(run=run, batch_size=ROWS))) == 1
+        output, lines = following.stdout, []
+        reader = threading.Thread(target=lambda: lines.extend(line.split() for line in output))
+        reader.start()
+        # Who follows hears of what comes from the moment on when the daemon knows of them.
+        deadline = time.monotonic() + 60
         while len(lines) < 2:
-            lines.append(following.stdout.readline().split())
-        assert lines[0][:4] == ["run", "rank", "step", "epoch"]
-        assert lines[1][0] == "mine" and NUMBERS in lines[1]
+            assert time.monotonic() < deadline
+            for run in ("other", "mine"):
+                assert len(list(daemon.dataset(run=run, batch_size=ROWS))) == 1
     finally:
         following.kill()
-        following.communicate()
+        following.wait()
+    reader.join()
+    following.stdout.close()
+    following.stderr.close()
+    assert lines[0][:4] == ["run", "rank", "step", "epoch"]
+    assert NUMBERS in lines[1] and {line[0] for line in lines[1:]} == {"mine"}

@@ -32,7 +32,7 @@ from loaderd import (
 
 torch = pytest.importorskip("torch")
 
-from daemon_process import Daemon, loaderd  # noqa: E402
+from daemon_process import Daemon, loaderd, logged  # noqa: E402
 
 PICTURES = 60
 CROP = {"image": [RandomResizedCrop(32), RandomHorizontalFlip()]}
@@ -275,8 +275,8 @@ def test_bad_samples_by_policy(daemon: Daemon, with_broken: tuple[str, int]) -> 
     rows = [row for _, ids, _ in first for row in ids]
     assert len(rows) == 30 and bad not in rows
     assert delivered(daemon.dataset(uri, on_bad_sample="replace", **arguments)) == first
-    time.sleep(0.2)
-    noted = [bad for record in log("--run", replacing.run) for bad in record["bad"]]
+    text = logged('"step":', "--json", "--run", replacing.run, times=3)
+    noted = [bad for line in text.splitlines() for bad in json.loads(line)["bad"]]
     assert [entry["row_address"] for entry in noted] == [bad]
     assert noted[0]["replaced_by"] in rows
 

@@ -220,12 +220,13 @@ def test_no_thread_takes_a_batch_of_an_iteration_begun_elsewhere(
     kept = [next(before), next(before)]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, before)
-        while not waiting.running():
+        # Until it is that one's turn.
+        while dataset._turn.acquire(blocking=False):
+            dataset._turn.release()
             time.sleep(0.01)
-        time.sleep(0.1)
         batches = iter(dataset)
         # It began when the one that waits had its answer.
-        assert isinstance(waiting.exception(0.1), errors.SlotsExhausted)
+        assert isinstance(waiting.exception(30), errors.SlotsExhausted)
     kept.clear()
     assert [batch.epoch_step for batch in batches] == list(range(len(dataset)))
     with pytest.raises(RuntimeError, match="began another iteration"):
@@ -306,7 +307,6 @@ def test_a_killed_client_gives_its_slots_back(tmp_path: Path) -> None:
 def test_a_killed_daemon_is_an_error_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shm = set(os.listdir("/dev/shm"))
     daemon = Daemon(tmp_path)
     dataset = daemon.dataset(shuffle=True, seed=2, autostart=True)
     expected = trace(dataset)
@@ -322,7 +322,8 @@ def test_a_killed_daemon_is_an_error_and_training_goes_on(
         found += [(late.step, late["label"].tolist()) for late in batches]
     assert time.monotonic() - started < 5
     assert not os.path.exists(daemon.socket)
-    assert set(os.listdir("/dev/shm")) <= shm
+    # Others may make files there meanwhile.
+    assert not [name for name in os.listdir("/dev/shm") if "loaderd" in name]
     assert batch["label"].tolist() == found[4][1]
     # A new daemon is started, and the run goes on where its last batch was handed out.
     state = dataset.state_dict()

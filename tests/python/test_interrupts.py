@@ -53,25 +53,41 @@ def test_an_interrupt_takes_no_batch(fake_daemon: FakeDaemon) -> None:
     fake_daemon.before_batch = interrupt
     batches = iter(connect(fake_daemon))
     found = labels(islice(batches, 1))
-    is_waiting.set()
-    with pytest.raises(KeyboardInterrupt):
+
+    def take() -> None:
+        # Here, because an interrupt anywhere else would end all tests.
+        is_waiting.set()
         next(batches)
+
+    with pytest.raises(KeyboardInterrupt):
+        take()
     found += labels(batches)
     assert found == EPOCH
 
 
 def test_errors_of_a_handler_are_its_own(fake_daemon: FakeDaemon) -> None:
+    has_given_up = threading.Event()
+
     def give_up(*_: object) -> None:
+        has_given_up.set()
         raise TimeoutError("enough")
 
-    fake_daemon.before_batch = lambda daemon, step: time.sleep(0.6 if step == 1 else 0)
+    def keep_waiting(daemon: FakeDaemon, step: int) -> None:
+        if step == 1:
+            has_given_up.wait(10)
+
+    fake_daemon.before_batch = keep_waiting
     batches = iter(connect(fake_daemon))
     found = labels(islice(batches, 1))
+
+    def take() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        next(batches)
+
     handler = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(TimeoutError, match="enough"):
-            next(batches)
+            take()
     finally:
         signal.signal(signal.SIGALRM, handler)
     assert found + labels(batches) == EPOCH
@@ -137,9 +153,14 @@ def test_an_interrupt_while_it_opens_ends_the_connection(
     fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_over = threading.Event()
-    late = {"type": "waiting", "message": ""}
-    monkeypatch.setattr(fake_daemon, "_answer", lambda request: is_over.wait(10) and late)
-    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    def interrupt(request: object) -> object:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+        is_over.wait(10)
+        return {"type": "waiting", "message": ""}
+
+    monkeypatch.setattr(fake_daemon, "_answer", interrupt)
     # Its traceback is kept, as a notebook does.
     with pytest.raises(KeyboardInterrupt) as kept:
         len(connect(fake_daemon))

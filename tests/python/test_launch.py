@@ -150,12 +150,13 @@ def test_a_daemon_that_ends_shows_its_log(
 def test_a_daemon_that_never_answers_is_given_up(
     starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "START_TIMEOUT_S", 1.0)
+    # As long as Python may take to begin.
+    monkeypatch.setattr(launch, "START_TIMEOUT_S", 3.0)
     monkeypatch.setenv("LOADERD_BIN", starter.script(before="time.sleep(60)"))
     started = time.monotonic()
-    with pytest.raises(errors.DaemonUnavailable, match=r"within 1 s; its log .*\nstarting"):
+    with pytest.raises(errors.DaemonUnavailable, match=r"within 3 s; its log .*\nstarting"):
         starter.open()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_no_daemon_is_started_without_autostart(starter: Starter) -> None:
@@ -232,8 +233,9 @@ def test_a_leaving_daemon_is_followed_by_a_new_one(
 
     def leave() -> None:
         fake_daemon.wait_for("hello", 1)
-        fake_daemon.stop()
+        # In this order: once nobody listens, the next one may have its socket there.
         os.unlink(fake_daemon.path)
+        fake_daemon.stop()
 
     thread = threading.Thread(target=leave)
     thread.start()

@@ -248,7 +248,7 @@ def checkpoint_lines() -> int:
 
 
 def started(uri: str, lines: int) -> subprocess.Popen[str]:
-    """``loaderd tile`` in mid-work: ``lines`` fragments are written."""
+    """``loaderd tile``, stopped in mid-work: ``lines`` fragments are written, or a few more."""
     process = subprocess.Popen(
         [launch.find_binary(), "tile", uri, "--json"],
         stdout=subprocess.PIPE,
@@ -260,6 +260,7 @@ def started(uri: str, lines: int) -> subprocess.Popen[str]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)
     return process
 
 
@@ -316,6 +317,7 @@ def test_an_append_meanwhile_stays(daemon: Daemon, tmp_path: Path) -> None:
     more = table({number: jpeg(number) for number in range(100, 110)})
     lance.write_dataset(more, uri, mode="append")
     lance.dataset(uri).delete("id = 0")
+    process.send_signal(signal.SIGCONT)
     output, trouble = process.communicate(timeout=120)
     assert process.returncode == 0, trouble
     report = json.loads(output)
@@ -333,6 +335,7 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     uri = large(tmp_path / "a.lance")
     process = started(uri, 1)
     other = loaderd("tile", uri, check=False)
+    process.send_signal(signal.SIGCONT)
     assert other.returncode == 1 and "another loaderd is at it" in other.stderr
     process.communicate(timeout=120)
     assert process.returncode == 0

@@ -212,6 +212,11 @@ mod tests {
         for cuts in [&cuts, &open(&["version", "column"])] {
             assert_eq!(cuts.find(5, &extent(1)), index);
             assert_eq!(cuts.find(5, &extent(2)), None, "another image");
+            let longer = Extent {
+                length: 9001,
+                ..extent(1)
+            };
+            assert_eq!(cuts.find(5, &longer), None, "another image there");
             assert_eq!(cuts.find(4, &extent(1)), None, "a hole");
             assert_eq!(cuts.find(6, &extent(2)), None, "can't be cut");
             assert_eq!(cuts.find(ROWS - 1, &extent(1)), None, "beyond the end");
@@ -253,16 +258,34 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    /// Workers that have begun to learn when it ends say nothing more. What is said is read from a
+    /// process of its own.
     #[test]
-    fn no_room_ends_it() {
+    fn no_room_ends_it_which_is_said_once() {
+        const SAYING: &str = "LOADERD_TEST_SAYS";
+        if std::env::var_os(SAYING).is_none() {
+            let said = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "--nocapture"])
+                .arg("cuts::tests::no_room_ends_it_which_is_said_once")
+                .env(SAYING, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8(said.stderr).unwrap();
+            assert!(said.status.success(), "{text}");
+            let lines = text.lines().filter(|line| line.contains("read whole"));
+            assert_eq!(lines.count(), 1, "{text}");
+            return;
+        }
         let folder = tempfile::tempdir().unwrap();
         let (_, tiled) = jpegs();
         let not_a_folder = folder.path().join("file");
         fs::write(&not_a_folder, "").unwrap();
         let cuts = Cuts::of(&not_a_folder, &["a"], ROWS).unwrap();
-        cuts.learn(0, &extent(1), &tiled);
-        assert!(!cuts.learns());
-        assert_eq!(cuts.find(0, &extent(1)), None);
+        for row in 0..3 {
+            cuts.learn(row, &extent(1), &tiled);
+            assert!(!cuts.learns());
+            assert_eq!(cuts.find(row, &extent(1)), None);
+        }
     }
 
     #[test]

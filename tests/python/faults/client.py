@@ -1,7 +1,7 @@
 """A training process: takes batches, notes each, and goes on after an error as users do.
 
 Enters: what to read, and commands. Leaves: a file of JSON lines, written after each batch,
-so that it outlives a kill. What it can't deal with it notes as a crash.
+so that it outlives a kill, and before its job ends. What it can't deal with it notes as a crash.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def main(spec: Spec) -> None:
     with open(spec.notes, "a", buffering=1) as notes:
         try:
             _train(spec, notes)
-            _note(notes, "done")
         except BaseException:
             _note(notes, "crash", message=traceback.format_exc())
 
@@ -73,6 +72,7 @@ def _train(spec: Spec, notes: IO[str]) -> None:
             for state in _epoch(dataset, spec, notes):
                 failing_since = None
                 if state is None:
+                    _note(notes, "done")
                     return
         except errors.LoaderdError as error:
             now = time.monotonic()

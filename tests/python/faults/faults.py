@@ -351,6 +351,17 @@ def the_daemon_pauses(world: World, dice: random.Random) -> None:
 def the_daemon_pauses_for_good(world: World, dice: random.Random) -> None:
     """Until its clients have said so, each within its bound; then it is replaced."""
     assert world.daemon is not None
+    # Who is yet to say what another fault did to it says nothing of this one.
+    had = {one.spec.name: len(one.notes("batch")) for one in world.running}
+    for one in world.running:
+        world.wait_until(
+            f"{one.spec.name} goes on",
+            30.0,
+            lambda one=one: (
+                not one.is_running  # type: ignore[misc]
+                or len(one.notes("batch")) > had[one.spec.name]
+            ),
+        )
     before = {one.spec.name: len(one.notes("error")) for one in world.running}
     world.daemon.send_signal(signal.SIGSTOP)
     try:

@@ -335,38 +335,83 @@ mod tests {
         }
     }
 
+    impl Opened {
+        /// A publisher beside the session's own, and what it tells.
+        fn publisher(&self) -> (Publisher, crossbeam_channel::Receiver<Event>) {
+            let (outlet, events) = crossbeam_channel::unbounded();
+            let outlet = Box::new(move |event| outlet.send(event).is_ok());
+            let session = self.session.session.clone();
+            (Publisher::new(session, self.log.clone(), outlet), events)
+        }
+
+        /// A batch of a stream from its first step on, in a slot of its own.
+        fn batch(&self, stream: u64, step: u64) -> Arc<Batch> {
+            let slot = self.session.session.lock().slots.acquire().unwrap();
+            Arc::new(Batch::new(
+                self.job.clone(),
+                self.segment.clone(),
+                slot,
+                (stream, 0),
+                (0, step, 0),
+                true,
+                std::iter::once((step, step)),
+            ))
+        }
+
+        fn begin(&self, stream: u64) {
+            let session = &self.session.session;
+            session.stream.store(stream, Ordering::Relaxed);
+        }
+    }
+
     /// A slot that is lost here would be missed for as long as the session lives.
     #[test]
     fn every_slot_comes_free_where_one_batch_fails_and_those_before_it_have_no_record() {
         let opened = open(3, "stop");
-        let session = opened.session.session.clone();
         break_log(opened.folder.path());
-        session.stream.store(1, Ordering::Relaxed);
-        let (outlet, events) = crossbeam_channel::unbounded();
-        let outlet = Box::new(move |event| outlet.send(event).is_ok());
-        let mut publisher = Publisher::new(session.clone(), opened.log.clone(), outlet);
+        opened.begin(1);
+        let (mut publisher, events) = opened.publisher();
         for step in 0..3 {
-            let slot = session.lock().slots.acquire().unwrap();
-            let batch = Batch::new(
-                opened.job.clone(),
-                opened.segment.clone(),
-                slot,
-                (1, 0),
-                (0, step, 0),
-                true,
-                std::iter::once((step, step)),
-            );
+            let batch = opened.batch(1, step);
             if step == 1 {
                 batch.fail(failure(FailureKind::BadSample, "bad"));
             }
-            publisher.take(Arc::new(batch));
+            publisher.take(batch);
         }
         publisher.publish();
         let Event::Failed(why) = events.recv_timeout(WAIT).unwrap() else {
             panic!("it goes on");
         };
         assert_eq!(why.kind, FailureKind::StepLog, "{why:?}");
-        let counts = session.lock().slots.counts();
-        assert_eq!(counts, [3, 0, 0, 0]);
+        assert_eq!(opened.session.slots(), [3, 0, 0, 0]);
+    }
+
+    /// As above, wherever the batches of a stream are when the next one begins.
+    #[test]
+    fn every_slot_of_a_stream_that_was_left_comes_free() {
+        let opened = open(3, "stop");
+        let (mut publisher, events) = opened.publisher();
+        opened.begin(1);
+        // They wait for the first step, and one is still being decoded.
+        publisher.take(opened.batch(1, 1));
+        publisher.take(opened.batch(1, 2));
+        let late = opened.batch(1, 0);
+        opened.begin(2);
+        publisher.take(late);
+        publisher.publish();
+        assert_eq!(opened.session.slots(), [3, 0, 0, 0]);
+        // Its turn has come, and it is being recorded.
+        publisher.take(opened.batch(2, 0));
+        opened.begin(3);
+        publisher.publish();
+        assert_eq!(opened.session.slots(), [3, 0, 0, 0]);
+        assert!(events.is_empty());
+        // Another comes only once those that waited are unwanted.
+        publisher.take(opened.batch(3, 1));
+        opened.begin(4);
+        publisher.take(opened.batch(4, 0));
+        publisher.publish();
+        assert_eq!(opened.session.slots(), [2, 0, 1, 0]);
+        assert!(matches!(events.try_recv(), Ok(Event::Ready(ready, _)) if ready.stream == 4));
     }
 }

@@ -11,8 +11,11 @@ use serde_json::json;
 use super::*;
 use crate::gpu::Options;
 use crate::steplog::{LogReader, Query, file_in};
+use crate::synthetic::Frame;
 
 mod cuts;
+#[path = "../../tests/filed/mod.rs"]
+mod filed;
 
 const ROWS: u64 = 120;
 const PICTURES: u64 = 6;
@@ -275,4 +278,21 @@ fn only_a_missing_ring_is_warned_of() {
     check(Backend::UringPlain, Mode::Auto, false);
     check(Backend::Pread, Mode::Auto, true);
     check(Backend::Pread, Mode::Pread, false);
+}
+
+/// Workers get several masks at once, and batches are none the larger for it: the last of a read
+/// wait for no others.
+#[test]
+fn masks_that_are_read_wait_for_no_others() {
+    let frames = (0..6).map(|number| Frame::draw(1, number).drivable_png());
+    let folder = tempfile::tempdir().unwrap();
+    let node = filed::Node::new(folder.path(), &frames.collect::<Vec<_>>());
+    let transform = json!({
+        "image": [{"name": "CenterCrop", "size": [32, 32]}],
+        "mask": [{"name": "Mask", "follows": "image", "fill": 0}],
+    });
+    let client = node.client(node.job_of("masks", transform));
+    let epochs = [1, 2].map(|stream| client.epoch((stream, 0), |_| {}).unwrap());
+    assert_eq!(epochs[0].len(), 3, "{}", client.reads_with);
+    assert_eq!(epochs[0], epochs[1]);
 }

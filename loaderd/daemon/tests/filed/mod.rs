@@ -167,10 +167,16 @@ impl Node {
 
     /// A job of a run, shuffled, in batches of two.
     pub(crate) fn job(&self, run: &str, transforms: Value) -> Job {
-        let pictures = self.folder.join("pictures");
+        self.job_of(run, json!({"image": transforms}))
+    }
+
+    /// As above, of columns with these transforms: `image`, and `mask`, which has the same bytes.
+    pub(crate) fn job_of(&self, run: &str, transform: Value) -> Job {
+        let pictures = self.folder.join("pictures").display().to_string();
+        let columns: Vec<&String> = transform.as_object().unwrap().keys().collect();
         let request: OpenRequest = serde_json::from_value(json!({
-            "uri": format!("memory:rows={},images={}", self.images.len(), pictures.display()),
-            "columns": ["image"], "transform": {"image": transforms},
+            "uri": format!("memory:rows={},images={pictures},masks={pictures}", self.images.len()),
+            "columns": columns, "transform": transform,
             "batch_size": 2, "shuffle": true, "rank": 0, "world_size": 1,
         }))
         .unwrap();

@@ -4,12 +4,9 @@ use loaderd_decode::tile;
 use loaderd_wire::message::OnBadSample;
 use serde_json::Value;
 
-use self::filed::{Client, Node};
+use super::filed::{Client, Node};
 use super::*;
 use crate::cuts::Cuts;
-
-#[path = "../../../tests/filed/mod.rs"]
-mod filed;
 
 const ROWS: u64 = 16;
 const EPOCHS: u64 = 4;

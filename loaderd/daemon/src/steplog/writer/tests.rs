@@ -403,6 +403,39 @@ fn a_full_disk_is_waited_for_once() {
 }
 
 #[test]
+fn marks_that_could_not_be_written_are_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, id) = full_writer(dir.path(), Duration::ZERO);
+    free(&writer);
+    prepare(&mut writer, vec![step(id, 0, "x"), step(id, 1, "x")]).unwrap();
+    let pages: u32 = writer
+        .db
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
+    writer
+        .db
+        .pragma_update(None, "max_page_count", pages)
+        .unwrap();
+    let delivered = |writer: &Writer| {
+        let shown = LogReader::open(&writer.path).unwrap().unwrap();
+        let shown = shown.steps(&Query::default()).unwrap();
+        shown.iter().map(|row| row.step).collect::<Vec<_>>()
+    };
+    // In one group with what does not fit.
+    let (reply, _answer) = bounded(1);
+    let more = (2..1000).map(|n| step(id, n, "x")).collect();
+    writer.serve(vec![
+        Request::Delivered(id, 0, 1),
+        Request::Prepare(more, reply),
+    ]);
+    assert!(delivered(&writer).is_empty());
+    free(&writer);
+    writer.serve(vec![Request::Delivered(id, 0, 0)]);
+    assert_eq!(delivered(&writer), [0, 1]);
+    assert!(writer.delivered.is_empty());
+}
+
+#[test]
 fn steps_without_a_record_are_counted_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, id) = full_writer(dir.path(), Duration::ZERO);
