@@ -103,7 +103,7 @@ impl Session<'_> {
         if self.channel.is_closed() {
             return Err(End::Gone);
         }
-        if let Some(message) = progress.news(done) {
+        if let Some(message) = progress.news(done, progress.since.elapsed()) {
             crate::note(format_args!("loaderd: session {}: {message}", self.id));
             self.channel.post(&ToClient::Waiting { message })?;
         }
@@ -152,9 +152,8 @@ impl Progress {
         )
     }
 
-    /// What is to be said where so many bytes are done, if it is time to.
-    fn news(&mut self, done: u64) -> Option<String> {
-        let waited = self.since.elapsed();
+    /// What is to be said where so many bytes are done after so long, if it is time to.
+    fn news(&mut self, done: u64, waited: Duration) -> Option<String> {
         if waited < self.tell_after {
             return None;
         }
@@ -188,12 +187,11 @@ mod tests {
     #[test]
     fn a_long_wait_is_told_less_and_less_often() {
         let mut progress = Progress::new(4, 2 * GIB);
-        assert_eq!(progress.news(0), None);
-        progress.since -= TELL_AFTER;
-        let text = progress.news(GIB).unwrap();
+        assert_eq!(progress.news(0, TELL_AFTER / 2), None);
+        let text = progress.news(GIB, TELL_AFTER).unwrap();
         assert!(text.contains("1.00 GiB of 8.00 GiB after 2 s"), "{text}");
-        assert_eq!(progress.news(GIB), None);
-        progress.since -= TELL_AFTER;
-        assert!(progress.news(2 * GIB).unwrap().contains("after 4 s"));
+        assert_eq!(progress.news(GIB, TELL_AFTER), None);
+        let text = progress.news(2 * GIB, 2 * TELL_AFTER).unwrap();
+        assert!(text.contains("after 4 s"), "{text}");
     }
 }
