@@ -355,7 +355,15 @@ async fn create(location: &Location, written: Transaction) -> Result<Dataset, Sn
         .with_session(dataset::session())
         .execute(written)
         .await
-        .map_err(|error| SnapshotError::lance(format!("create {}", location.uri()), error))
+        .map_err(|error| match error {
+            lance::Error::DatasetAlreadyExists { .. }
+            | lance::Error::CommitConflict { .. }
+            | lance::Error::RetryableCommitConflict { .. } => SnapshotError::IngestConflict {
+                uri: location.uri().to_owned(),
+                reason: "somebody else made it just now".to_owned(),
+            },
+            error => SnapshotError::lance(format!("create {}", location.uri()), error),
+        })
 }
 
 async fn append(
