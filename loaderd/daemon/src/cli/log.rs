@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     all: bool,
     /// Only the last N records [default: 50; with --row all of them]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     last: Option<u32>,
     /// Print one JSON object per line
     #[arg(long)]
