@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -176,6 +179,45 @@ def test_cold_without_files_says_so() -> None:
 def test_a_picture_that_cannot_be_written_fails_at_once(tmp_path: Path) -> None:
     picture = tmp_path / "gone" / "x.svg"
     assert "x.svg" in refused("bench", "memory:rows=100", "--seconds=60", f"--plot={picture}")
+
+
+def test_a_bench_that_fails_leaves_files_as_they_were(tmp_path: Path) -> None:
+    kept, new = tmp_path / "kept.svg", tmp_path / "new.svg"
+    kept.write_text("an earlier picture")
+    for picture in (kept, new):
+        for wrong in ("--column=pictures", "--slots=0"):
+            refused("bench", "memory:rows=100", wrong, f"--plot={picture}")
+    assert kept.read_text() == "an earlier picture" and not new.exists()
+
+
+def test_times_without_an_end_are_refused() -> None:
+    for wrong in ("--seconds=inf", "--seconds=1e300", "--consume-ms=1e300", "--seconds=nan"):
+        assert "for ever" in refused("bench", "memory:rows=100", wrong)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_bench_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [launch.find_binary(), "bench", "memory:rows=100", "--seconds=60"],
+        env={**os.environ, "LOADERD_SOCKET": str(tmp_path / "sock")},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 20
+    # The step log is the last of what a daemon makes there.
+    while len(list(tmp_path.glob("bench-*/steps.sqlite-*"))) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(20) == -number
+    assert list(tmp_path.glob("bench-*")) == []
+
+
+def test_images_that_cannot_be_decoded_are_told(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"no image")
+    report = bench(f"memory:rows=40,images={tmp_path}", "--seconds=0.1")
+    (note,) = [note for note in report["notes"] if note.startswith("bad images: ")]
+    rows = report["stages"][-1]["rows"]
+    assert f"{rows} of {rows} rows" in note
 
 
 def test_a_wrong_column_is_told_the_right_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -41,6 +42,13 @@ def test_status_shows_who_is_served(daemon: Daemon) -> None:
     assert shown["read"] == "0 B"
     del kept
     dataset.close()
+
+
+def test_output_that_cannot_be_written_is_no_success(daemon: Daemon) -> None:
+    command = [launch.find_binary(), "status", f"--socket={daemon.socket}"]
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert failed.returncode == 1 and "No space left on device" in failed.stderr
 
 
 #: A daemon of another protocol: it refuses everybody, and ends at SIGTERM.
@@ -159,12 +167,32 @@ def test_a_log_says_what_it_has(daemon: Daemon, photos: Path, tmp_path: Path) ->
         became = f"replaced by {rows[6]}" if policy == "replace" else "zeroed"
         text = logged(f"row address 6 {became}", f"--run={run}")
         assert re.search(rf"^step 0 rank 0: row address 6 {became}: .*JPEG", text, re.M), text
+        # A step that held the row twice, for itself and for another, is one.
+        seen = loaderd("log", "--json", f"--run={run}", f"--row={rows[6]}").stdout
+        assert seen.count("\n") == (policy == "replace")
     assert rows == list(range(8))
 
     assert loaderd("log", "--run=first", "--step=7").stdout == "no records\n"
     unknown = loaderd("log", "--run=third", check=False)
     assert unknown.returncode == 1
     assert 'no run "third"' in unknown.stderr and "newest are second, first" in unknown.stderr
+
+
+def test_every_step_that_saw_a_row_is_shown(daemon: Daemon) -> None:
+    dataset = daemon.dataset("memory:rows=4", run="long", batch_size=1, shuffle=True)
+    for _ in range(60):
+        for _ in dataset:
+            pass
+    dataset.close()
+    daemon.stop()
+
+    def epochs(*arguments: str) -> list[int]:
+        lines = loaderd("log", "--json", "--run=long", *arguments).stdout.splitlines()
+        return [json.loads(line)["epoch"] for line in lines]
+
+    assert epochs("--row=2") == list(range(60))
+    assert epochs("--row=2", "--last=3") == [57, 58, 59]
+    assert len(epochs()) == 50
 
 
 def test_a_log_is_followed_as_text(daemon: Daemon) -> None:

@@ -132,6 +132,17 @@ def test_every_row_once_and_the_log_agrees(daemon: Daemon, photos: str) -> None:
         assert record["digest"] == blake3.blake3(digests[record["step"]]).hexdigest()[:32]
 
 
+def test_no_age_is_so_large_that_it_is_small(photos: str) -> None:
+    tags = Path(photos, "_refs/tags")
+    tags.mkdir(parents=True)
+    tag = {"branch": None, "version": 1, "manifestSize": 100}
+    tag |= dict.fromkeys(("createdAt", "updatedAt"), "2025-01-01T00:00:00Z")
+    (tags / "loaderd-keep-host-00000000-run.json").write_text(json.dumps(tag))
+    for hours, count in ((2**64 // 3600 + 1, 0), (2**64 - 1, 0), (1, 1)):
+        done = loaderd("tags", "prune", photos, f"--older-than={hours}")
+        assert done.stdout.endswith(f"{count} tags removed\n")
+
+
 def test_resuming_gives_the_very_batches(daemon: Daemon, photos: str) -> None:
     arguments: dict[str, Any] = {
         "columns": ["image", "_rowid"],

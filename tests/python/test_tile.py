@@ -242,9 +242,12 @@ def test_appended_rows_are_read_and_tiled_later(daemon: Daemon, tmp_path: Path) 
     assert tile(uri)["version"] is None
 
 
+def checkpoints() -> list[Path]:
+    return list(Path(os.environ["LOADERD_STATE"], "tile").glob("*.tile"))
+
+
 def checkpoint_lines() -> int:
-    files = Path(os.environ["LOADERD_STATE"], "tile").glob("*.tile")
-    return sum(file.read_bytes().count(b"\n") for file in files)
+    return sum(file.read_bytes().count(b"\n") for file in checkpoints())
 
 
 def started(uri: str, lines: int) -> subprocess.Popen[str]:
@@ -409,6 +412,19 @@ def test_originals_are_dropped_after_a_compaction(
     assert delivered(daemon, uri) == before
 
 
+def test_a_drop_that_was_killed_halfway_is_finished(daemon: Daemon, tmp_path: Path) -> None:
+    """Between its two versions, where the originals are gone and nothing has their name."""
+    uri = write(tmp_path / "a.lance", {number: jpeg(number) for number in range(8)})
+    before = delivered(daemon, uri)
+    tile(uri)
+    lance.dataset(uri).update_field_metadata({"image_tiled": {"loaderd:takes-name": "image"}})
+    lance.dataset(uri).drop_columns(["image"])
+    report = tile(uri, "--drop-original")
+    assert report["dropped"] == lance.dataset(uri).version
+    assert lance.dataset(uri).schema.names == ["id", "image"]
+    assert delivered(daemon, uri) == before
+
+
 def test_originals_that_have_no_tiled_form_are_not_dropped(daemon: Daemon, tmp_path: Path) -> None:
     rows = {number: mixed(number) for number in range(24)}
     uri = write(tmp_path / "a.lance", rows)
@@ -498,6 +514,9 @@ def test_trouble_is_named(tmp_path: Path) -> None:
     assert 'column "id" is int64' in trouble("--column", "id")
     assert "no column" in trouble("--column", "picture")
     assert "give another name with --into" in trouble("--into", "id")
+    for name in ("", "a.b"):
+        assert f'"{name}" is no name for a column' in trouble("--into", name)
+    assert checkpoints() == []
     tile(uri, "--into", "pixels")
     assert 'its tiled form is the column "pixels"' in trouble("--into", "other")
     assert "it is the tiled form of" in trouble("--column", "pixels")

@@ -129,11 +129,22 @@ fn bar(count: u64, things: &str) -> indicatif::ProgressBar {
     indicatif::ProgressBar::new(count).with_style(style)
 }
 
-/// Writes a line to standard output; a reader that has gone (`| head`) ends the program
-/// quietly, as users of pipes expect.
-fn say(text: impl std::fmt::Display) {
+/// Writes a line to standard error, for people who look on. Where nobody does any more, it is lost.
+fn tell(text: impl std::fmt::Display) {
     use std::io::Write;
-    if writeln!(std::io::stdout().lock(), "{text}").is_err() {
-        std::process::exit(0);
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Writes a line to standard output. A reader that has gone (`| head`) ends the program quietly, as
+/// users of pipes expect; what can't be written otherwise, as on a full disk, ends it with an error.
+fn say(text: impl std::fmt::Display) {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => {
+            crate::note(format_args!("loaderd: writing the output: {error}"));
+            std::process::exit(1);
+        }
     }
 }

@@ -143,8 +143,9 @@ pub enum SnapshotError {
         action: String,
         /// Lance's words.
         reason: String,
-        /// Lance's error.
-        source: Box<lance::Error>,
+        /// Lance's error. No source in the sense of `Error::source`: `reason` quotes it, without
+        /// the line of Lance's own code that it ends with.
+        error: Box<lance::Error>,
     },
     /// Lance answered with another number of rows than was asked for.
     #[error("lance returned {found} of {expected} rows of column {column:?} at version {version}")]
@@ -271,7 +272,7 @@ impl SnapshotError {
         Self::Lance {
             action: action.into(),
             reason: words(&source),
-            source: Box::new(source),
+            error: Box::new(source),
         }
     }
 

@@ -346,7 +346,7 @@ fn write(
         .map_err(|error| SnapshotError::Runtime {
             source: std::io::Error::other(error),
         })?
-        .map_err(|error| SnapshotError::lance(format!("write rows to {}", location.uri()), error))
+        .map_err(|error| not_written(location, "write rows to", error))
 }
 
 async fn create(location: &Location, written: Transaction) -> Result<Dataset, SnapshotError> {
@@ -356,7 +356,20 @@ async fn create(location: &Location, written: Transaction) -> Result<Dataset, Sn
         .with_session(dataset::session())
         .execute(written)
         .await
-        .map_err(|error| SnapshotError::lance(format!("create {}", location.uri()), error))
+        .map_err(|error| not_written(location, "create", error))
+}
+
+/// Why rows could not be written, or the dataset not be created that was not there before.
+fn not_written(location: &Location, action: &str, error: lance::Error) -> SnapshotError {
+    match error {
+        lance::Error::DatasetAlreadyExists { .. }
+        | lance::Error::CommitConflict { .. }
+        | lance::Error::RetryableCommitConflict { .. } => SnapshotError::IngestConflict {
+            uri: location.uri().to_owned(),
+            reason: "somebody else made it just now".to_owned(),
+        },
+        error => SnapshotError::lance(format!("{action} {}", location.uri()), error),
+    }
 }
 
 async fn append(

@@ -34,6 +34,7 @@ use crate::tiled::fresh::{Judged, ids, judge, remove_marks};
 use crate::tiled::{TILED_OF_KEY, tiled_form};
 use crate::{SnapshotError, dataset};
 
+pub(crate) use drop::TAKES_NAME_KEY;
 pub(crate) use fragment::live;
 
 use checkpoint::Checkpoint;
@@ -341,6 +342,11 @@ fn target(
             layout,
             existing: Some(form),
         });
+    }
+    if into.is_empty() || into.contains('.') {
+        return Err(no(format!(
+            "{into:?} is no name for a column: give another with --into"
+        )));
     }
     if schema.fields.iter().any(|field| field.name == into) {
         return Err(no(format!(

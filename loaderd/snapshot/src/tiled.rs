@@ -20,7 +20,7 @@ use crate::field::{BytesLayout, FieldKind};
 use crate::location::Location;
 use crate::request::VersionRef;
 use crate::runtime::wait;
-use crate::tile::live;
+use crate::tile::{TAKES_NAME_KEY, live};
 use crate::{SnapshotError, dataset, slow};
 
 use fresh::{files_of, ids, judge, leave_marks};
@@ -182,8 +182,8 @@ pub fn sample_untiled(uri: &str, count: usize) -> Result<Vec<UntiledSample>, Sna
     })
 }
 
-/// Up to `count` images of a column in the latest version, tiled or not, from all over it. Blocks for
-/// reading those.
+/// Up to `count` images of a column in the latest version, tiled or not, from all over it; of its
+/// tiled form, where that is about to take its name. Blocks for reading those.
 ///
 /// # Errors
 /// Where dataset or column are not there, the column holds no bytes, or Lance fails to read it.
@@ -191,7 +191,15 @@ pub fn sample_column(uri: &str, name: &str, count: usize) -> Result<Vec<Vec<u8>>
     let location = Location::parse(uri)?;
     wait(async {
         let dataset = Arc::new(dataset::open(&location, &VersionRef::Latest).await?);
-        let column = dataset::column(&location, &dataset, name)?;
+        let takes_name = |field: &&lance_core::datatypes::Field| {
+            field.metadata.get(TAKES_NAME_KEY).map(String::as_str) == Some(name)
+        };
+        let heir = dataset.schema().fields.iter().find(takes_name);
+        let heir = heir.map(|field| dataset::column(&location, &dataset, &field.name));
+        let column = match (dataset::column(&location, &dataset, name), heir) {
+            (Err(_), Some(heir)) => heir?,
+            (column, _) => column?,
+        };
         let FieldKind::Bytes(layout) = column.kind else {
             return Err(crate::tile::no_images(column));
         };

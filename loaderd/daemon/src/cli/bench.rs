@@ -5,7 +5,8 @@
 //! `--consume-ms`. Leaves: a table or JSON, a picture where one is asked for, a verdict
 //! and advice in words. It leaves no trace in the user's step log.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,11 +16,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use loaderd_plan::Order;
 use loaderd_wire::message::{OpenRequest, Protect, Version};
 use serde_json::json;
+use signal_hook::iterator::Signals;
 
 use self::consumer::{Consumed, Consumer, Settings};
 use self::report::{Report, Spread, Stage, Sweep, Trial};
 use super::say;
-use super::serve::Tuning;
+use super::serve::{self, Tuning};
 use crate::engine::Timings;
 use crate::server::{Config, Server};
 use crate::source::{self, Kind, Source, SourceRequest};
@@ -106,17 +108,17 @@ of its bins, bins_count how many fell into each.
 Other work on the machine affects every figure: measure on an idle one.";
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    if !(arguments.seconds > 0.0 && arguments.consume_ms >= 0.0) {
-        bail!("--seconds must be above 0 and --consume-ms at least 0");
+    let is_time = |seconds| Duration::try_from_secs_f64(seconds).is_ok();
+    if !(arguments.seconds > 0.0 && is_time(arguments.seconds) && is_time(arguments.consume_ms)) {
+        bail!(
+            "--seconds must be above 0 and --consume-ms at least 0, and neither can last for ever"
+        );
     }
-    if let Some(path) = &arguments.plot {
-        // Now, not after minutes of measuring.
-        std::fs::File::create(path).with_context(|| format!("--plot {}", path.display()))?;
-    }
-    let report = Bench::open(arguments)?.measure()?;
-    if let Some(path) = &arguments.plot {
-        std::fs::write(path, plot::draw(&report))
-            .with_context(|| format!("--plot {}", path.display()))?;
+    let bench = Bench::open(arguments)?;
+    let file = arguments.plot.as_deref().map(PlotFile::open).transpose()?;
+    let report = bench.measure()?;
+    if let Some(file) = file {
+        file.write(&plot::draw(&report))?;
     }
     if arguments.json {
         say(serde_json::to_string_pretty(&report)?);
@@ -124,6 +126,35 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         report.show();
     }
     Ok(())
+}
+
+/// Where the plot goes: tried before minutes of measuring, and written when they are over.
+struct PlotFile<'a> {
+    path: &'a Path,
+    /// Nothing was there before.
+    is_new: bool,
+}
+
+impl PlotFile<'_> {
+    fn open(path: &Path) -> Result<PlotFile<'_>> {
+        let is_new = !path.exists();
+        let opened = File::options().append(true).create(true).open(path);
+        opened.with_context(|| format!("--plot {}", path.display()))?;
+        Ok(PlotFile { path, is_new })
+    }
+
+    fn write(mut self, plot: &str) -> Result<()> {
+        self.is_new = false;
+        std::fs::write(self.path, plot).with_context(|| format!("--plot {}", self.path.display()))
+    }
+}
+
+impl Drop for PlotFile<'_> {
+    fn drop(&mut self) {
+        if self.is_new {
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
 }
 
 struct Bench<'a> {
@@ -143,6 +174,24 @@ struct Bench<'a> {
 
 /// A folder of our own for socket and step log, gone afterwards.
 struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it. From now on it also goes with whoever ends this process by a signal.
+    fn new(path: PathBuf) -> Result<Scratch> {
+        std::fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
+        let scratch = Scratch(path.clone());
+        let mut signals = serve::ENDING.to_vec();
+        signals.retain(|signal| !serve::is_ignored(*signal));
+        let mut signals = Signals::new(signals).context("installing signal handlers")?;
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                let _ = std::fs::remove_dir_all(&path);
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        });
+        Ok(scratch)
+    }
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -203,10 +252,7 @@ impl Bench<'_> {
             run: "bench".into(),
         })?;
         let base = loaderd_wire::paths::socket_path()?;
-        let scratch = base.with_file_name(format!("bench-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch)
-            .with_context(|| format!("making {}", scratch.display()))?;
-        let scratch = Scratch(scratch);
+        let scratch = Scratch::new(base.with_file_name(format!("bench-{}", std::process::id())))?;
         arguments.tuning.say_doubts();
         let mut config = arguments.tuning.config(scratch.0.join("sock"))?;
         // A bench is no training run: its steps don't belong in the user's log.
@@ -268,6 +314,12 @@ impl Bench<'_> {
         let timings = Arc::new(Timings::default());
         let consumed = self.deliver(threads, slots, false, Some(timings.clone()))?;
         stages.push(end_to_end("end to end", &consumed));
+        if consumed.bad_rows > 0 {
+            notes.push(format!(
+                "bad images: {} of {} rows end to end had one that can't be decoded, and count as rows all the same",
+                consumed.bad_rows, consumed.rows
+            ));
+        }
         let sweep = match self.arguments.sweep {
             true => Some(self.sweep()?),
             false => None,

@@ -6,19 +6,25 @@
 
 mod synthetic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
+use loaderd_decode::DecodeError;
 use loaderd_snapshot::{IngestOptions, IngestRow, SnapshotError, Tile, TileCounts, ingest};
 
 use super::tile::{summary, tile_jpeg};
-use super::{bar, say};
+use super::{bar, say, tell};
 
 /// Files that were left out are named up to this number; `--verbose` names all.
 const NAMED_MAX: usize = 20;
+
+/// Bytes of a file by which it is known for an image, before the others are read.
+const BEGINNING_BYTES: u64 = 64;
 
 /// Files that are read and tiled ahead, for each thread that does.
 const FILES_WAITING: usize = 4;
@@ -36,7 +42,7 @@ pub(super) struct Arguments {
     places: Vec<PathBuf>,
     /// Generate N street scenes with weather, time of day, scene and boxes instead of reading a
     /// folder; --help lists the columns
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "label_from")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 48), conflicts_with = "label_from")]
     synthetic: Option<u64>,
     /// Seed of the generator: equal seeds and frame numbers give equal frames on every machine
     #[arg(long, default_value_t = 0, requires = "synthetic")]
@@ -109,10 +115,8 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
         LabelFrom::Name => by_name(src)?,
     };
     let bar = bar(files.len() as u64, "files");
-    // As in torchvision's ImageFolder, every folder is a class, also one without an image.
-    let classes: BTreeSet<&String> = files.iter().map(|file| &file.class).collect();
     let options = IngestOptions {
-        classes: classes.into_iter().cloned().collect(),
+        classes: classes(&files, arguments.label_from),
         rows_per_fragment: arguments.rows_per_fragment,
         ..IngestOptions::default()
     };
@@ -188,6 +192,29 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
     Ok(())
 }
 
+/// The classes of the files, sorted. As in torchvision's ImageFolder, every folder is a class, also
+/// one without an image, which is told; what is no image gives its name to none.
+fn classes(files: &[Labelled], from: LabelFrom) -> Vec<String> {
+    let mut have_image: BTreeMap<&str, bool> = BTreeMap::new();
+    for file in files {
+        let has_image = have_image.entry(&file.class).or_default();
+        *has_image = *has_image || open_image(&file.path).is_ok();
+    }
+    let empty: BTreeSet<&str> = have_image
+        .iter()
+        .filter_map(|(class, has_image)| (!has_image).then_some(*class))
+        .collect();
+    if from == LabelFrom::Name {
+        have_image.retain(|class, _| !empty.contains(class));
+    } else if !empty.is_empty() && empty.len() < have_image.len() {
+        tell(format_args!(
+            "loaderd: class folders without an image are numbered as well: {}",
+            loaderd_names::listed(&empty.into_iter().collect::<Vec<_>>())
+        ));
+    }
+    have_image.into_keys().map(String::from).collect()
+}
+
 /// Whether a place is in the folder, or is it; a place that is not there yet is where its nearest
 /// ancestor is.
 fn is_within(place: &Path, folder: &Path) -> bool {
@@ -202,19 +229,19 @@ fn name_skipped(skipped: &[String], all: bool) {
     if skipped.is_empty() {
         return;
     }
-    eprintln!(
+    tell(format_args!(
         "loaderd: {} files are not images that can be decoded:",
         skipped.len()
-    );
+    ));
     let shown = if all { skipped.len() } else { NAMED_MAX };
     for line in skipped.iter().take(shown) {
-        eprintln!("  {line}");
+        tell(format_args!("  {line}"));
     }
     if skipped.len() > shown {
-        eprintln!(
+        tell(format_args!(
             "  ... and {} more (--verbose names all)",
             skipped.len() - shown
-        );
+        ));
     }
 }
 
@@ -225,10 +252,29 @@ struct Prepared {
     tile: Option<Tile>,
 }
 
+/// Opens a file that begins as an image does, or says why it is none. Also its first bytes.
+fn open_image(path: &Path) -> Result<(File, Vec<u8>)> {
+    // To open a pipe would wait for somebody who writes to it.
+    if !path.metadata()?.is_file() {
+        bail!("it is no regular file");
+    }
+    let mut file = File::open(path)?;
+    let mut beginning = Vec::new();
+    (&mut file)
+        .take(BEGINNING_BYTES)
+        .read_to_end(&mut beginning)?;
+    match loaderd_decode::probe(&beginning) {
+        Err(error @ (DecodeError::Empty | DecodeError::UnknownFormat { .. })) => bail!(error),
+        _ => Ok((file, beginning)),
+    }
+}
+
 /// Reads a file, and tiles it; or says why it is left out.
 fn prepare(path: &Path, tiles: bool) -> Result<Prepared, String> {
     let left_out = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-    let image = std::fs::read(path).map_err(|error| left_out(&error))?;
+    let (mut file, mut image) = open_image(path).map_err(|error| left_out(&error))?;
+    file.read_to_end(&mut image)
+        .map_err(|error| left_out(&error))?;
     loaderd_decode::probe(&image).map_err(|error| left_out(&error))?;
     let tile = tiles.then(|| tile_jpeg(&image, true));
     Ok(Prepared { image, tile })
@@ -305,12 +351,25 @@ fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
+/// Refuses a class that `path` names in bytes that are no text: in their stead, names that differ
+/// would become one.
+fn check_class(path: &Path, class: &str) -> Result<()> {
+    if path.to_str().is_none() && class.contains(char::REPLACEMENT_CHARACTER) {
+        bail!(
+            "the class {class} of {} is not UTF-8: rename it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 fn by_folder(src: &Path) -> Result<Vec<Labelled>> {
     let mut files = Vec::new();
     let mut stray = 0;
     for path in entries(src)? {
         if path.is_dir() {
             let class = name_of(&path);
+            check_class(&path, &class)?;
             let mut found = Vec::new();
             walk(&path, &mut found)?;
             files.extend(found.into_iter().map(|path| Labelled {
@@ -332,10 +391,10 @@ fn by_folder(src: &Path) -> Result<Vec<Labelled>> {
         );
     }
     if stray > 0 {
-        eprintln!(
+        tell(format_args!(
             "loaderd: {stray} files that lie beside the class folders of {} are left out",
             src.display()
-        );
+        ));
     }
     Ok(files)
 }
@@ -343,15 +402,14 @@ fn by_folder(src: &Path) -> Result<Vec<Labelled>> {
 fn by_name(src: &Path) -> Result<Vec<Labelled>> {
     let mut found = Vec::new();
     walk(src, &mut found)?;
-    let files: Vec<Labelled> = found
-        .into_iter()
-        .map(|path| {
-            let name = name_of(&path);
-            let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
-            let class = stem.split_once('_').map_or(stem, |(class, _)| class).into();
-            Labelled { path, class }
-        })
-        .collect();
+    let labelled = found.into_iter().map(|path| {
+        let name = name_of(&path);
+        let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
+        let class: String = stem.split_once('_').map_or(stem, |(class, _)| class).into();
+        check_class(&path, &class)?;
+        Ok(Labelled { path, class })
+    });
+    let files = labelled.collect::<Result<Vec<_>>>()?;
     if files.is_empty() {
         bail!("{} holds no files", src.display());
     }

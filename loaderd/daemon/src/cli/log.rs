@@ -11,10 +11,13 @@ use loaderd_plan::Order;
 use loaderd_wire::message::{Protect, Version};
 use loaderd_wire::paths;
 
-use super::{Socket, say};
+use super::{Socket, say, tell};
 use crate::feed::{Listener, path_beside};
 use crate::source::{self, SourceRequest};
 use crate::steplog::{LogReader, LogRow, LoggedJob, Query, bad_rows, file_in};
+
+/// Records that are shown where no number is given.
+const LAST_USUAL: u32 = 50;
 
 /// Arguments of `loaderd log`.
 #[derive(clap::Args)]
@@ -34,14 +37,14 @@ pub(super) struct Arguments {
     /// Also batches that were prepared but never delivered
     #[arg(long)]
     all: bool,
-    /// Only the last N records
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    last: u32,
+    /// Only the last N records [default: 50; with --row all of them]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Then keep printing what the running daemon delivers, until Ctrl-C
-    #[arg(long, conflicts_with = "step")]
+    /// Print what the running daemon delivers from now on, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["step", "all", "last", "state"])]
     follow: bool,
     #[command(flatten)]
     socket: Socket,
@@ -86,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         step: arguments.step,
         rank: arguments.rank,
         prepared: arguments.all,
-        last: Some(arguments.last),
+        last: Some(arguments.last.unwrap_or(LAST_USUAL)),
     };
     let rows = match arguments.row {
         Some(row) => steps_of_row(&reader, arguments, row)?,
@@ -226,10 +229,10 @@ fn steps_of_row(reader: &LogReader, arguments: &Arguments, row: u64) -> Result<V
             .map(|(_, place)| place.clone());
         let place = known.unwrap_or_else(|| place_of(&job, row));
         match &place {
-            Err(error) => eprintln!(
+            Err(error) => tell(format_args!(
                 "loaderd: run {} (dataset {} version {}) can't be looked up: {error}",
                 job.record.run, job.record.uri, job.record.version
-            ),
+            )),
             Ok(None) => {}
             Ok(Some((index, address))) => {
                 for epoch in 0..=job.last_epoch.unwrap_or(0) {
@@ -269,7 +272,13 @@ fn steps_of_row(reader: &LogReader, arguments: &Arguments, row: u64) -> Result<V
         (arguments.all || step.delivered_ms.is_some())
             && arguments.rank.is_none_or(|rank| rank == step.rank)
     });
-    let first = found.len().saturating_sub(arguments.last as usize);
+    // In the order of all records; one that held the row twice is one.
+    found.sort_by_key(|step| (step.prepared_ms, step.step, step.rank, step.job));
+    found.dedup_by_key(|step| (step.job, step.rank, step.step));
+    let first = match arguments.last {
+        Some(last) => found.len().saturating_sub(last as usize),
+        None => 0,
+    };
     Ok(found.split_off(first))
 }
 
@@ -300,7 +309,10 @@ fn place_of(job: &LoggedJob, row: u64) -> Place {
 fn follow(arguments: &Arguments) -> Result<()> {
     let path = path_beside(&arguments.socket.path()?);
     let listener = Listener::connect(&path, "step")?;
-    eprintln!("loaderd: following {} (Ctrl-C ends)", path.display());
+    tell(format_args!(
+        "loaderd: following {} (Ctrl-C ends)",
+        path.display()
+    ));
     let mut shown_header = false;
     loop {
         let Some(row) = listener.next::<LogRow>(500) else {

@@ -21,6 +21,8 @@ use crate::gpu;
 use crate::machine::Memory;
 use crate::server::{Config, Server};
 
+/// Signals that ask a process to end.
+pub(super) const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 /// So many decode threads a core are not wondered at: some may wait for files.
 const THREADS_A_CORE: usize = 2;
 /// Of an image that is decoded whole: three channels.
@@ -221,7 +223,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     };
     arguments.tuning.say_doubts();
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for signal in ENDING {
         // SIGHUP is of a terminal that closes, which `nohup` has us outlive.
         if signal == libc::SIGHUP && is_ignored(signal) {
             continue;
@@ -244,7 +246,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn is_ignored(signal: libc::c_int) -> bool {
+pub(super) fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: all zeros are a valid `sigaction`, here a place for the answer, and without a new
     // action the call changes nothing.
     unsafe {

@@ -33,7 +33,7 @@ pub(super) fn run(command: &Command) -> Result<()> {
     let Command::Prune(arguments) = command;
     let pruned = loaderd_snapshot::prune_tags(
         &arguments.uri,
-        Duration::from_secs(arguments.older_than * 3600),
+        Duration::from_secs(arguments.older_than.saturating_mul(3600)),
         arguments.dry_run,
     )?;
     for tag in &pruned {

@@ -150,6 +150,15 @@ impl Checkpoint {
     }
 }
 
+impl Drop for Checkpoint {
+    fn drop(&mut self) {
+        // Of a run that failed before it had written anything, nothing stays.
+        if self.file.metadata().is_ok_and(|found| found.len() == 0) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Whether clean-up has left a file that no version has.
 fn is_whole(data: &Path, file: &DataFile, layout: BytesLayout) -> bool {
     let size = std::fs::metadata(data.join(&file.path)).map_or(0, |found| found.len());

@@ -32,7 +32,7 @@ const COPY_ROWS: u32 = 1024;
 /// Rows that may hold images, or what is as large, that are held together.
 const LARGE_ROWS: usize = 16;
 /// The key of the field metadata that says which name a tiled column is about to take.
-const TAKES_NAME_KEY: &str = "loaderd:takes-name";
+pub(crate) const TAKES_NAME_KEY: &str = "loaderd:takes-name";
 
 /// Drops column `name` and renames its tiled form. `counts` says why images have none.
 pub(super) async fn drop_original(

@@ -204,6 +204,25 @@ fn other_datasets_are_not_appended_to() {
 }
 
 #[test]
+fn of_two_that_make_a_dataset_one_is_told() {
+    let place = Place::new();
+    let mut rows = std::iter::once_with(|| {
+        put(&place, 9, &["cat"], &options(&["cat"])).unwrap();
+        Ok(IngestRow {
+            image: vec![1; 100],
+            class: "cat".into(),
+        })
+    });
+    let error = ingest(&place.uri, &mut rows, &options(&["cat"])).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.ends_with("made it just now): run the ingest again"),
+        "{text}"
+    );
+    assert_eq!(ids(&open(&place)), [0]);
+}
+
+#[test]
 fn appending_behind_somebody_elses_append() {
     let place = Place::new();
     put(&place, 0, &["cat"], &options(&["cat"])).unwrap();

@@ -46,6 +46,8 @@ pub(super) struct Consumer {
 /// What the consumer saw.
 pub(super) struct Consumed {
     pub(super) rows: u64,
+    /// Of them, those with an image that could not be decoded.
+    pub(super) bad_rows: u64,
     pub(super) bytes: u64,
     pub(super) time: Duration,
     pub(super) waited: Duration,
@@ -128,6 +130,7 @@ impl Consumer {
         let mut measured = (warm_up == 0).then(now);
         let mut consumed = Consumed {
             rows: 0,
+            bad_rows: 0,
             bytes: 0,
             time: Duration::ZERO,
             waited: Duration::ZERO,
@@ -170,6 +173,7 @@ impl Consumer {
                     } else {
                         consumed.waited += waited;
                         consumed.rows += u64::from(ready.rows);
+                        consumed.bad_rows += u64::from(ready.bad_rows);
                         consumed.bytes += self.bytes(&ready);
                         consumed
                             .handover

@@ -141,7 +141,7 @@ pub(super) struct Report {
     pub(super) reading: Option<String>,
     /// What decodes, end to end.
     pub(super) decoder: String,
-    /// What could be done about the page cache.
+    /// What could be done about the page cache, and how many images were bad.
     pub(super) notes: Vec<String>,
     pub(super) stages: Vec<Stage>,
     /// End to end, CPU time of the whole process by part, in µs per row.

@@ -2,7 +2,8 @@
 //!
 //! Enters: a number of frames, a seed. Leaves: one new version of a dataset, with the columns that
 //! [`SCHEMA`] lists. Frames are drawn on all cores and written in order; a few dozen are in memory
-//! at a time. Never: two frames of one number where rows are appended, unless told so.
+//! at a time. Appending goes on behind as many frames as there are rows, which repeats none as long as
+//! no row was deleted and no other ingest appends at the same time.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
