@@ -133,3 +133,13 @@ def test_batches_without_a_value_are_padded_too(daemon: Daemon) -> None:
     (batch,) = loader
     assert batch["boxes"].shape == (1, 5, 4) and not np.array(batch["boxes"]).any()
     assert batch["boxes._length"].tolist() == [0]
+
+
+def test_trees_of_other_things_than_arrays_can_be_shown(daemon: Daemon) -> None:
+    batch = next(iter(loader_of(daemon, URI, columns=["categories", "tags"])))
+    shapes = repr(jax.tree.map(jnp.shape, batch))
+    assert "'categories': Ragged(values=(12,), offsets=(9,))" in shapes
+    assert "'tags': Ragged(values=Ragged(values=" in shapes
+    assert repr(jax.eval_shape(lambda batch: batch, batch)["categories"]) == repr(
+        batch["categories"]
+    )

@@ -28,8 +28,9 @@ class Ragged:
     lists of lists        a :class:`Ragged`   a :class:`Ragged`
     ====================  ==================  ===============================================
 
-    Rows are views: only :meth:`tolist`, :meth:`tobytes` and :meth:`clone` copy. A null row is
-    empty; request the column ``name._valid`` to tell null from empty.
+    Rows are views: only :meth:`tolist`, :meth:`tobytes` and :meth:`clone` copy. In JAX, where there
+    are no views, rows are copied too. A null row is empty; request the column ``name._valid`` to
+    tell null from empty.
     """
 
     __slots__ = ("offsets", "shapes", "text", "values")
@@ -79,7 +80,11 @@ class Ragged:
     def __repr__(self) -> str:
         what = "text" if self.text else "images" if self.shapes is not None else "values"
         inner = "lists of " if isinstance(self.values, Ragged) else ""
-        return f"Ragged({len(self)} rows of {inner}{what}, {self.dtype})"
+        try:
+            return f"Ragged({len(self)} rows of {inner}{what}, {self.dtype})"
+        except (AttributeError, TypeError, IndexError):
+            # What a function over a pytree has put in place of the arrays, such as their shapes.
+            return f"Ragged(values={self.values!r}, offsets={self.offsets!r})"
 
     @property
     def dtype(self) -> Any:
@@ -127,7 +132,10 @@ class Ragged:
         return torch.nested.nested_tensor_from_jagged(self.values, self.offsets)
 
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
-        """As ``values.to(*args, **kwargs)``; offsets and shapes move to the same device."""
+        """As ``values.to(*args, **kwargs)``; offsets and shapes move to the same device.
+
+        In JAX it is ``jax.device_put(column, device)``, as for any pytree.
+        """
         values = self.values.to(*args, **kwargs)
 
         def follow(array: Any) -> Any:
