@@ -19,7 +19,7 @@ from jax_helpers import loader_of  # noqa: E402
 ROWS = 61
 URI = f"memory:rows={ROWS}"
 COLUMNS = ["label", "boxes", "categories", "text"]
-LENGTHS = {"boxes": 3, "categories": 2, "text": 16}
+LENGTHS = {"boxes": 3, "categories": np.int64(2), "text": 16}
 #: Numbers of a value, and their type, by column.
 KINDS: dict[str, tuple[list[int], str]] = {
     "boxes": ([4], "float32"),
