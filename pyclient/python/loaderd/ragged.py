@@ -6,6 +6,7 @@ imports no framework: the arrays may be PyTorch's, NumPy's or JAX's.
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -115,8 +116,16 @@ class Ragged:
         if isinstance(self.values, Ragged):
             raise ValueError("rows of lists of lists are not bytes: take values.tobytes()")
         ends = self.offsets.tolist()
-        whole = _numpy(self.values)
-        return [whole[start:stop].tobytes() for start, stop in pairwise(ends)]
+        if hasattr(self.values, "data_ptr"):
+            # PyTorch's, which may be there without NumPy.
+            values = self.values.cpu().contiguous()
+            whole = ctypes.string_at(values.data_ptr(), values.nbytes)
+            width = values.nbytes // max(len(values), 1)
+            return [whole[start * width : stop * width] for start, stop in pairwise(ends)]
+        import numpy
+
+        array = numpy.asarray(self.values)
+        return [array[start:stop].tobytes() for start, stop in pairwise(ends)]
 
     def to_nested(self) -> Any:
         """A ``torch.nested`` tensor in the jagged layout, ``[rows, n, ...]``, without a copy."""
@@ -188,12 +197,3 @@ def column(lease: Lease, name: str, from_dlpack: Callable[[SlotTensor], Any]) ->
         shapes=None if shapes is None else from_dlpack(shapes),
         text=text,
     )
-
-
-def _numpy(array: Any) -> Any:
-    """As NumPy's, wherever it is."""
-    if hasattr(array, "cpu"):
-        return array.cpu().numpy()
-    import numpy
-
-    return numpy.asarray(array)
