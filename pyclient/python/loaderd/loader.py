@@ -64,7 +64,7 @@ class Loader(Generic[BatchT]):
             )
         self._job = job
         self._batch_transform = batch_transform
-        self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
+        self._socket = None if socket is None else _socket_path(socket)
         self._autostart = autostart
         self._pinning = pinning
         self._begin_unconnected()
@@ -323,6 +323,16 @@ class Loader(Generic[BatchT]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin_unconnected()
+
+
+def _socket_path(socket: str | os.PathLike[str]) -> str:
+    try:
+        path = os.fsdecode(socket)
+    except TypeError:
+        raise RequestError(f"socket must be a path, not {socket!r}") from None
+    if not path:
+        raise RequestError("socket is empty: name the daemon's socket, or leave it out")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 class _Epoch(Iterator[Any]):
