@@ -89,6 +89,37 @@ last = [batch.clone() for batch in loader][-1]
 assert last["label"].tolist() == [96, 97, 98, 99, 0, 0, 0, 0]
 assert last["_valid"].tolist() == [True] * 4 + [False] * 4
 
+# Where a mesh is set, JAX refuses to compute with what lies on one device of it.
+for mesh in (LINE, jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+    with jax.set_mesh(mesh):
+        whole = [batch.clone() for batch in make(partial="pad")]
+        parts = [
+            batch.clone()
+            for batch in make(partial="pad", sharding=NamedSharding(mesh, PartitionSpec("data")))
+        ]
+        (texts,) = LanceLoader(
+            "memory:rows=5",
+            columns=["text"],
+            batch_size=8,
+            partial="pad",
+            socket=sys.argv[1],
+            autostart=False,
+        )
+        assert texts["text"].tolist()[4:] == ["row 4 – ü – ü – ü – ü", "", "", ""]
+        total = jax.jit(lambda tensor: tensor.sum())(parts[0]["tensor"])
+    assert len(whole) == len(parts) == 13
+    assert whole[0]["tensor"].devices() == {DEVICES[0]}
+    assert parts[0]["tensor"].devices() == set(DEVICES)
+    assert float(total) == expected[0][0].sum()
+    for one, other in zip(whole, parts, strict=True):
+        assert all((np.array(one[name]) == np.array(other[name])).all() for name in one)
+    for (tensor, _), one in zip(expected, whole, strict=False):
+        assert (np.array(one["tensor"]) == tensor).all()
+
+# Nothing is sent to a device unasked.
+with jax.transfer_guard("disallow"):
+    assert sum(batch.rows for batch in make(partial="pad")) == 100
+
 # Lists have a shape once they are padded, and lie with their rows.
 line = NamedSharding(LINE, PartitionSpec("data"))
 lists: dict[str, Any] = {

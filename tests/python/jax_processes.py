@@ -37,5 +37,7 @@ for batch in loader:
     assert (label.shape, label.is_fully_addressable) == ((8,), False)
     whole = multihost_utils.process_allgather(label, tiled=True)
     assert int(total(label)) == whole.sum()
+    again = multihost_utils.process_allgather(batch.clone()["label"], tiled=True)
+    assert (again == whole).all()
     seen.append(whole.tolist())
 print(seen, flush=True)

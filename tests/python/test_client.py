@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import time
 from itertools import islice
@@ -52,6 +53,19 @@ def test_a_loader_says_what_it_is(dataset: LanceIterableDataset) -> None:
     assert dataset._session is None
     len(dataset)
     assert repr(dataset).endswith(f"version 7, {ROWS} rows, {STEPS} steps an epoch>")
+
+
+def test_sockets_are_paths(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for socket in ("~/sock", os.fsencode(fake_daemon.path), Path(fake_daemon.path)):
+        dataset = LanceIterableDataset("memory:", columns=NAMES, batch_size=4, socket=socket)
+        assert len(dataset) == STEPS
+        dataset.close()
+    for wrong, message in ((5, "must be a path, not 5"), ("", "socket is empty")):
+        with pytest.raises(errors.RequestError, match=message):
+            LanceIterableDataset("memory:", columns=NAMES, batch_size=4, socket=wrong)
 
 
 def test_batches_know_where_they_belong(dataset: LanceIterableDataset) -> None:

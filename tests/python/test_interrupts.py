@@ -138,6 +138,72 @@ def test_a_batch_that_is_lost_as_the_turn_ends_is_no_secret_either(
     assert labels(dataset) == EPOCH
 
 
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [(KeyError, KeyError), (KeyboardInterrupt, KeyboardInterrupt), (StopIteration, RuntimeError)],
+)
+def test_a_batch_whose_transform_fails_is_not_counted(
+    fake_daemon: FakeDaemon, raised: type[BaseException], seen: type[BaseException]
+) -> None:
+    """What is saved on the way out must not leave out a batch that nobody had."""
+    failing = [1]
+
+    def transform(batch: Any) -> Any:
+        if batch.epoch_step in failing:
+            raise raised
+        return batch
+
+    dataset = connect(fake_daemon, batch_transform=transform)
+    batches = iter(dataset)
+    state = next(batches).state
+    for _ in range(2):
+        with pytest.raises(seen):
+            next(batches)
+        assert dataset.state_dict() == state
+        # Those after it don't hide it.
+        with pytest.raises(RuntimeError, match="could not be made"):
+            next(batches)
+        # A place that was loaded stays one.
+        dataset.load_state_dict(state)
+        batches = iter(dataset)
+    with pytest.raises(seen):
+        next(batches)
+    failing.clear()
+    assert labels(dataset) == EPOCH[1:]
+
+
+def test_a_transform_that_fails_takes_back_no_batch_of_another_thread(
+    fake_daemon: FakeDaemon,
+) -> None:
+    has_gone_on = threading.Event()
+
+    def transform(batch: Any) -> Any:
+        if batch.epoch_step == 0:
+            assert has_gone_on.wait(10)
+            raise KeyError
+        return batch
+
+    dataset = connect(fake_daemon, batch_transform=transform)
+    batches = iter(dataset)
+    raised: list[BaseException] = []
+
+    def fail() -> None:
+        try:
+            next(batches)
+        except KeyError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    fake_daemon.wait_for("delivered", 1)
+    state = next(batches).state
+    has_gone_on.set()
+    thread.join()
+    assert raised and dataset.state_dict() == state
+    with pytest.raises(RuntimeError, match="could not be made"):
+        next(batches)
+
+
 def test_the_end_of_an_epoch_is_never_lost(
     dataset: LanceIterableDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from jax_helpers import loader_of  # noqa: E402
 ROWS = 61
 URI = f"memory:rows={ROWS}"
 COLUMNS = ["label", "boxes", "categories", "text"]
-LENGTHS = {"boxes": 3, "categories": 2, "text": 16}
+LENGTHS = {"boxes": 3, "categories": np.int64(2), "text": 16}
 #: Numbers of a value, and their type, by column.
 KINDS: dict[str, tuple[list[int], str]] = {
     "boxes": ([4], "float32"),
@@ -133,3 +133,13 @@ def test_batches_without_a_value_are_padded_too(daemon: Daemon) -> None:
     (batch,) = loader
     assert batch["boxes"].shape == (1, 5, 4) and not np.array(batch["boxes"]).any()
     assert batch["boxes._length"].tolist() == [0]
+
+
+def test_trees_of_other_things_than_arrays_can_be_shown(daemon: Daemon) -> None:
+    batch = next(iter(loader_of(daemon, URI, columns=["categories", "tags"])))
+    shapes = repr(jax.tree.map(jnp.shape, batch))
+    assert "'categories': Ragged(values=(12,), offsets=(9,))" in shapes
+    assert "'tags': Ragged(values=Ragged(values=" in shapes
+    assert repr(jax.eval_shape(lambda batch: batch, batch)["categories"]) == repr(
+        batch["categories"]
+    )

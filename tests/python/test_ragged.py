@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -72,6 +74,28 @@ def test_lists_and_bytes() -> None:
         tags().tobytes()
     assert images()[2].shape == (1, 3, 3) and images()[1].numel() == 0
     assert images().tolist()[0] == [[[0, 1, 2]], [[3, 4, 5]]]
+
+
+def test_bytes_of_wider_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    for column in (boxes(), boxes()[1:], Ragged(boxes().values.T[:3, :2], ends(2, 1))):
+        expected = [numpy.ascontiguousarray(row.numpy()).tobytes() for row in column]
+        assert column.tobytes() == expected
+    assert Ragged(torch.zeros(0, 4), ends(0, 0)).tobytes() == [b"", b""]
+
+
+def test_text_without_numpy() -> None:
+    """PyTorch does not bring it along."""
+    script = """
+import sys
+sys.modules["numpy"] = None
+import torch
+from loaderd import Ragged
+values = torch.tensor(list("aé".encode()), dtype=torch.uint8)
+text = Ragged(values, torch.tensor([0, 1, 3]), text=True)
+assert (text.tolist(), text.tobytes()) == (["a", "é"], [b"a", "é".encode()])
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
 
 
 def test_nested_tensors_share_the_memory() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from loaderd import (
+    BoundingBoxes,
     CenterCrop,
     ColorJitter,
+    Mask,
     Normalize,
     Pad,
     RandAugment,
@@ -160,6 +162,20 @@ def test_takes_types_of_torch_and_numpy() -> None:
     assert CenterCrop(size) == CenterCrop(8)
     for transform in (Resize(size), Resize([size]), Resize(4, max_size=size), RandAugment(size)):
         assert json.dumps(transform.to_dict())
+    half, one = numpy.float32(0.5), numpy.int64(1)
+    for ours, theirs in (
+        (Normalize([half] * 3, [half]), Normalize([0.5] * 3, [0.5])),
+        (RandomHorizontalFlip(half), RandomHorizontalFlip()),
+        (RandomResizedCrop(8, scale=(half, one)), RandomResizedCrop(8, scale=(0.5, 1))),
+        (ColorJitter(half), ColorJitter(0.5)),
+        (RandomErasing(value=[half] * 3), RandomErasing(value=0.5)),
+        (Pad([one, one], fill=numpy.uint8(7)), Pad(1, fill=7)),
+        (Mask("image", fill=numpy.uint8(255)), Mask("image", fill=255)),
+        (BoundingBoxes("image", min_size=numpy.float32(2)), BoundingBoxes("image", min_size=2)),
+    ):
+        assert json.dumps(ours.to_dict()) == json.dumps(theirs.to_dict())
+    with pytest.raises(TransformError, match="from 0 to 1"):
+        RandomHorizontalFlip(numpy.bool_(True))
 
 
 def test_takes_interpolation_of_torchvision() -> None:
@@ -173,6 +189,8 @@ def test_takes_interpolation_of_torchvision() -> None:
 def test_defaults_are_torchvisions() -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2")
     for ours, fields in (
+        (RandomResizedCrop(5), ("scale", "ratio", "antialias")),
+        (Resize(5), ("max_size", "antialias")),
         (ColorJitter(0.4, (0.2, 3), 1.5, 0.1), ("brightness", "contrast", "saturation", "hue")),
         (RandAugment(), ("num_ops", "magnitude", "num_magnitude_bins", "interpolation", "fill")),
         (RandomCrop(5), ("size", "pad_if_needed", "padding_mode")),
@@ -183,6 +201,8 @@ def test_defaults_are_torchvisions() -> None:
     ):
         arguments = {
             ColorJitter: (0.4, (0.2, 3), 1.5, 0.1),
+            RandomResizedCrop: (5,),
+            Resize: (5,),
             RandomCrop: (5,),
             Pad: (1,),
         }.get(type(ours), ())
@@ -204,6 +224,7 @@ def test_defaults_are_torchvisions() -> None:
         (lambda: Resize(8, max_size=8), r"greater than size \(8\)"),
         (lambda: Resize((8, 9), max_size=10), "goes with one number"),
         (lambda: Resize(True), "at least 1 pixel"),
+        (lambda: Resize(8, antialias=False), "Resize: antialias must be True, .* not False"),
         (lambda: CenterCrop("8"), "at least 1 pixel"),
         (lambda: RandomHorizontalFlip(1.5), "from 0 to 1, not 1.5"),
         (lambda: Normalize((0, 0), (1, 1)), "3 numbers, or one"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any, TypeGuard
@@ -35,7 +36,8 @@ def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NumPy's are such numbers, of every width.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def whole_number(value: object) -> int | None:
@@ -108,6 +110,13 @@ def probability(name: str, value: object) -> float:
     return float(value)
 
 
+def always(name: str, field: str, value: object) -> bool:
+    """``True``, of what the daemon does in any case."""
+    if value is not True:
+        raise TransformError(f"{name}: {field} must be True, as it always is, not {value!r}")
+    return value
+
+
 def one_of(name: str, field: str, value: object, known: Sequence[str]) -> None:
     if value not in known:
         raise TransformError(f"{name}: {field} must be one of {', '.join(known)}, not {value!r}")
@@ -125,14 +134,13 @@ def whole(name: str, field: str, value: object, least: int) -> int:
 def borders(name: str, padding: Any) -> tuple[int, int, int, int]:
     """One number, one for each direction or one for each side: left, top, right, bottom."""
     given = padding if is_sequence(padding) else [padding]
-    if len(given) not in (1, 2, 4) or not all(
-        isinstance(pixels, int) and not isinstance(pixels, bool) and pixels >= 0 for pixels in given
-    ):
+    pixels = [number for each in given if (number := whole_number(each)) is not None]
+    if len(given) not in (1, 2, 4) or len(pixels) != len(given) or min(pixels) < 0:
         raise TransformError(
             f"{name}: padding must be 1, 2 or 4 whole numbers from 0 on, not {padding!r}"
         )
-    left, top = given[0], given[-1] if len(given) == 2 else given[0]
-    return (given[0], given[1], given[2], given[3]) if len(given) == 4 else (left, top, left, top)
+    left, top, right, bottom = pixels * (4 // len(pixels))
+    return left, top, right, bottom
 
 
 def colour(name: str, fill: Any) -> tuple[int, int, int]:

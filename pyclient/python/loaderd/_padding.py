@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loaderd._arguments import not_among
+from loaderd._arguments import not_among, whole_number
 from loaderd.errors import RequestError
 from loaderd.ragged import Ragged
 
@@ -25,6 +25,7 @@ def checked(lengths: Mapping[str, int] | None, columns: Sequence[str]) -> dict[s
         raise RequestError(
             f'pad_ragged must be by column, such as {{"boxes": 64}}, not {lengths!r}'
         )
+    found = {}
     for name, length in (lengths or {}).items():
         if name not in columns:
             raise RequestError(f"pad_ragged names {name!r}{not_among(name, columns)}")
@@ -33,11 +34,13 @@ def checked(lengths: Mapping[str, int] | None, columns: Sequence[str]) -> dict[s
                 f"{name + LENGTH!r} is what pad_ragged adds beside {name!r}: leave it out of "
                 "columns"
             )
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        values = whole_number(length)
+        if values is None or values < 1:
             raise RequestError(
                 f"pad_ragged[{name!r}] must be at least 1 value a row, not {length!r}"
             )
-    return dict(lengths or {})
+        found[name] = values
+    return found
 
 
 def padded(name: str, ragged: Any, length: int) -> tuple[Any, Any]:

@@ -39,7 +39,8 @@ class Batch(dict[str, Any]):
     epoch_step: int
     """The step within the epoch, from 0."""
     rows: int
-    """Rows in this rank's batch; the last batch of an epoch may have fewer."""
+    """Rows in this rank's batch; the last batch of an epoch may have fewer. Counts a row that only
+    repeats another rank's (``_valid`` is false)."""
     bad_rows: int
     """Rows that were replaced or zeroed because of ``on_bad_sample``."""
     state: dict[str, Any]

@@ -39,7 +39,7 @@ class TransformError(LoaderdError, ValueError):
 
 
 class ResumeRefused(LoaderdError):
-    """The state belongs to another dataset version, filter, columns or transform.
+    """The state belongs to another dataset version, filter, columns, transform or seed.
 
     The message lists the differences. Load it with ``allow_changed=True`` to continue anyway.
     """

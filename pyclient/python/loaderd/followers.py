@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loaderd._arguments import as_list, is_number, is_sequence, one_of, put
+from loaderd._arguments import as_list, is_number, is_sequence, one_of, put, whole_number
 from loaderd.errors import TransformError
 from loaderd.transforms import Transform
 
@@ -110,9 +110,12 @@ class Mask(Transform):
 
     def __post_init__(self) -> None:
         _column("Mask", self.follows)
-        fill = self.fill
-        if not isinstance(fill, int) or isinstance(fill, bool) or not 0 <= fill <= 255:
-            raise TransformError(f"Mask: fill must be a whole number from 0 to 255, not {fill!r}")
+        fill = whole_number(self.fill)
+        if fill is None or not 0 <= fill <= 255:
+            raise TransformError(
+                f"Mask: fill must be a whole number from 0 to 255, not {self.fill!r}"
+            )
+        put(self, "fill", fill)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": "Mask", "follows": self.follows, "fill": self.fill}

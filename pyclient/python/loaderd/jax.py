@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
@@ -60,7 +59,9 @@ class Batch(batch.Batch):
         """A copy of the batch that does not occupy a slot."""
 
         def copy(array: jax.Array) -> jax.Array:
-            return jnp.array(array, copy=True)
+            # Also where a mesh is set, of which the array lies on one device.
+            made: jax.Array = jax.device_put(array, array.sharding, may_alias=False)
+            return made
 
         return self._with({name: jax.tree.map(copy, column) for name, column in self.items()})
 
@@ -134,7 +135,7 @@ class LanceLoader(Loader[Batch]):
     never fit, and are refused.
 
     On the CPU the arrays are the daemon's shared memory, without a copy, and committed to their
-    device. Arrays that are narrowed, padded or sharded are copied. For other devices JAX
+    device. Arrays that are narrowed, padded or split up are copied. For other devices JAX
     copies from shared memory, and the slot is released afterwards.
 
     The constructor only checks its arguments. The connection is made on first use (``iter()``,
@@ -150,7 +151,8 @@ class LanceLoader(Loader[Batch]):
     Args:
         uri: The dataset: a path, or a ``file://`` URI.
         columns: Columns to deliver, in this order. May include ``"_valid"`` (bool, false where
-            ``on_bad_sample`` zeroed something in the row, and for padding), ``"name._valid"``
+            ``on_bad_sample`` zeroed something in the row, for padding, and for a row that only
+            repeats another rank's: see ``partial``), ``"name._valid"``
             (bool, false where ``name`` is null) and, with ``jax_enable_x64``, ``"_rowid"`` and
             ``"_rowaddr"`` (``int64``). Null lists, text and bytes are empty, null floats are
             NaN, null images are bad samples. An integer column with nulls is an error unless
@@ -158,7 +160,8 @@ class LanceLoader(Loader[Batch]):
         filter: An SQL expression over any columns; only rows that satisfy it are used.
             Default: all rows.
         version: A version number, a tag's name, or ``None`` (default) for the latest.
-            Resolved once and kept for the whole run.
+            Resolved once and kept for the whole run. A run on several nodes needs one, because
+            each node's daemon resolves it.
         transform: A dict from image column to a transform or a list of transforms
             (:mod:`loaderd.transforms`, :mod:`loaderd.augmentations`), which the daemon runs.
             On a text column, the text is the path or ``file://`` URI of an image file;
@@ -169,7 +172,8 @@ class LanceLoader(Loader[Batch]):
             :class:`Batch`, in this process and thread, and returns its result. Start from
             ``batch.copy()`` to keep the batch's attributes. It is not part of the checkpoint or
             the step log. Seed its random numbers from ``batch.step`` if resuming should repeat
-            them. It must be a module-level function if the loader is to be pickled.
+            them. If it raises an error, the iterator ends, and the batch does not count as
+            returned. It must be a module-level function if the loader is to be pickled.
         batch_size: Rows per process and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all processes, a multiple of ``world_size``.
         shuffle: Reshuffle all rows each epoch. Default: the dataset's own order.
@@ -218,7 +222,8 @@ class LanceLoader(Loader[Batch]):
         partial: What to do with the incomplete batch at the end of an epoch, so that shapes stay
             the same. ``"drop"`` (default) leaves it out. ``"pad"`` fills it up with rows of
             zeros and adds ``_valid`` (``[batch_size]`` bool) to every batch, which is false for
-            them; ``batch.rows`` does not count them.
+            them; ``batch.rows`` does not count them. If there are fewer rows than ranks, each rank
+            left over repeats one, which ``batch.rows`` counts, with ``_valid`` false.
         pad_ragged: A dict from ragged column to the number of values per row:
             ``{"boxes": 64}`` makes the column dense, ``[batch_size, 64, ...]``, padded with
             zeros, and adds ``boxes._length`` (``[batch_size]``, integer), the number of values
@@ -233,8 +238,8 @@ class LanceLoader(Loader[Batch]):
             another version.
         DatasetError, RankConflict, LimitExceeded: On first use, if the dataset is not as
             requested, the rank is taken, or slots don't fit the daemon's memory limit.
-        BadSample, ReadError, StepLogError, SlotsExhausted, DaemonDied, DaemonUnavailable: By
-            ``next()``; see :mod:`loaderd.errors`.
+        BadSample, ReadError, StepLogError, SlotsExhausted, GpuUnavailable, DaemonDied,
+            DaemonUnavailable: By ``next()``; see :mod:`loaderd.errors`.
         ForkedProcess: If it is used in a process forked after it had connected.
     """
 
@@ -321,8 +326,8 @@ class LanceLoader(Loader[Batch]):
         It connects (and blocks) at once, and the step log records a new attempt of the run.
         World size and batch size may have changed if a step now begins at the same row.
         Raises ``ResumeRefused``, which lists the differences, if the state belongs to another
-        dataset version, filter, list of columns or transform; ``allow_changed=True`` accepts
-        these too, on the same condition.
+        dataset version, filter, list of columns, transform, seed, ``shuffle`` or last batch
+        (dropped or not); ``allow_changed=True`` accepts these too, on the same condition.
         """
         self._load_state(state, allow_changed)
 
@@ -342,8 +347,7 @@ class LanceLoader(Loader[Batch]):
         return session.next()
 
     def _make_batch(self, lease: Lease, about: dict[str, Any]) -> Batch:
-        # Where an array comes to lie that nobody places.
-        (device,) = jnp.empty(()).devices()
+        device = _default_device()
         columns = (self._columns(lease, name, device) for name in lease.names)
         return Batch._made(chain.from_iterable(columns), about)
 
@@ -378,7 +382,7 @@ class LanceLoader(Loader[Batch]):
         missing = self._job.batch_size - array.shape[0]
         if missing == 0:
             return array
-        return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+        return _with_zeros(array, missing)
 
     def _laid_out(self, name: str, local: jax.Array, sharding: Sharding) -> jax.Array:
         """The global array, of which ``local`` is this process's part."""
@@ -412,9 +416,9 @@ class LanceLoader(Loader[Batch]):
         pieces = []
         for device, ((start, stop), *others) in places.items():
             here = [(starts[start], starts[start] + stop - start), *others]
-            piece = local
+            piece: Any = local
             if here != [(0, side) for side in local.shape]:
-                piece = local[tuple(slice(*bounds) for bounds in here)]
+                piece = np.asarray(local)[tuple(slice(*bounds) for bounds in here)].copy()
             pieces.append(jax.device_put(piece, device))
         return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
 
@@ -454,13 +458,26 @@ def _placed(array: jax.Array, device: jax.Device) -> jax.Array:
     return array if array.devices() == {device} else jax.device_put(array, device)
 
 
+def _with_zeros(array: jax.Array, rows: int) -> jax.Array:
+    """A copy with so many rows of zeros at the end, on the CPU.
+
+    By NumPy, as all that happens here to a batch: what JAX computes where a mesh is set, it
+    computes on all devices of that mesh, and refuses arrays that lie on one of them.
+    """
+    found = np.zeros((array.shape[0] + rows, *array.shape[1:]), array.dtype)
+    found[: array.shape[0]] = array
+    padded: jax.Array = jax.device_put(found, _cpu())
+    return padded
+
+
 def _with_rows(ragged: Ragged, rows: int, device: jax.Device) -> Ragged:
     """On the device, with empty rows added at the end."""
     missing = rows - len(ragged)
     offsets, shapes = ragged.offsets, ragged.shapes
     if missing:
-        offsets = jnp.pad(offsets, (0, missing), mode="edge")
-        shapes = None if shapes is None else jnp.pad(shapes, [(0, missing), (0, 0)])
+        ends = np.pad(np.asarray(offsets), (0, missing), mode="edge")
+        offsets = jax.device_put(ends, _cpu())
+        shapes = None if shapes is None else _with_zeros(shapes, missing)
     padded = Ragged(ragged.values, offsets, shapes=shapes, text=ragged.text)
     placed: Ragged = jax.tree.map(lambda array: _placed(array, device), padded)
     return placed
@@ -470,6 +487,18 @@ def _shared(tensor: SlotTensor) -> jax.Array:
     # Released by the last array itself; JAX keeps NumPy's until it is called again.
     array: jax.Array = jax.dlpack.from_dlpack(tensor)
     return array
+
+
+def _default_device() -> jax.Device:
+    """Where an array comes to lie that nobody places.
+
+    Not seen from one that is made: a mesh that is set spreads it, and a transfer guard refuses it.
+    """
+    given: jax.Device | str | None = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if given is None or isinstance(given, str):
+        device: jax.Device = jax.local_devices(backend=given)[0]
+        return device
+    return given
 
 
 def _cpu() -> jax.Device:

@@ -64,7 +64,7 @@ class Loader(Generic[BatchT]):
             )
         self._job = job
         self._batch_transform = batch_transform
-        self._socket = None if socket is None else os.path.abspath(os.fspath(socket))
+        self._socket = None if socket is None else _socket_path(socket)
         self._autostart = autostart
         self._pinning = pinning
         self._begin_unconnected()
@@ -325,6 +325,16 @@ class Loader(Generic[BatchT]):
         self._begin_unconnected()
 
 
+def _socket_path(socket: str | os.PathLike[str]) -> str:
+    try:
+        path = os.fsdecode(socket)
+    except TypeError:
+        raise RequestError(f"socket must be a path, not {socket!r}") from None
+    if not path:
+        raise RequestError("socket is empty: name the daemon's socket, or leave it out")
+    return os.path.abspath(os.path.expanduser(path))
+
+
 class _Epoch(Iterator[Any]):
     """One pass over an epoch, from some step on."""
 
@@ -342,15 +352,26 @@ class _Epoch(Iterator[Any]):
         batch = None
         try:
             with loader._turn:
+                before = self._stream, loader._done, loader._resumed
                 batch = self._take()
+            transform = loader._batch_transform
+            return batch if transform is None else _transformed(transform, batch)
         except BaseException:
             if batch is not None:
-                # By an interrupt as the turn ended: it is counted, and nobody has it.
-                self._stream = None
+                self._take_back(*before)
             raise
-        if loader._batch_transform is not None:
-            return loader._batch_transform(batch)
-        return batch
+
+    def _take_back(self, stream: int | None, done: tuple[int, int], is_resumed: bool) -> None:
+        """Nobody has the batch that was taken last: of the user's function that failed with it,
+        or of an interrupt as the turn ended. Those after it must not hide that.
+        """
+        self._stream = None
+        loader = self._loader
+        with loader._turn:
+            # Unless another thread has gone on meanwhile.
+            is_last = loader._done == (done[0], done[1] + 1)
+            if loader._session is self._session and self._session.stream == stream and is_last:
+                loader._done, loader._resumed = done, is_resumed
 
     def _take(self) -> Any:
         if self._ended:
@@ -392,3 +413,11 @@ class _Epoch(Iterator[Any]):
             "interrupt, or its loader began another iteration or was closed; one loader gives one "
             "stream of batches at a time"
         )
+
+
+def _transformed(transform: Callable[[Any], Any], batch: Any) -> Any:
+    try:
+        return transform(batch)
+    except StopIteration as error:
+        # As it is, it would end the epoch without a word; generators have PEP 479 for this.
+        raise RuntimeError(f"batch_transform raised StopIteration at step {batch.step}") from error

@@ -6,6 +6,7 @@ imports no framework: the arrays may be PyTorch's, NumPy's or JAX's.
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -28,8 +29,9 @@ class Ragged:
     lists of lists        a :class:`Ragged`   a :class:`Ragged`
     ====================  ==================  ===============================================
 
-    Rows are views: only :meth:`tolist`, :meth:`tobytes` and :meth:`clone` copy. A null row is
-    empty; request the column ``name._valid`` to tell null from empty.
+    Rows are views: only :meth:`tolist`, :meth:`tobytes` and :meth:`clone` copy. In JAX, where there
+    are no views, rows are copied too. A null row is empty; request the column ``name._valid`` to
+    tell null from empty.
     """
 
     __slots__ = ("offsets", "shapes", "text", "values")
@@ -79,7 +81,11 @@ class Ragged:
     def __repr__(self) -> str:
         what = "text" if self.text else "images" if self.shapes is not None else "values"
         inner = "lists of " if isinstance(self.values, Ragged) else ""
-        return f"Ragged({len(self)} rows of {inner}{what}, {self.dtype})"
+        try:
+            return f"Ragged({len(self)} rows of {inner}{what}, {self.dtype})"
+        except (AttributeError, TypeError, IndexError):
+            # What a function over a pytree has put in place of the arrays, such as their shapes.
+            return f"Ragged(values={self.values!r}, offsets={self.offsets!r})"
 
     @property
     def dtype(self) -> Any:
@@ -110,8 +116,16 @@ class Ragged:
         if isinstance(self.values, Ragged):
             raise ValueError("rows of lists of lists are not bytes: take values.tobytes()")
         ends = self.offsets.tolist()
-        whole = _numpy(self.values)
-        return [whole[start:stop].tobytes() for start, stop in pairwise(ends)]
+        if hasattr(self.values, "data_ptr"):
+            # PyTorch's, which may be there without NumPy.
+            values = self.values.cpu().contiguous()
+            whole = ctypes.string_at(values.data_ptr(), values.nbytes)
+            width = values.nbytes // max(len(values), 1)
+            return [whole[start * width : stop * width] for start, stop in pairwise(ends)]
+        import numpy
+
+        array = numpy.asarray(self.values)
+        return [array[start:stop].tobytes() for start, stop in pairwise(ends)]
 
     def to_nested(self) -> Any:
         """A ``torch.nested`` tensor in the jagged layout, ``[rows, n, ...]``, without a copy."""
@@ -127,7 +141,10 @@ class Ragged:
         return torch.nested.nested_tensor_from_jagged(self.values, self.offsets)
 
     def to(self, *args: Any, **kwargs: Any) -> Ragged:
-        """As ``values.to(*args, **kwargs)``; offsets and shapes move to the same device."""
+        """As ``values.to(*args, **kwargs)``; offsets and shapes move to the same device.
+
+        In JAX it is ``jax.device_put(column, device)``, as for any pytree.
+        """
         values = self.values.to(*args, **kwargs)
 
         def follow(array: Any) -> Any:
@@ -180,12 +197,3 @@ def column(lease: Lease, name: str, from_dlpack: Callable[[SlotTensor], Any]) ->
         shapes=None if shapes is None else from_dlpack(shapes),
         text=text,
     )
-
-
-def _numpy(array: Any) -> Any:
-    """As NumPy's, wherever it is."""
-    if hasattr(array, "cpu"):
-        return array.cpu().numpy()
-    import numpy
-
-    return numpy.asarray(array)

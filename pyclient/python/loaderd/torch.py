@@ -86,7 +86,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         filter: An SQL expression over any columns; only rows that satisfy it are used.
             Default: all rows.
         version: A version number, a tag's name, or ``None`` (default) for the latest.
-            Resolved once and kept for the whole run.
+            Resolved once and kept for the whole run. A run on several nodes needs one, because
+            each node's daemon resolves it.
         transform: A dict from image column to a transform or a list of transforms
             (:mod:`loaderd.transforms`, :mod:`loaderd.augmentations`), which the daemon runs.
             On a text column, the text is the path or ``file://`` URI of an image file;
@@ -98,7 +99,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             To keep the batch's attributes, change the batch in place, or start from
             ``batch.copy()``; any other object (a tuple, a plain dict) is returned as it is.
             It is not part of the checkpoint or the step log. Seed its random numbers from
-            ``batch.step`` if resuming should repeat them. It must be a module-level function
+            ``batch.step`` if resuming should repeat them. If it raises an error, the iterator
+            ends, and the batch does not count as returned. It must be a module-level function
             if the dataset is to be pickled.
         batch_size: Rows per rank and step. Give either this or ``global_batch_size``.
         global_batch_size: Rows per step over all ranks, a multiple of ``world_size``.
@@ -162,8 +164,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
             another version.
         DatasetError, RankConflict, LimitExceeded: On first use, if the dataset is not as
             requested, the rank is taken, or slots don't fit the daemon's memory limit.
-        BadSample, ReadError, StepLogError, SlotsExhausted, DaemonDied, DaemonUnavailable: By
-            ``next()``; see :mod:`loaderd.errors`.
+        BadSample, ReadError, StepLogError, SlotsExhausted, GpuUnavailable, DaemonDied,
+            DaemonUnavailable: By ``next()``; see :mod:`loaderd.errors`.
         WorkerProcessError, ForkedProcess: If it is used in a ``DataLoader`` worker, or in a
             process forked after it had connected.
     """
@@ -245,8 +247,8 @@ class LanceIterableDataset(Loader[Batch], torch.utils.data.IterableDataset[Batch
         It connects (and blocks) at once, and the step log records a new attempt of the run.
         World size and batch size may have changed if a step now begins at the same row.
         Raises ``ResumeRefused``, which lists the differences, if the state belongs to another
-        dataset version, filter, list of columns or transform; ``allow_changed=True`` accepts
-        these too, on the same condition.
+        dataset version, filter, list of columns, transform, seed, ``shuffle`` or last batch
+        (dropped or not); ``allow_changed=True`` accepts these too, on the same condition.
         """
         self._load_state(state, allow_changed)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loaderd._arguments import (
+    always,
     as_list,
     borders,
     colour,
@@ -49,14 +50,15 @@ class RandomResizedCrop(Transform):
 
     ``size`` is ``(height, width)`` in pixels, or one number for a square. ``scale`` is the
     range of the crop's share of the image's area, ``ratio`` of its width divided by its height.
-    ``interpolation`` is ``"bilinear"`` or ``"bicubic"``, or torchvision's enum. The result is
-    ``[3, height, width]``, uint8.
+    ``interpolation`` is ``"bilinear"`` or ``"bicubic"``, or torchvision's enum. ``antialias`` is
+    accepted as in torchvision, and must be ``True``. The result is ``[3, height, width]``, uint8.
     """
 
     size: int | Sequence[int]
     scale: Sequence[float] = (0.08, 1.0)
     ratio: Sequence[float] = (3.0 / 4.0, 4.0 / 3.0)
     interpolation: Any = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -64,6 +66,7 @@ class RandomResizedCrop(Transform):
         put(self, "scale", interval(name, "scale", self.scale))
         put(self, "ratio", interval(name, "ratio", self.ratio))
         put(self, "interpolation", interpolation_name(name, self.interpolation))
+        put(self, "antialias", always(name, "antialias", self.antialias))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -81,13 +84,14 @@ class Resize(Transform):
 
     ``size`` is ``(height, width)`` in pixels, or one number for the shorter side; then
     ``max_size`` limits the longer one. ``interpolation`` is ``"bilinear"`` or ``"bicubic"``, or
-    torchvision's enum. All rows of a column need the same final size: after ``Resize(256)``,
-    add a :class:`CenterCrop`.
+    torchvision's enum. ``antialias`` is accepted as in torchvision, and must be ``True``. All rows
+    of a column need the same final size: after ``Resize(256)``, add a :class:`CenterCrop`.
     """
 
     size: int | Sequence[int]
     interpolation: Any = "bilinear"
     max_size: int | None = None
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -112,6 +116,7 @@ class Resize(Transform):
                     f"{name}: max_size goes with one number as size, not with {self.size}"
                 )
         put(self, "interpolation", interpolation_name(name, self.interpolation))
+        put(self, "antialias", always(name, "antialias", self.antialias))
 
     def to_dict(self) -> dict[str, Any]:
         return {
