@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 pytest.importorskip("torch")
 
 from daemon_process import NUMBERS, ROWS, Daemon, loaderd, logged
+from faults.machine import Disk
 from loaderd import CenterCrop, errors, launch
 
 
@@ -193,6 +195,17 @@ def test_every_step_that_saw_a_row_is_shown(daemon: Daemon) -> None:
     assert epochs("--row=2") == list(range(60))
     assert epochs("--row=2", "--last=3") == [57, 58, 59]
     assert len(epochs()) == 50
+
+
+@pytest.mark.parametrize("disk", ["mounted"], indirect=True)
+def test_a_log_that_nobody_can_write_to_is_shown(daemon: Daemon, disk: Disk) -> None:
+    for _ in daemon.dataset("memory:rows=8", run="kept"):
+        pass
+    daemon.stop()
+    kept = disk.path / "of 100%?"
+    shutil.copytree(os.environ["LOADERD_STATE"], kept)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk.path)], check=True)
+    assert loaderd("log", f"--state={kept}").stdout.count("kept") == 1
 
 
 def test_a_log_is_followed_as_text(daemon: Daemon) -> None:

@@ -119,8 +119,9 @@ class Disk:
                         file.write(b"x" * size)
 
     def free(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self.path / "filler").unlink()
+        filler = self.path / "filler"
+        if filler.exists():
+            filler.unlink()
         if self._limited is not None:
             with contextlib.suppress(ProcessLookupError):
                 limit_growth(self._limited, None)

@@ -4,6 +4,8 @@
 //! longer than SQLite's busy timeout.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,11 +69,10 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
         return Ok(None);
     }
     let failed = unopened(path);
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .or_else(|_| Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+    let (db, found) = readable(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .or_else(|_| readable(path, OpenFlags::SQLITE_OPEN_READ_ONLY))
+        .or_else(|error| readable_at_rest(path).unwrap_or(Err(error)))
         .map_err(failed)?;
-    db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
-    let found = schema_of(&db).map_err(failed)?;
     if found > SCHEMA {
         return Err(StepLogError::Newer {
             path: path.into(),
@@ -80,6 +81,32 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
         });
     }
     Ok((found > 0).then_some(db))
+}
+
+/// An open database, and its schema.
+fn readable(path: &Path, flags: OpenFlags) -> rusqlite::Result<(Connection, u32)> {
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    let found = schema_of(&db)?;
+    Ok((db, found))
+}
+
+/// The same where nothing can be written beside it, as SQLite does for a database with a WAL: on a
+/// read-only file system, or in another user's folder. `None` while somebody has it open, who may
+/// change it. <https://sqlite.org/wal.html#read_only_databases>
+fn readable_at_rest(path: &Path) -> Option<rusqlite::Result<(Connection, u32)>> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let is_at_rest = !Path::new(&wal).exists();
+    is_at_rest.then(|| {
+        let mut uri = "file:".to_owned();
+        for byte in path.as_os_str().as_bytes() {
+            let _ = write!(uri, "%{byte:02X}");
+        }
+        uri.push_str("?immutable=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        readable(Path::new(&uri), flags)
+    })
 }
 
 /// That the database at `path` can't be opened.
