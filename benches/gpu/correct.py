@@ -209,7 +209,9 @@ def pinned(bundle: Bundle, brief: bool) -> dict[str, Any]:
     print(done.stdout, done.stderr, file=sys.stderr)
     found: dict[str, Any] = {"passed": [], "failed": [], "skipped": []}
     for outcome, rest in re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED) (.+)$", done.stdout, re.M):
-        found[{"ERROR": "failed"}.get(outcome, outcome.lower())].append(rest.rpartition("::")[2])
+        # Without the file; what is said of a test may hold "::", as C++'s names do.
+        said = re.sub(r"^\S+?::", "", rest)
+        found[{"ERROR": "failed"}.get(outcome, outcome.lower())].append(said)
     if done.returncode != 0 or found["failed"]:
         raise Failed("; ".join(found["failed"]) or last_line(done.stderr + done.stdout), found)
     return found

@@ -220,8 +220,8 @@ def test_no_thread_takes_a_batch_of_an_iteration_begun_elsewhere(
     kept = [next(before), next(before)]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, before)
-        # Until it is that one's turn.
-        while dataset._turn.acquire(blocking=False):
+        # Until it is that one's turn, or, on a machine that lets us sleep so long, was.
+        while not waiting.done() and dataset._turn.acquire(blocking=False):
             dataset._turn.release()
             time.sleep(0.01)
         batches = iter(dataset)

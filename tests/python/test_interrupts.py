@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -200,6 +201,40 @@ def test_a_transform_that_fails_takes_back_no_batch_of_another_thread(
     has_gone_on.set()
     thread.join()
     assert raised and dataset.state_dict() == state
+    with pytest.raises(RuntimeError, match="could not be made"):
+        next(batches)
+
+
+def test_a_transform_that_fails_while_another_thread_takes_a_batch_ends_it_too(
+    fake_daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_failed, is_taking = threading.Event(), threading.Event()
+
+    def transform(batch: Any) -> Any:
+        if batch.epoch_step == 0:
+            assert is_taking.wait(10)
+            has_failed.set()
+            raise KeyError
+        return batch
+
+    dataset = connect(fake_daemon, batch_transform=transform)
+    make = dataset._make_batch
+
+    def make_slowly(lease: Any, about: dict[str, Any]) -> Any:
+        if about["epoch_step"] == 1:
+            is_taking.set()
+            assert has_failed.wait(10)
+            # Until the other one waits for its turn.
+            time.sleep(0.1)
+        return make(lease, about)
+
+    monkeypatch.setattr(dataset, "_make_batch", make_slowly)
+    batches = iter(dataset)
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(next, batches)
+        fake_daemon.wait_for("delivered", 1)
+        assert next(batches).epoch_step == 1
+        assert isinstance(failing.exception(30), KeyError)
     with pytest.raises(RuntimeError, match="could not be made"):
         next(batches)
 

@@ -84,6 +84,13 @@ def test_arrays_are_the_slots_memory(fake_daemon: FakeDaemon) -> None:
     assert all(in_slots(fake_daemon, array) for array in batch.values())
 
 
+def test_batches_are_cloned_wherever_they_are(loader: LanceLoader) -> None:
+    """Also where their arrays are traced, or NumPy's."""
+    batch = next(iter(loader))
+    for clone in (jax.jit(Batch.clone)(batch), jax.device_get(batch).clone()):
+        assert all((clone[name] == batch[name]).all() for name in batch)
+
+
 def test_a_slot_is_released_with_its_last_array(
     loader: LanceLoader, fake_daemon: FakeDaemon
 ) -> None:

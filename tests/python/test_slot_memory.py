@@ -65,10 +65,11 @@ def opening(tmp_path: Path) -> Iterator[tuple[Daemon, socket.socket]]:
                 assert time.monotonic() < deadline, daemon.log.read_text()
                 is_allocating = used(daemon) > 0
                 if select.select([client], [], [], 0.02)[0]:
-                    # A container may have less than its machine.
                     answer = wire.receive(client)
-                    assert (answer["type"], answer["kind"]) == ("failed", "limit"), answer
-                    pytest.skip(answer["message"])
+                    if answer["type"] != "waiting":
+                        # A container may have less than its machine.
+                        assert (answer["type"], answer.get("kind")) == ("failed", "limit"), answer
+                        pytest.skip(answer["message"])
             yield daemon, client
 
 
@@ -79,7 +80,9 @@ def test_a_daemon_that_allocates_stops_when_it_is_asked_to(
     started = time.monotonic()
     daemon.stop()
     assert time.monotonic() - started < AT_ONCE_S
-    answer = wire.receive(client)
+    # On a slow machine it was told before how far it is.
+    while (answer := wire.receive(client))["type"] == "waiting":
+        pass
     assert (answer["type"], answer["kind"]) == ("failed", "stopping")
 
 

@@ -59,8 +59,10 @@ class Batch(batch.Batch):
         """A copy of the batch that does not occupy a slot."""
 
         def copy(array: jax.Array) -> jax.Array:
-            # Also where a mesh is set, of which the array lies on one device.
-            made: jax.Array = jax.device_put(array, array.sharding, may_alias=False)
+            # Where it lies, also where a mesh is set, of which that is one device. What is traced,
+            # and what is NumPy's, lies nowhere.
+            place = getattr(array, "sharding", None)
+            made: jax.Array = jax.device_put(array, place, may_alias=False)
             return made
 
         return self._with({name: jax.tree.map(copy, column) for name, column in self.items()})

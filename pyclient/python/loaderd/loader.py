@@ -368,6 +368,8 @@ class _Epoch(Iterator[Any]):
         self._stream = None
         loader = self._loader
         with loader._turn:
+            # Another thread that was taking one has put it back.
+            self._stream = None
             # Unless another thread has gone on meanwhile.
             is_last = loader._done == (done[0], done[1] + 1)
             if loader._session is self._session and self._session.stream == stream and is_last:
