@@ -197,8 +197,9 @@ def test_times_without_an_end_are_refused() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_bench_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    picture = tmp_path / "new.svg"
     process = subprocess.Popen(
-        [launch.find_binary(), "bench", "memory:rows=100", "--seconds=60"],
+        [launch.find_binary(), "bench", "memory:rows=100", "--seconds=60", f"--plot={picture}"],
         env={**os.environ, "LOADERD_SOCKET": str(tmp_path / "sock")},
         stderr=subprocess.DEVNULL,
     )
@@ -209,7 +210,7 @@ def test_a_bench_that_is_ended_leaves_nothing(number: signal.Signals, tmp_path: 
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait(20) == -number
-    assert list(tmp_path.glob("bench-*")) == []
+    assert list(tmp_path.glob("bench-*")) == [] and not picture.exists()
 
 
 def test_images_that_cannot_be_decoded_are_told(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ pub struct Coding {
 impl Coding {
     /// Reads the header, in about the time of [`probe`](crate::probe). None where it can't be
     /// read by the letter of the standard: cut short, a marker that has no place there, junk
-    /// between segments, a table that is longer or shorter than it says.
+    /// between segments, a table that is longer or shorter than it says, a sequential scan of
+    /// fewer than all coefficients.
     pub fn of(encoded: &[u8]) -> Option<Coding> {
         let mut seen = Seen::default();
         let mut at = 0;
@@ -180,6 +181,11 @@ impl Seen<'_> {
             return None;
         }
         let (first, last) = (scan[1 + 2 * count], scan[2 + 2 * count]);
+        // Libjpeg reads all coefficients whatever a sequential scan says here; others may not.
+        let is_sequential = matches!(process, Process::Baseline | Process::Extended);
+        if is_sequential && scan[1 + 2 * count..] != [0, 63, 0] {
+            return None;
+        }
         for entry in scan[1..1 + 2 * count].chunks_exact(2) {
             let (dc, ac) = (usize::from(entry[1] >> 4), usize::from(entry[1] & 15));
             has_tables &= first > 0 || *self.dc.get(dc)?;
@@ -328,6 +334,22 @@ mod tests {
         }
         let followed = [&whole[..], &[0]].concat();
         assert!(!Coding::of(&followed).unwrap().ends);
+    }
+
+    #[test]
+    fn sequential_scans_that_name_other_coefficients_are_unusual() {
+        for scans in [Scans::Sequential, Scans::Separate] {
+            let mut bytes = file(Encoder {
+                scans,
+                ..Encoder::default()
+            });
+            assert!(Coding::of(&bytes).is_some());
+            let start = bytes.windows(2).position(|two| two == [0xff, SOS]);
+            let start = start.unwrap();
+            let end = start + 2 + usize::from(bytes[start + 3]);
+            bytes[end - 3..end].fill(0);
+            assert_eq!(Coding::of(&bytes), None, "{scans:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ const EXTENSION: u8 = 0x21;
 const IMAGE: u8 = 0x2c;
 const TRAILER: u8 = 0x3b;
 const GRAPHIC_CONTROL: u8 = 0xf9;
+/// Clear codes in a row. One is enough, and each costs as much as hundreds of pixels.
+const CLEARS_MAX: u32 = 1 << 16;
 
 /// A GIF whose blocks are all there. A file may lack its trailer, as some do, but no
 /// part of a block.
@@ -231,7 +233,7 @@ fn decompress(image: &Image<'_>, indices: &mut [u8]) -> Result<(), DecodeError> 
     let mut decoder = Configuration::new(BitOrder::Lsb, image.code_bits)
         .with_yield_on_full_buffer(true)
         .build();
-    let mut filled = 0;
+    let (mut filled, mut clears) = (0, 0);
     let (mut block, mut is_last): (&[u8], bool) = (&[], false);
     while filled < indices.len() {
         if block.is_empty() && !is_last {
@@ -245,7 +247,11 @@ fn decompress(image: &Image<'_>, indices: &mut [u8]) -> Result<(), DecodeError> 
         block = &block[result.consumed_in..];
         match result.status {
             Err(_) => return Err(corrupt("a code that means nothing")),
-            Ok(LzwStatus::Ok) => {}
+            Ok(LzwStatus::Ok) if result.consumed_out > 0 => clears = 0,
+            Ok(LzwStatus::Ok) if clears == CLEARS_MAX => {
+                return Err(corrupt("clear codes and no pixels"));
+            }
+            Ok(LzwStatus::Ok) => clears += 1,
             // Only then does the decoder hold no more codes that it has taken from blocks before.
             Ok(LzwStatus::NoProgress) if block.is_empty() && !is_last => {}
             Ok(LzwStatus::NoProgress | LzwStatus::Done) => break,

@@ -517,6 +517,26 @@ fn codes_at_the_end_of_a_gif_count() {
     }
 }
 
+/// Else a file of nothing but clear codes would keep a worker busy for minutes.
+#[test]
+fn gifs_without_end_are_refused() {
+    let frame = [
+        b',', 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, // codes of three bits
+    ];
+    // Three bytes hold eight clear codes, 4 each.
+    let clears = [0x24, 0x49, 0x92].repeat(1 << 14);
+    let mut file = [&b"GIF89a"[..], &[1, 0, 1, 0, 0, 0, 0], &frame].concat();
+    for block in clears.chunks(255) {
+        file.push(block.len() as u8);
+        file.extend(block);
+    }
+    // A pixel and the end.
+    file.extend([1, 5 << 3, 0, b';']);
+    let decoded = Decoder::new(Limits::default()).decode_full(&file, Options::default());
+    let why = decoded.unwrap_err().to_string();
+    assert!(why.contains("clear codes and no pixels"), "{why}");
+}
+
 /// Some encoders leave the last three bytes of a sequential scan's header at zero, and libjpeg
 /// makes do with that, and so do Pillow and torchvision.
 #[test]

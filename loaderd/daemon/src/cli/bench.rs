@@ -115,10 +115,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     let bench = Bench::open(arguments)?;
-    let file = arguments.plot.as_deref().map(PlotFile::open).transpose()?;
+    arguments.plot.as_deref().map_or(Ok(()), try_plot)?;
     let report = bench.measure()?;
-    if let Some(file) = file {
-        file.write(&plot::draw(&report))?;
+    if let Some(path) = &arguments.plot {
+        std::fs::write(path, plot::draw(&report))
+            .with_context(|| format!("--plot {}", path.display()))?;
     }
     if arguments.json {
         say(serde_json::to_string_pretty(&report)?);
@@ -128,33 +129,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Where the plot goes: tried before minutes of measuring, and written when they are over.
-struct PlotFile<'a> {
-    path: &'a Path,
-    /// Nothing was there before.
-    is_new: bool,
-}
-
-impl PlotFile<'_> {
-    fn open(path: &Path) -> Result<PlotFile<'_>> {
-        let is_new = !path.exists();
-        let opened = File::options().append(true).create(true).open(path);
-        opened.with_context(|| format!("--plot {}", path.display()))?;
-        Ok(PlotFile { path, is_new })
+/// Whether a plot can go there: told before minutes of measuring. What lies there stays as it is.
+fn try_plot(path: &Path) -> Result<()> {
+    let is_new = path.symlink_metadata().is_err();
+    let opened = File::options().append(true).create(true).open(path);
+    opened.with_context(|| format!("--plot {}", path.display()))?;
+    if is_new {
+        std::fs::remove_file(path).with_context(|| format!("--plot {}", path.display()))?;
     }
-
-    fn write(mut self, plot: &str) -> Result<()> {
-        self.is_new = false;
-        std::fs::write(self.path, plot).with_context(|| format!("--plot {}", self.path.display()))
-    }
-}
-
-impl Drop for PlotFile<'_> {
-    fn drop(&mut self) {
-        if self.is_new {
-            let _ = std::fs::remove_file(self.path);
-        }
-    }
+    Ok(())
 }
 
 struct Bench<'a> {
