@@ -89,14 +89,18 @@ pub(crate) fn wait<T>(
         waiting.retain(|waiter| !waiter.is_canceled());
         waiting.push(tell);
     }
-    // The word of a panic is looked for first: its thread sends it before anything that it held is
+    // The word of a panic is looked for last: its thread sends it before anything that it held is
     // let go of, and so before the future can see an end that is none.
     let first = async {
-        match select(told, pin!(future)).await {
-            Either::Left((panic, _)) => Err(SnapshotError::Panic {
-                reason: panic.unwrap_or_default(),
+        let (word, value) = match select(told, pin!(future)).await {
+            Either::Left((word, _)) => (word.ok(), None),
+            Either::Right((value, mut told)) => (told.try_recv().ok().flatten(), Some(value)),
+        };
+        match (word, value) {
+            (None, Some(value)) => value,
+            (word, _) => Err(SnapshotError::Panic {
+                reason: word.unwrap_or_default(),
             }),
-            Either::Right((value, _)) => value,
         }
     };
     let outer = WAITS.replace(true);
@@ -145,10 +149,13 @@ mod tests {
             assert!(error.to_string().contains("torn page 7"), "{error}");
         };
         check(wait(async { panic!("torn page {}", 7) }));
-        // The task's end alone would look like that of its values, or never come.
+        // The task's end alone would look like that of its values, or never come; also where both
+        // come between a look for the word and one at the future.
         check(wait(async {
             let task = runtime()?.spawn(async { panic!("torn page 7") });
-            let _ = task.await;
+            while !task.is_finished() {
+                std::thread::yield_now();
+            }
             Ok(())
         }));
         check(wait(async {

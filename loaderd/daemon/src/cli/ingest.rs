@@ -192,8 +192,8 @@ fn from_folder(arguments: &Arguments, src: &Path, uri: &str) -> Result<()> {
     Ok(())
 }
 
-/// The classes of the files, sorted. As in torchvision's ImageFolder, every folder is a class, also
-/// one without an image, which is told; what is no image gives its name to none.
+/// The classes of the files, sorted. As in torchvision's ImageFolder, every folder with files is a
+/// class, also one without an image, which is told; what is no image gives its name to none.
 fn classes(files: &[Labelled], from: LabelFrom) -> Vec<String> {
     let mut have_image: BTreeMap<&str, bool> = BTreeMap::new();
     for file in files {
@@ -406,7 +406,11 @@ fn by_name(src: &Path) -> Result<Vec<Labelled>> {
         let name = name_of(&path);
         let stem = name.split_once('.').map_or(name.as_str(), |(stem, _)| stem);
         let class: String = stem.split_once('_').map_or(stem, |(class, _)| class).into();
-        check_class(&path, &class)?;
+        check_class(&path, &class).or_else(|error| match open_image(&path) {
+            Ok(_) => Err(error),
+            // It names no class.
+            Err(_) => Ok(()),
+        })?;
         Ok(Labelled { path, class })
     });
     let files = labelled.collect::<Result<Vec<_>>>()?;
