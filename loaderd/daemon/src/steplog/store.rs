@@ -8,9 +8,9 @@ use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::{JobKey, JobRecord, StepLogError, StepRecord, TiledRead};
 
@@ -48,11 +48,36 @@ CREATE TABLE steps (
 CREATE INDEX steps_by_step ON steps (step);
 ";
 
+/// How long the database may be somebody else's before it is given up.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// Between looks, where SQLite does not wait by itself.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// Opens the database for writing, making it where there is none.
 pub(super) fn open(path: &Path) -> Result<Connection, StepLogError> {
+    let until = Instant::now() + BUSY_WAIT;
+    loop {
+        match open_now(path) {
+            // To begin a WAL, SQLite needs the file alone; where others want that too, it does not
+            // wait for them, or all would wait for ever.
+            Err(StepLogError::Open { source, .. })
+                if is_busy(&source) && Instant::now() < until =>
+            {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
+fn open_now(path: &Path) -> Result<Connection, StepLogError> {
     let failed = unopened(path);
     let mut db = Connection::open(path).map_err(failed)?;
-    db.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    db.busy_timeout(BUSY_WAIT).map_err(failed)?;
     // WAL lets readers go on while we write; NORMAL keeps the database whole through a
     // power cut, at the price of the last transactions, which resume prepares again.
     db.pragma_update(None, "journal_mode", "WAL")
@@ -86,7 +111,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Option<Connection>, StepLogErro
 /// An open database, and its schema.
 fn readable(path: &Path, flags: OpenFlags) -> rusqlite::Result<(Connection, u32)> {
     let db = Connection::open_with_flags(path, flags)?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY_WAIT)?;
     let found = schema_of(&db)?;
     Ok((db, found))
 }

@@ -196,6 +196,28 @@ fn daemons_that_share_a_folder_do_not_disturb_each_other() {
 }
 
 #[test]
+fn daemons_that_start_at_once_begin_one_log() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_in(dir.path());
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            let daemons: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        start.wait();
+                        store::open(&path).map(drop)
+                    })
+                })
+                .collect();
+            for daemon in daemons {
+                daemon.join().unwrap().unwrap();
+            }
+        });
+    }
+}
+
+#[test]
 fn a_log_that_was_removed_or_moved_takes_no_records() {
     for replace in [false, true] {
         let dir = tempfile::tempdir().unwrap();
