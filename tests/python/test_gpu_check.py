@@ -9,27 +9,21 @@ import dataclasses
 import json
 import os
 import re
-import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import types
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-BENCHES = Path(__file__).parents[2] / "benches"
-sys.path.insert(0, str(BENCHES))
-
-import harness  # noqa: E402
-from gpu import __main__ as check  # noqa: E402
-from gpu import (  # noqa: E402
+import harness
+from gpu import __main__ as check
+from gpu import (
     bundle,
     correct,
     machine,
@@ -40,23 +34,7 @@ from gpu import (  # noqa: E402
     streams,
     targets,
 )
-from loaderd import launch  # noqa: E402
-
-
-def a_bundle(tmp_path: Path, daemon: str | None = None) -> Path:
-    """A bundle with a daemon alone: this installation's, or a shell script."""
-    root = tmp_path / "bundle"
-    (root / "bin").mkdir(parents=True)
-    (root / "pictures" / "photos").mkdir(parents=True)
-    program = root / "bin" / "loaderd"
-    if daemon is None:
-        program.symlink_to(launch.find_binary())
-    else:
-        program.write_text(f"#!/bin/sh\n{daemon}\n")
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    about = {"pictures": {"kinds": {}}, "commit": "none", "needs": {"GLIBC": "2.34"}}
-    (root / "about.json").write_text(json.dumps(about))
-    return root
+from gpu_bundles import BENCHES, a_bundle, a_program
 
 
 def python_path() -> str:
@@ -236,13 +214,6 @@ def test_what_cpu_cores_decode_is_not_the_gpus(part: str, count: int) -> None:
         verdicts = [one["verdict"] for one in targets.judge(a_run(**{part: {"ways": ways}}), False)]
         assert verdicts.count("not measured") == count
         assert set(verdicts) == {"met", "not measured"}
-
-
-def a_program(file: Path, script: str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(f"#!/bin/sh\n{script}\n")
-    file.chmod(0o755)
-    return file
 
 
 #: Answers as ``gpucheck``: kinds, of which one was taken and none finished.
@@ -574,96 +545,3 @@ def test_results_keep_files_but_no_folders() -> None:
 def test_a_line_names_what_failed() -> None:
     line = report.line("copies", {"status": "failed", "why": "no driver", "seconds": 1.0})
     assert line.endswith("failed      1.0 s: no driver")
-
-
-def a_wheel(folder: Path, name: str, size: int) -> None:
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as files:
-        files.writestr("nvidia/cu13/lib/libnvjpeg.so.13", os.urandom(size))
-        files.writestr("nvidia/cu13/include/nvjpeg.h", os.urandom(size))
-
-
-def test_wheels_are_carried_thinned_and_where_they_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bundle, "BYTES_MAX", 3_000)
-    a_wheel(tmp_path / "wheels", "nvidia_nvjpeg", 2_000)
-    out = tmp_path / "out"
-    out.mkdir()
-    assert bundle._carry(tmp_path / "wheels", out) == ["nvidia-nvimgcodec-cu13: no wheel"]
-    site = tmp_path / "site"
-    bundle.Bundle(out).unpack("nvidia-nvjpeg", site)
-    assert [file.name for file in site.rglob("*") if file.is_file()] == ["libnvjpeg.so.13"]
-    with pytest.raises(bundle.Skipped, match="neither installed nor in the bundle"):
-        bundle.Bundle(out).unpack("nvidia-nvimgcodec-cu13", site)
-    a_wheel(tmp_path / "wheels", "nvidia_nvimgcodec_cu13", 2_000)
-    other = tmp_path / "other"
-    other.mkdir()
-    (left_out,) = bundle._carry(tmp_path / "wheels", other)
-    assert left_out.startswith("nvidia-nvimgcodec-cu13: its ") and left_out.endswith("don't fit")
-
-
-def test_programs_that_a_test_build_names_are_found() -> None:
-    said = [
-        {"reason": "compiler-artifact", "profile": {"test": True}, "executable": "/t/nvjpeg-1a"},
-        {"reason": "compiler-artifact", "profile": {"test": False}, "executable": "/t/loaderd"},
-        {"reason": "compiler-artifact", "profile": {"test": True}, "executable": None},
-        {"reason": "build-finished", "success": True},
-    ]
-    lines = "\n".join(["warning: text", *map(json.dumps, said)])
-    assert bundle.test_programs(lines) == [Path("/t/nvjpeg-1a")]
-
-
-def test_a_program_says_which_libraries_it_needs(tmp_path: Path) -> None:
-    for folder in ("bin", "tests"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "bin" / "a").write_bytes(b"\0GLIBC_2.9\0GLIBC_2.34\0GLIBCXX_3.4.30\0")
-    assert bundle.needs(tmp_path) == {"GLIBC": "2.34", "GLIBCXX": "3.4.30"}
-
-
-def test_a_bundle_that_can_not_be_made_leaves_nothing_but_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    out = tmp_path / "work" / "gpu-bundle"
-    out.parent.mkdir()
-    programs = tmp_path / "programs"
-    a_program(programs / "loaderd", 'mkdir "$2" && touch "$2/0.jpg"')
-    command = ["bundle", f"--programs={programs}", f"--out={out}"]
-    monkeypatch.setattr(sys, "argv", command)
-    # The second time, over what the first has left.
-    for _ in range(2):
-        with pytest.raises(subprocess.CalledProcessError, match="strip"):
-            bundle.main()
-        assert [file.name for file in out.parent.iterdir()] == ["gpu-bundle"]
-        assert not list(temporary.iterdir())
-    a_program(programs / "loaderd", 'mkdir "$2"; exit 3')
-    with pytest.raises(subprocess.CalledProcessError, match="sample"):
-        bundle.main()
-    assert [file.name for file in out.parent.iterdir()] == ["gpu-bundle"]
-    assert not list(temporary.iterdir())
-
-
-#: Of `loaderd doctor`, on a machine without a GPU.
-REPORT = {
-    "checks": [{"name": "gpu_driver", "verdict": "warning", "found": "no driver"}],
-    "versions": {},
-}
-
-
-def test_a_bundle_starts_from_files_that_are_no_programs(tmp_path: Path) -> None:
-    root = a_bundle(tmp_path, f"echo '{json.dumps(REPORT)}'")
-    (root / "tests").mkdir()
-    a_program(root / "tests" / "unit", "exit 0")
-    shutil.copyfile(BENCHES / "gpu" / "start.py", root / "check")
-    (root / "lib").symlink_to(BENCHES)
-    programs = [root / "bin" / "loaderd", root / "tests" / "unit"]
-    for program in programs:
-        program.chmod(0o644)
-    command = [sys.executable, str(root / "check"), "--only", "machine", "--json"]
-    done = subprocess.run([*command, str(tmp_path / "a.json")], capture_output=True, text=True)
-    answer = json.loads((tmp_path / "a.json").read_text())
-    assert answer["parts"]["machine"]["status"] == "ok", done.stdout + done.stderr
-    assert all(os.access(program, os.X_OK) for program in programs)

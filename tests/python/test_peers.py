@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benches"))
 
 from peers import calibration, plot, roster  # noqa: E402
 from peers.loaders import common  # noqa: E402
